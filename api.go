@@ -1,0 +1,92 @@
+package starling
+
+import "time"
+
+// Submission is what an engineer sends to POST /v1/deployments: an app and either
+// a commit or an artifact.
+type Submission struct {
+	App      string `json:"app"`
+	SHA      string `json:"sha,omitempty"`
+	Artifact Digest `json:"artifact,omitzero"`
+	Priority int    `json:"priority,omitempty"`
+	// IdempotencyKey makes a retry safe; 128 bytes at most. HTTP carries it in a header.
+	IdempotencyKey string `json:"-"`
+}
+
+// Action is what people do to a deployment under way.
+type Action string
+
+// The actions.
+const (
+	ActionCancel  Action = "cancel"
+	ActionApprove Action = "approve"
+	ActionPause   Action = "pause"
+	ActionResume  Action = "resume"
+)
+
+// DeploymentFilter chooses deployments for a list, newest first.
+type DeploymentFilter struct {
+	App    string
+	Active bool   // only those that have not ended
+	Before string // ID to go on after; for paging
+	Limit  int    // 1..1000
+}
+
+// LogPart is a piece of a build log.
+type LogPart struct {
+	Data []byte // from the asked offset
+	Next int64  // offset to go on from
+	Done bool   // nothing will follow
+}
+
+// RegionStatus is what a server knows of a region.
+type RegionStatus struct {
+	Name    string   `json:"name"`
+	Local   bool     `json:"local"`
+	Leader  string   `json:"leader,omitempty"`
+	Servers []string `json:"servers"`
+	Caches  int      `json:"caches"`
+	Workers int      `json:"workers"`
+	// Machines counts those alive; -1: not known here.
+	Machines int  `json:"machines"`
+	Seen     bool `json:"seen"` // answered within the last ten seconds
+}
+
+// LeaderStatus says who leads this server's region.
+type LeaderStatus struct {
+	Region string `json:"region"`
+	Name   string `json:"name,omitempty"` // empty: none
+	Addr   string `json:"addr,omitempty"` // QUIC address
+	HTTP   string `json:"http,omitempty"`
+	Self   bool   `json:"self"`
+	Index  uint64 `json:"index"` // last applied
+}
+
+// RaftPeer is one server of the Raft configuration.
+type RaftPeer struct {
+	Name   string `json:"name"`
+	Addr   string `json:"addr"`
+	Voter  bool   `json:"voter"`
+	Leader bool   `json:"leader"`
+}
+
+// NodeStatus is a machine with what it last reported, for node status.
+type NodeStatus struct {
+	Node
+	Running map[string]Digest `json:"running,omitempty"` // by app
+	Problem string            `json:"problem,omitempty"`
+	SeenAt  time.Time         `json:"seen_at,omitzero"`
+}
+
+// NewToken asks for a token.
+type NewToken struct {
+	Name string   `json:"name"`
+	Role ACLRole  `json:"role"`
+	TTL  Duration `json:"ttl"` // 0: never expires
+}
+
+// IssuedToken is the only time that a token's secret is shown.
+type IssuedToken struct {
+	Token
+	Secret string `json:"secret"`
+}

@@ -1,0 +1,150 @@
+package starling
+
+import "time"
+
+// Phase is where a deployment stands.
+type Phase string
+
+// The phases, in the order in which a deployment passes them.
+const (
+	PhaseQueued           Phase = "queued"
+	PhaseBuilding         Phase = "building"
+	PhaseReplicating      Phase = "replicating"
+	PhaseStaging          Phase = "staging"
+	PhaseAwaitingApproval Phase = "awaiting_approval"
+	PhaseRollingOut       Phase = "rolling_out"
+	PhaseSucceeded        Phase = "succeeded"
+	PhaseFailed           Phase = "failed"
+	PhaseCancelled        Phase = "cancelled"
+)
+
+// next lists the legal transitions. Failed and cancelled are reachable from every
+// non-terminal phase; queued again from building when a worker was lost.
+var next = map[Phase][]Phase{
+	PhaseQueued:           {PhaseBuilding, PhaseReplicating},
+	PhaseBuilding:         {PhaseReplicating, PhaseQueued},
+	PhaseReplicating:      {PhaseStaging},
+	PhaseStaging:          {PhaseAwaitingApproval, PhaseRollingOut},
+	PhaseAwaitingApproval: {PhaseRollingOut},
+	PhaseRollingOut:       {PhaseSucceeded},
+}
+
+// Terminal reports whether p is an end.
+func (p Phase) Terminal() bool {
+	return p == PhaseSucceeded || p == PhaseFailed || p == PhaseCancelled
+}
+
+// CanBecome reports whether a deployment in p may go to q.
+func (p Phase) CanBecome(q Phase) bool {
+	if p.Terminal() {
+		return false
+	}
+	if q == PhaseFailed || q == PhaseCancelled {
+		return true
+	}
+	for _, n := range next[p] {
+		if n == q {
+			return true
+		}
+	}
+	return false
+}
+
+// Bounds of a deployment.
+const (
+	MaxBuildAttempts = 3
+	MaxPriority      = 100 // 0 is normal; higher goes first
+	MaxReasonBytes   = 2048
+)
+
+// Deployment is one attempt to bring an app to one artifact. The home's Raft holds it.
+type Deployment struct {
+	ID             string     `json:"id"`
+	App            string     `json:"app"`
+	Home           string     `json:"home"`
+	SHA            string     `json:"sha,omitempty"`
+	Artifact       Digest     `json:"artifact,omitzero"`
+	RollbackOf     string     `json:"rollback_of,omitempty"` // ID of the deployment whose release this one restores
+	Priority       int        `json:"priority"`
+	Actor          string     `json:"actor"` // who submitted it
+	IdempotencyKey string     `json:"idempotency_key,omitempty"`
+	Spec           App        `json:"spec"` // the app as it was at submission
+	Generation     Generation `json:"generation"`
+
+	Phase     Phase     `json:"phase"`
+	Reason    string    `json:"reason,omitempty"` // why it failed or was cancelled, for people
+	CreatedAt time.Time `json:"created_at"`
+	Deadline  time.Time `json:"deadline"`
+	EndedAt   time.Time `json:"ended_at,omitzero"`
+	PhaseAt   time.Time `json:"phase_at"` // when the current phase began
+
+	Attempt    int    `json:"attempt"` // builds begun
+	Worker     string `json:"worker,omitempty"`
+	Lease      uint64 `json:"lease,omitempty"` // Raft index that granted the lease; 0: none
+	BuildLog   Digest `json:"build_log,omitzero"`
+	CacheHit   bool   `json:"cache_hit"` // the artifact of an earlier build was used again
+	Sandboxed  bool   `json:"sandboxed"`
+	RevertedTo Digest `json:"reverted_to,omitzero"` // release that the goal went back to after a failure
+
+	Wave    int       `json:"wave"` // index of the wave under way
+	WaveAt  time.Time `json:"wave_at,omitzero"`
+	Paused  bool      `json:"paused"`
+	Regions []Placing `json:"regions"` // sorted by name
+
+	Timings  Timings `json:"timings"`
+	Machines Counts  `json:"machines"` // checkpoint; live counts are in the leader's memory
+	Bytes    Bytes   `json:"bytes"`
+}
+
+// Placing is one region's replication status.
+type Placing struct {
+	Name        string `json:"name"`
+	Placed      bool   `json:"placed"`
+	ChunksDone  int    `json:"chunks_done"`
+	ChunksTotal int    `json:"chunks_total"`
+}
+
+// Timings says how long each stage took, in milliseconds; 0 while it has not ended.
+type Timings struct {
+	QueuedMS    int64 `json:"queued_ms"`
+	BuildMS     int64 `json:"build_ms"`
+	ReplicateMS int64 `json:"replicate_ms"`
+	StageMS     int64 `json:"stage_ms"`
+	RolloutMS   int64 `json:"rollout_ms"`
+	TotalMS     int64 `json:"total_ms"`
+}
+
+// Bytes says what moved.
+type Bytes struct {
+	Artifact int64 `json:"artifact"`  // size of the artifact
+	New      int64 `json:"new"`       // uploaded by the worker because the cache lacked it
+	WAN      int64 `json:"wan"`       // between regions
+	CacheOut int64 `json:"cache_out"` // from caches to machines
+	Peer     int64 `json:"peer"`      // from machine to machine
+	Local    int64 `json:"local"`     // cloned from releases that machines already held
+}
+
+// Add returns the sum of what moved, keeping b's artifact size.
+func (b Bytes) Add(o Bytes) Bytes {
+	b.New += o.New
+	b.WAN += o.WAN
+	b.CacheOut += o.CacheOut
+	b.Peer += o.Peer
+	b.Local += o.Local
+	return b
+}
+
+// Artifact is the record of a built or pushed artifact.
+type Artifact struct {
+	Digest    Digest    `json:"digest"`
+	App       string    `json:"app,omitempty"` // empty: pushed for any app
+	SHA       string    `json:"sha,omitempty"`
+	BuildKey  string    `json:"build_key,omitempty"`
+	Bytes     int64     `json:"bytes"`
+	Files     int       `json:"files"`
+	Chunks    int       `json:"chunks"`
+	Region    string    `json:"region"` // where it was first stored
+	Actor     string    `json:"actor"`
+	CreatedAt time.Time `json:"created_at"`
+	Sandboxed bool      `json:"sandboxed"`
+}

@@ -1,0 +1,89 @@
+package starling
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+)
+
+// Generation orders the goals of one app. It only ever grows. Epoch changes when
+// the app's home moves; Sequence counts within it.
+type Generation struct {
+	Epoch    uint64 `json:"epoch"`
+	Sequence uint64 `json:"sequence"`
+}
+
+// Compare returns -1, 0 or 1 as g is older than, equal to or newer than o.
+func (g Generation) Compare(o Generation) int {
+	return cmp.Or(cmp.Compare(g.Epoch, o.Epoch), cmp.Compare(g.Sequence, o.Sequence))
+}
+
+// Next returns the generation after g in the same epoch.
+func (g Generation) Next() Generation { return Generation{g.Epoch, g.Sequence + 1} }
+
+// IsZero reports whether g is before every goal.
+func (g Generation) IsZero() bool { return g == Generation{} }
+
+func (g Generation) String() string { return fmt.Sprintf("%d.%d", g.Epoch, g.Sequence) }
+
+// Cutoff is a share of the machines, in 1/CutoffAll parts.
+type Cutoff uint32
+
+// CutoffAll selects every machine.
+const CutoffAll Cutoff = 1_000_000
+
+// Selects reports whether machine is among the share c for a deployment. The same
+// machine gets another place for each deployment, so that no machine is always first.
+func (c Cutoff) Selects(machine, deployment string) bool {
+	h := sha256.New()
+	h.Write([]byte(deployment))
+	h.Write([]byte{0})
+	h.Write([]byte(machine))
+	v := binary.BigEndian.Uint64(h.Sum(nil))
+	return v%uint64(CutoffAll) < uint64(c)
+}
+
+// Stage says how far machines may go with a goal.
+type Stage string
+
+// The stages of a goal. Each allows what the one before it allows.
+const (
+	StagePlace    Stage = "place"    // caches replicate; machines wait
+	StageFetch    Stage = "fetch"    // machines fetch and verify
+	StageActivate Stage = "activate" // machines below the cutoff activate
+)
+
+// Goal is what a region's machines should run for an app. Within a generation
+// only Stage, Cutoff and Revision change, and they only rise.
+type Goal struct {
+	App        string     `json:"app"`
+	Home       string     `json:"home"`
+	Generation Generation `json:"generation"`
+	Revision   uint64     `json:"revision"` // counts changes within the generation
+	Deployment string     `json:"deployment"`
+	Artifact   Digest     `json:"artifact"`
+	Origin     string     `json:"origin"` // region that held the artifact first
+	Stage      Stage      `json:"stage"`
+	Cutoff     Cutoff     `json:"cutoff"`
+	Deploy     DeploySpec `json:"deploy"`
+	// Previous is the release that a machine keeps running above the cutoff; zero: none.
+	Previous Digest `json:"previous,omitzero"`
+}
+
+var stageRank = map[Stage]int{StagePlace: 1, StageFetch: 2, StageActivate: 3}
+
+// AtLeast reports whether s allows what o allows.
+func (s Stage) AtLeast(o Stage) bool { return stageRank[s] >= stageRank[o] }
+
+// Supersedes reports whether g may replace old: a newer generation, or a later
+// revision of the same one.
+func (g *Goal) Supersedes(old *Goal) bool {
+	if old == nil {
+		return true
+	}
+	if c := g.Generation.Compare(old.Generation); c != 0 {
+		return c > 0
+	}
+	return g.Revision > old.Revision
+}

@@ -1,0 +1,104 @@
+package httpapi
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/starlingdeploy/starling"
+)
+
+// Backend is what the handlers need of a server, by noun. Package control's Server
+// satisfies it. Every change runs at the leader of the region concerned: the
+// handlers ask Route first and pass the request on when the place is elsewhere.
+type Backend interface {
+	Apps
+	Deployments
+	Artifacts
+	ACL
+	Cluster
+	Operator
+	Router
+	Events
+}
+
+// Router finds the place where a request must be served.
+type Router interface {
+	// Route returns nil when this server is the place, or a transport that reaches
+	// the place: the leader of the home of app, of deployment, or, with both empty,
+	// of this region. It waits up to ten seconds for a leader, two for a
+	// name that this region's mirrors lack, then fails with ErrUnavailable or ErrNotFound.
+	Route(ctx context.Context, app, deployment string) (http.RoundTripper, error)
+}
+
+// Apps reads and changes apps.
+type Apps interface {
+	App(name string) (*starling.App, bool)
+	Apps() []*starling.App
+	// ApplyApp creates or changes an app. It must have defaults set and be valid.
+	ApplyApp(ctx context.Context, actor string, app starling.App, ifRevision *uint64) (*starling.App, error)
+	Releases(app string) []*starling.Release // newest first
+}
+
+// Deployments reads and drives deployments.
+type Deployments interface {
+	// Deployment returns the record with live counts where this server has them.
+	Deployment(id string) (*starling.Deployment, bool)
+	Deployments(f starling.DeploymentFilter) []*starling.Deployment
+	// Submit reports false if an earlier submission with the same key is the answer.
+	Submit(ctx context.Context, actor string, s starling.Submission) (*starling.Deployment, bool, error)
+	// Rollback submits the release with the given generation sequence; 0: the previous one.
+	Rollback(ctx context.Context, actor, app string, to uint64, key string) (*starling.Deployment, bool, error)
+	Act(ctx context.Context, actor, id string, a starling.Action) (*starling.Deployment, error)
+	// BuildLog returns what there is from offset on; it waits a while for more if there is none yet.
+	BuildLog(ctx context.Context, id string, offset int64) (starling.LogPart, error)
+}
+
+// Artifacts stores and serves artifacts through the region's caches.
+type Artifacts interface {
+	Artifact(d starling.Digest) (*starling.Artifact, bool)
+	Artifacts() []*starling.Artifact // newest first
+	// MissingChunks returns those of the digests that the caches lack.
+	MissingChunks(ctx context.Context, ds []starling.Digest) ([]starling.Digest, error)
+	// PutChunk stores a chunk; ErrCorrupt if the data does not match.
+	PutChunk(ctx context.Context, d starling.Digest, data []byte) error
+	// RegisterArtifact checks that the caches hold every chunk, signs and records it.
+	RegisterArtifact(ctx context.Context, actor, app string, manifest []byte) (*starling.Artifact, error)
+	Manifest(ctx context.Context, artifact starling.Digest) ([]byte, error) // the signed payload
+	Chunk(ctx context.Context, d starling.Digest) ([]byte, error)
+}
+
+// ACL authenticates callers and keeps tokens.
+type ACL interface {
+	// Authenticate returns the live token with this secret, or ErrForbidden.
+	Authenticate(secret string) (*starling.Token, error)
+	// BootstrapToken makes the first operator token, once.
+	BootstrapToken(ctx context.Context) (*starling.IssuedToken, error)
+	CreateToken(ctx context.Context, actor string, t starling.NewToken) (*starling.IssuedToken, error)
+	Tokens() []*starling.Token
+	RevokeToken(ctx context.Context, actor, id string) error
+}
+
+// Cluster tells who is there.
+type Cluster interface {
+	Leader() starling.LeaderStatus
+	Nodes() []starling.NodeStatus
+	RegionStatuses() []starling.RegionStatus
+	// WaitIndex returns the applied index as soon as it is above index, or when ctx ends.
+	WaitIndex(ctx context.Context, index uint64) uint64
+}
+
+// Events reads the ring of committed events.
+type Events interface {
+	// EventsAfter returns events after (index, n), oldest first, limit at most. gap is
+	// true if older ones that the caller has not seen are gone.
+	EventsAfter(index uint64, n, limit int) (events []starling.Event, gap bool)
+}
+
+// Operator drives Raft and membership.
+type Operator interface {
+	RaftPeers() ([]starling.RaftPeer, error)
+	RemovePeer(ctx context.Context, actor, name string) error
+	TransferLeadership(ctx context.Context, actor string) error
+	JoinServers(ctx context.Context, addrs []string) (int, error) // gossip addresses
+	ForceLeave(ctx context.Context, name string) error
+}

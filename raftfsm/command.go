@@ -1,0 +1,246 @@
+package raftfsm
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/starlingdeploy/starling"
+)
+
+// EntryVersion is the version of log entries that this program writes and reads.
+const EntryVersion = 1
+
+// Bounds of one log entry.
+const (
+	MaxEntryCommands = 256
+	MaxEntryBytes    = 4 << 20
+)
+
+// Entry is the content of one Raft log entry: commands that commit together, each
+// of which succeeds or is refused by itself.
+type Entry struct {
+	Version  int       `json:"v"`
+	Commands []Command `json:"commands"`
+}
+
+// Command asks for one transition. Time, IDs and randomness are stamped by the proposer.
+type Command struct {
+	Type  Type            `json:"type"`
+	At    time.Time       `json:"at"`              // the proposer's clock; never goes backwards in the state
+	Actor string          `json:"actor,omitempty"` // who asked
+	Data  json.RawMessage `json:"data"`
+}
+
+// Type names a command, noun.verb.
+type Type string
+
+// The commands. Each is described at its payload.
+const (
+	TypeAppApply         Type = "app.apply"
+	TypeSubmit           Type = "deployment.submit"
+	TypeStart            Type = "deployment.start"
+	TypePlaced           Type = "deployment.placed"
+	TypeAdvance          Type = "deployment.advance"
+	TypeWave             Type = "deployment.wave"
+	TypeCheckpoint       Type = "deployment.checkpoint"
+	TypeFinish           Type = "deployment.finish"
+	TypeApprove          Type = "deployment.approve"
+	TypePause            Type = "deployment.pause"
+	TypeJobLease         Type = "job.lease"
+	TypeJobRequeue       Type = "job.requeue"
+	TypeJobComplete      Type = "job.complete"
+	TypeJobFail          Type = "job.fail"
+	TypeArtifactRegister Type = "artifact.register"
+	TypeArtifactPlaced   Type = "artifact.placed"
+	TypeRegionUpsert     Type = "region.upsert"
+	TypeMirror           Type = "mirror.apply"
+	TypeTokenBootstrap   Type = "token.bootstrap"
+	TypeTokenCreate      Type = "token.create"
+	TypeTokenRevoke      Type = "token.revoke"
+)
+
+// NewCommand marshals a payload into a command.
+func NewCommand(t Type, at time.Time, actor string, payload any) (Command, error) {
+	b, err := json.Marshal(payload)
+	if err != nil {
+		return Command{}, fmt.Errorf("command %s: %w", t, err)
+	}
+	return Command{Type: t, At: at, Actor: actor, Data: b}, nil
+}
+
+// AppApply creates or changes an app whose home is this region. IfRevision, when
+// not nil, must equal the current revision (0: must not exist). Result: App.
+type AppApply struct {
+	App        starling.App `json:"app"`
+	IfRevision *uint64      `json:"if_revision,omitempty"`
+}
+
+// Submit queues a deployment. If the app has had a submission with the same
+// non-empty IdempotencyKey, that deployment is the result and nothing changes.
+// With RollbackTo set, SHA and Artifact are taken from that release ("previous":
+// the newest succeeded release whose artifact is not the current one). An app with a
+// build whose BuildKey has an artifact gets that artifact at once (cache hit).
+// Regions lists every region that takes part; the app's deadline is added to At.
+// Result: Deployment, Created.
+type Submit struct {
+	ID             string          `json:"id"`
+	App            string          `json:"app"`
+	SHA            string          `json:"sha,omitempty"`
+	Artifact       starling.Digest `json:"artifact,omitzero"`
+	Rollback       bool            `json:"rollback,omitempty"`
+	RollbackTo     uint64          `json:"rollback_to,omitempty"` // generation sequence; 0: the previous release
+	Priority       int             `json:"priority,omitempty"`
+	IdempotencyKey string          `json:"idempotency_key,omitempty"`
+	Regions        []string        `json:"regions"`
+}
+
+// Start moves a queued deployment that has its artifact to replicating. Refused
+// while another deployment of the app is under way. It makes the app's next goal.
+type Start struct {
+	ID string `json:"id"`
+}
+
+// Placed records a region's replication status at the home.
+type Placed struct {
+	ID      string           `json:"id"`
+	Placing starling.Placing `json:"placing"`
+}
+
+// Advance moves a deployment from one phase to the next and its goal with it:
+// staging lets machines fetch, rolling_out lets the first wave activate, succeeded
+// records the release. Refused unless From is the current phase.
+type Advance struct {
+	ID     string          `json:"id"`
+	From   starling.Phase  `json:"from"`
+	To     starling.Phase  `json:"to"`
+	Counts starling.Counts `json:"counts"`
+	Bytes  starling.Bytes  `json:"bytes"`
+}
+
+// Wave raises the cutoff to the given wave, which must be the one after the current.
+type Wave struct {
+	ID   string `json:"id"`
+	Wave int    `json:"wave"`
+}
+
+// Checkpoint keeps live counts for readers of history. Never moves a phase.
+type Checkpoint struct {
+	ID     string          `json:"id"`
+	Counts starling.Counts `json:"counts"`
+	Bytes  starling.Bytes  `json:"bytes"`
+}
+
+// Finish ends a deployment as failed or cancelled. If its goal is in force and an
+// earlier release exists (and, for failed, the strategy's auto_revert or the
+// goal has not been activated), the app's goal goes back to that release under a new
+// generation, in full at once. The lease is gone.
+type Finish struct {
+	ID     string          `json:"id"`
+	Phase  starling.Phase  `json:"phase"`
+	Reason string          `json:"reason"`
+	Counts starling.Counts `json:"counts"`
+	Bytes  starling.Bytes  `json:"bytes"`
+}
+
+// Approve moves awaiting_approval to rolling_out.
+type Approve struct {
+	ID string `json:"id"`
+}
+
+// Pause stops waves and phase changes but not the deadline; Paused false resumes.
+type Pause struct {
+	ID     string `json:"id"`
+	Paused bool   `json:"paused"`
+}
+
+// JobLease grants the worker the next job: highest priority, then oldest, whose app
+// has no other deployment under way. The lease token is the Raft index. A worker
+// that already holds a job it does not list in Holding has lost it: such a job is
+// queued again first. Result: Deployment, or none.
+type JobLease struct {
+	Worker  string   `json:"worker"` // worker name / slot
+	Holding []string `json:"holding,omitempty"`
+}
+
+// JobRequeue takes a lost worker's job back; after MaxBuildAttempts it fails.
+type JobRequeue struct {
+	ID     string `json:"id"`
+	Lease  uint64 `json:"lease"`
+	Reason string `json:"reason"`
+}
+
+// JobComplete registers the built artifact and moves the deployment to replicating.
+type JobComplete struct {
+	ID        string            `json:"id"`
+	Lease     uint64            `json:"lease"`
+	Artifact  starling.Artifact `json:"artifact"`
+	NewBytes  int64             `json:"new_bytes"`
+	Log       starling.Digest   `json:"log,omitzero"`
+	Sandboxed bool              `json:"sandboxed"`
+}
+
+// JobFail ends the deployment as failed.
+type JobFail struct {
+	ID        string          `json:"id"`
+	Lease     uint64          `json:"lease"`
+	Reason    string          `json:"reason"`
+	Log       starling.Digest `json:"log,omitzero"`
+	Sandboxed bool            `json:"sandboxed"`
+}
+
+// ArtifactRegister records a pushed artifact that this region's caches hold.
+type ArtifactRegister struct {
+	Artifact starling.Artifact `json:"artifact"`
+}
+
+// ArtifactPlaced records that this region's caches hold all of an artifact (or, with
+// Lost, no longer do).
+type ArtifactPlaced struct {
+	Artifact starling.Digest `json:"artifact"`
+	Lost     bool            `json:"lost,omitempty"`
+}
+
+// Region is what a region knows of a region, itself included.
+type Region struct {
+	Name    string   `json:"name"`
+	Servers []string `json:"servers,omitempty"` // QUIC addresses
+}
+
+// RegionUpsert records a region.
+type RegionUpsert struct {
+	Region Region `json:"region"`
+}
+
+// Mirror applies a batch of records from their home region. Goals obey
+// generations: an older one is refused, silently, each by itself. A batch whose
+// Index is not newer than the last from that home is refused.
+type Mirror struct {
+	Batch starling.Mirror `json:"batch"`
+}
+
+// TokenBootstrap makes the first operator token; refused when a token exists.
+type TokenBootstrap struct {
+	Token starling.Token `json:"token"`
+}
+
+// TokenCreate adds a token.
+type TokenCreate struct {
+	Token starling.Token `json:"token"`
+}
+
+// TokenRevoke revokes a token by ID.
+type TokenRevoke struct {
+	ID string `json:"id"`
+}
+
+// Result is the answer to one command. Err is nil or wraps a sentinel of package starling.
+type Result struct {
+	Index      uint64
+	Err        error
+	App        *starling.App
+	Deployment *starling.Deployment
+	Artifact   *starling.Artifact
+	Token      *starling.Token
+	Created    bool
+}

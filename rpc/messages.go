@@ -1,0 +1,177 @@
+package rpc
+
+import (
+	"time"
+
+	"github.com/starlingdeploy/starling"
+)
+
+// Routes. {id} is a deployment.
+const (
+	RouteStatus         = "GET /rpc/v1/status"               // any server; callers: any role
+	RouteLease          = "POST /rpc/v1/jobs/lease"          // leader; callers: worker; waits
+	RouteHeartbeat      = "POST /rpc/v1/jobs/{id}/heartbeat" // leader; callers: worker
+	RouteJobLog         = "POST /rpc/v1/jobs/{id}/log"       // leader; callers: worker
+	RouteComplete       = "POST /rpc/v1/jobs/{id}/complete"  // leader; callers: worker
+	RouteFail           = "POST /rpc/v1/jobs/{id}/fail"      // leader; callers: worker
+	RouteGoals          = "GET /rpc/v1/goals"                // any server; callers: machine; ?index=&wait=
+	RouteMachineReports = "POST /rpc/v1/machine/reports"     // leader; callers: machine
+	RouteWants          = "GET /rpc/v1/wants"                // leader; callers: cache; ?index=&wait=
+	RouteCacheReport    = "POST /rpc/v1/cache/report"        // leader; callers: cache
+	RouteMirror         = "GET /rpc/v1/mirror"               // leader; callers: server of any region; ?index=&wait=
+	RouteRegionReports  = "POST /rpc/v1/regions/reports"     // leader; callers: server of any region
+)
+
+// HeaderPeer carries the JSON of the caller's starling.Identity when a server passes a request on.
+const HeaderPeer = "X-Starling-Peer"
+
+// Bounds.
+const (
+	MaxBodyBytes    = 32 << 20
+	MaxLogPostBytes = 256 << 10
+	MaxWait         = 30 * time.Second
+	MaxReports      = 1024 // machine or region reports in one post
+)
+
+// Problem is the body of an error answer.
+type Problem struct {
+	Status int    `json:"status"`
+	Kind   string `json:"kind"` // not_found, conflict, fenced, not_leader, unavailable, forbidden, invalid
+	Field  string `json:"field,omitempty"`
+	Detail string `json:"detail"`
+}
+
+// Status is a server's word on itself.
+type Status struct {
+	Name         string `json:"name"`
+	Region       string `json:"region"`
+	Bootstrapped bool   `json:"bootstrapped"` // has a Raft configuration
+	Leader       string `json:"leader"`       // QUIC address; empty: none known
+	IsLeader     bool   `json:"is_leader"`
+	Index        uint64 `json:"index"`
+}
+
+// LeaseRequest asks for a job. The worker's name is that of its certificate.
+type LeaseRequest struct {
+	Slot    int      `json:"slot"`
+	Holding []string `json:"holding,omitempty"` // deployments that this worker is building
+	WaitMS  int64    `json:"wait_ms"`           // at most MaxWait
+}
+
+// LeaseResponse holds a job, or none after the wait.
+type LeaseResponse struct {
+	Job *Job `json:"job,omitempty"`
+}
+
+// Job is one build to do.
+type Job struct {
+	Deployment string       `json:"deployment"`
+	App        starling.App `json:"app"`
+	SHA        string       `json:"sha"`
+	BuildKey   string       `json:"build_key"`
+	Attempt    int          `json:"attempt"`
+	Lease      uint64       `json:"lease"`
+	Deadline   time.Time    `json:"deadline"`
+}
+
+// HeartbeatRequest renews a lease; to be sent every HeartbeatEvery.
+type HeartbeatRequest struct {
+	Lease uint64 `json:"lease"`
+}
+
+// Lease timing. A job whose worker was silent for LeaseTTL is queued again; a new
+// leader grants every lease a fresh TTL.
+const (
+	HeartbeatEvery = 2 * time.Second
+	LeaseTTL       = 10 * time.Second
+)
+
+// LogRequest appends to a job's log. The leader keeps the log in memory until the
+// job ends; after an election it asks for the part it lacks by its Next.
+type LogRequest struct {
+	Lease  uint64 `json:"lease"`
+	Offset int64  `json:"offset"`
+	Data   []byte `json:"data"` // MaxLogPostBytes at most
+}
+
+// LogResponse says from where to go on; it may be less than was sent.
+type LogResponse struct {
+	Next int64 `json:"next"`
+}
+
+// CompleteRequest ends a job well.
+type CompleteRequest struct {
+	Lease     uint64            `json:"lease"`
+	Artifact  starling.Artifact `json:"artifact"`
+	NewBytes  int64             `json:"new_bytes"`
+	Log       starling.Digest   `json:"log,omitzero"`
+	Sandboxed bool              `json:"sandboxed"`
+}
+
+// FailRequest ends a job badly.
+type FailRequest struct {
+	Lease     uint64          `json:"lease"`
+	Reason    string          `json:"reason"`
+	Log       starling.Digest `json:"log,omitzero"`
+	Sandboxed bool            `json:"sandboxed"`
+}
+
+// Goals are the region's goals in force.
+type Goals struct {
+	Index uint64           `json:"index"`
+	Goals []*starling.Goal `json:"goals"`
+}
+
+// Source is a region from which an artifact can be had.
+type Source struct {
+	Region string          `json:"region"`
+	Caches []starling.Node `json:"caches"`
+}
+
+// Want is one artifact that the region's caches are to hold.
+type Want struct {
+	Artifact starling.Digest `json:"artifact"`
+	Sources  []Source        `json:"sources"` // other regions, nearest first; the own region is implied
+	Priority int             `json:"priority"`
+}
+
+// Wants are all artifacts that the caches must hold and never evict.
+type Wants struct {
+	Index    uint64 `json:"index"`
+	Replicas int    `json:"replicas"` // caches that hold each chunk
+	Wants    []Want `json:"wants"`
+}
+
+// CacheReport is a cache's word on what it was asked to hold.
+type CacheReport struct {
+	Name      string      `json:"name"`
+	Holds     []CacheHold `json:"holds"`
+	UsedBytes int64       `json:"used_bytes"`
+	MaxBytes  int64       `json:"max_bytes"`
+}
+
+// CacheHold is the state of one wanted artifact at one cache.
+type CacheHold struct {
+	Artifact    starling.Digest `json:"artifact"`
+	ChunksDone  int             `json:"chunks_done"`  // of this cache's share
+	ChunksTotal int             `json:"chunks_total"` // this cache's share; -1: manifest not yet had
+	Complete    bool            `json:"complete"`
+	Caches      []string        `json:"caches"` // the membership, sorted, that the share was computed with
+	WANBytes    int64           `json:"wan_bytes"`
+	OutBytes    int64           `json:"out_bytes"` // chunk bytes sent to machines
+	Problem     string          `json:"problem,omitempty"`
+}
+
+// MirrorBatch is what changed in the records homed at a region.
+type MirrorBatch struct {
+	Mirror    starling.Mirror   `json:"mirror"`
+	Directory Directory         `json:"directory"`
+	Placed    []starling.Digest `json:"placed"` // artifacts that this region's caches hold
+}
+
+// Directory says where a region's servers and caches are.
+type Directory struct {
+	Region  string          `json:"region"`
+	Servers []starling.Node `json:"servers"`
+	Caches  []starling.Node `json:"caches"`
+}
