@@ -25,6 +25,7 @@ var floors = map[string]int{
 	"membership": 2,
 	"raftnode":   2,
 	"blobcache":  2,
+	"world":      2,
 	"control":    3,
 	"build":      3,
 	"agent":      3,

@@ -1,0 +1,40 @@
+# go-metrics/compat reports to hashicorp/go-metrics, as serf and raft do, only with this tag.
+GOFLAGS  += -tags=hashicorpmetrics
+export GOFLAGS
+VERSION  := $(shell git describe --always --dirty 2>/dev/null || echo dev)
+LDFLAGS  := -X main.version=$(VERSION)
+
+.PHONY: build test demo bench lint fuzz clean tools
+
+build:
+	go build -trimpath -ldflags "$(LDFLAGS)" -o bin/ ./cmd/...
+
+# The main job, end to end, on this computer.
+demo: tools build
+	bin/starling dev --regions 2 --servers 3 --machines 8 --once
+
+test: tools
+	go vet ./...
+	go test -race -timeout 540s ./...
+
+bench: build
+	bin/starling-bench chunk --json
+	bin/starling-bench submit --json
+	bin/starling-bench swarm --json
+
+lint:
+	go vet ./...
+	go -C tools build -o ../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
+	bin/staticcheck ./...
+
+# A short run of every fuzz target; FUZZTIME=10m for a long one.
+FUZZTIME ?= 5s
+fuzz:
+	packaging/fuzz.sh $(FUZZTIME)
+
+# git and bubblewrap are what builds need; installs them on Debian, or says how.
+tools:
+	@packaging/need.sh git bwrap:bubblewrap
+
+clean:
+	rm -rf bin .starling

@@ -1,0 +1,315 @@
+// Package client is the Go client of Starling's HTTP API.
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/starlingdeploy/starling"
+)
+
+// MaxBodyBytes bounds an answer that the client reads into memory.
+const MaxBodyBytes = 80 << 20
+
+// DefaultAddr is where a server on this computer listens.
+const DefaultAddr = "http://127.0.0.1:7470"
+
+// Config says how to reach a server.
+type Config struct {
+	Addr   string // base URL, or host:port; default DefaultAddr
+	Token  string // bearer token; may be empty
+	CACert string // PEM file of the authority behind the server's certificate; default: the system's
+	HTTP   *http.Client
+}
+
+// FromEnv returns the Config that STARLING_ADDR, STARLING_TOKEN and STARLING_CACERT give.
+func FromEnv() Config {
+	return Config{Addr: os.Getenv("STARLING_ADDR"), Token: os.Getenv("STARLING_TOKEN"), CACert: os.Getenv("STARLING_CACERT")}
+}
+
+// Client calls one server, which passes each request on to where it belongs. Safe for concurrent use.
+type Client struct {
+	base  *url.URL
+	token string
+	http  *http.Client
+}
+
+// New returns a client; it does not connect yet.
+func New(cfg Config) (*Client, error) {
+	addr := cfg.Addr
+	if addr == "" {
+		addr = DefaultAddr
+	}
+	if !strings.Contains(addr, "://") {
+		addr = "https://" + addr
+	}
+	base, err := url.Parse(addr)
+	if err != nil || base.Host == "" || base.Scheme != "http" && base.Scheme != "https" {
+		return nil, fmt.Errorf("address %q: want a form like https://starling.example:7470 (STARLING_ADDR)", cfg.Addr)
+	}
+	hc := cfg.HTTP
+	if hc == nil {
+		transport := http.DefaultTransport.(*http.Transport).Clone()
+		if cfg.CACert != "" {
+			pem, err := os.ReadFile(cfg.CACert)
+			if err != nil {
+				return nil, fmt.Errorf("authority: %w (STARLING_CACERT)", err)
+			}
+			pool := x509.NewCertPool()
+			if !pool.AppendCertsFromPEM(pem) {
+				return nil, fmt.Errorf("authority: %s holds no certificate (STARLING_CACERT)", cfg.CACert)
+			}
+			transport.TLSClientConfig = &tls.Config{RootCAs: pool}
+		}
+		hc = &http.Client{Transport: transport}
+	}
+	return &Client{base: base, token: cfg.Token, http: hc}, nil
+}
+
+// ApplyApp creates or changes an app. With ifRevision, only if the app is at that
+// revision (0: does not exist yet).
+func (c *Client) ApplyApp(ctx context.Context, app starling.App, ifRevision *uint64) (*starling.App, error) {
+	h := http.Header{}
+	if ifRevision != nil {
+		h.Set("If-Match", strconv.FormatUint(*ifRevision, 10))
+	}
+	return fetch[*starling.App](ctx, c, http.MethodPut, "/v1/apps/"+url.PathEscape(app.Name), h, app)
+}
+
+// App returns one app.
+func (c *Client) App(ctx context.Context, name string) (*starling.App, error) {
+	return fetch[*starling.App](ctx, c, http.MethodGet, "/v1/apps/"+url.PathEscape(name), nil, nil)
+}
+
+// Apps returns all apps by name.
+func (c *Client) Apps(ctx context.Context) ([]*starling.App, error) {
+	return fetch[[]*starling.App](ctx, c, http.MethodGet, "/v1/apps", nil, nil)
+}
+
+// Releases returns an app's releases, newest first.
+func (c *Client) Releases(ctx context.Context, app string) ([]*starling.Release, error) {
+	return fetch[[]*starling.Release](ctx, c, http.MethodGet, "/v1/apps/"+url.PathEscape(app)+"/releases", nil, nil)
+}
+
+// Submit asks for a deployment. With a key, a retry finds the first submission's deployment.
+func (c *Client) Submit(ctx context.Context, s starling.Submission) (*starling.Deployment, error) {
+	return fetch[*starling.Deployment](ctx, c, http.MethodPost, "/v1/deployments", idempotent(s.IdempotencyKey), s)
+}
+
+// Rollback asks for the release with the given generation sequence; 0: the one before the current.
+func (c *Client) Rollback(ctx context.Context, app string, to uint64, key string) (*starling.Deployment, error) {
+	return fetch[*starling.Deployment](ctx, c, http.MethodPost, "/v1/apps/"+url.PathEscape(app)+"/rollback", idempotent(key), map[string]uint64{"to": to})
+}
+
+func idempotent(key string) http.Header {
+	if key == "" {
+		return nil
+	}
+	return http.Header{"Idempotency-Key": {key}}
+}
+
+// Deployment returns one deployment with live counts.
+func (c *Client) Deployment(ctx context.Context, id string) (*starling.Deployment, error) {
+	return fetch[*starling.Deployment](ctx, c, http.MethodGet, "/v1/deployments/"+url.PathEscape(id), nil, nil)
+}
+
+// Deployments lists deployments, newest first.
+func (c *Client) Deployments(ctx context.Context, f starling.DeploymentFilter) ([]*starling.Deployment, error) {
+	q := url.Values{}
+	if f.App != "" {
+		q.Set("app", f.App)
+	}
+	if f.Active {
+		q.Set("active", "true")
+	}
+	if f.Before != "" {
+		q.Set("before", f.Before)
+	}
+	if f.Limit > 0 {
+		q.Set("limit", strconv.Itoa(f.Limit))
+	}
+	return fetch[[]*starling.Deployment](ctx, c, http.MethodGet, "/v1/deployments?"+q.Encode(), nil, nil)
+}
+
+// Act cancels, approves, pauses or resumes a deployment.
+func (c *Client) Act(ctx context.Context, id string, a starling.Action) (*starling.Deployment, error) {
+	return fetch[*starling.Deployment](ctx, c, http.MethodPost, "/v1/deployments/"+url.PathEscape(id)+"/"+string(a), nil, nil)
+}
+
+// Regions returns the regions as the server sees them.
+func (c *Client) Regions(ctx context.Context) ([]starling.RegionStatus, error) {
+	return fetch[[]starling.RegionStatus](ctx, c, http.MethodGet, "/v1/regions", nil, nil)
+}
+
+// Nodes returns the members of the server's region.
+func (c *Client) Nodes(ctx context.Context) ([]starling.NodeStatus, error) {
+	return fetch[[]starling.NodeStatus](ctx, c, http.MethodGet, "/v1/nodes", nil, nil)
+}
+
+// Leader says who leads the server's region.
+func (c *Client) Leader(ctx context.Context) (starling.LeaderStatus, error) {
+	return fetch[starling.LeaderStatus](ctx, c, http.MethodGet, "/v1/status/leader", nil, nil)
+}
+
+// BootstrapToken makes the first operator token, once.
+func (c *Client) BootstrapToken(ctx context.Context) (*starling.IssuedToken, error) {
+	return fetch[*starling.IssuedToken](ctx, c, http.MethodPost, "/v1/acl/bootstrap", nil, nil)
+}
+
+// CreateToken makes a token; its secret is in the answer and nowhere else.
+func (c *Client) CreateToken(ctx context.Context, t starling.NewToken) (*starling.IssuedToken, error) {
+	return fetch[*starling.IssuedToken](ctx, c, http.MethodPost, "/v1/acl/tokens", nil, t)
+}
+
+// Tokens lists tokens without their secrets.
+func (c *Client) Tokens(ctx context.Context) ([]*starling.Token, error) {
+	return fetch[[]*starling.Token](ctx, c, http.MethodGet, "/v1/acl/tokens", nil, nil)
+}
+
+// RevokeToken ends a token at once.
+func (c *Client) RevokeToken(ctx context.Context, id string) error {
+	return c.do(ctx, http.MethodDelete, "/v1/acl/tokens/"+url.PathEscape(id), nil, nil, nil)
+}
+
+// RaftPeers returns the Raft configuration of the server's region.
+func (c *Client) RaftPeers(ctx context.Context) ([]starling.RaftPeer, error) {
+	return fetch[[]starling.RaftPeer](ctx, c, http.MethodGet, "/v1/operator/raft", nil, nil)
+}
+
+// RemovePeer takes a server out of the Raft configuration.
+func (c *Client) RemovePeer(ctx context.Context, name string) error {
+	return c.do(ctx, http.MethodDelete, "/v1/operator/raft/"+url.PathEscape(name), nil, nil, nil)
+}
+
+// TransferLeadership makes another server lead.
+func (c *Client) TransferLeadership(ctx context.Context) error {
+	return c.do(ctx, http.MethodPost, "/v1/operator/raft/transfer-leadership", nil, nil, nil)
+}
+
+// JoinServers makes the server join the gossip of others; it returns how many answered.
+func (c *Client) JoinServers(ctx context.Context, addrs []string) (int, error) {
+	out, err := fetch[struct {
+		Joined int `json:"joined"`
+	}](ctx, c, http.MethodPost, "/v1/operator/join", nil, map[string][]string{"addrs": addrs})
+	return out.Joined, err
+}
+
+// ForceLeave marks a failed member as gone for good.
+func (c *Client) ForceLeave(ctx context.Context, name string) error {
+	return c.do(ctx, http.MethodPost, "/v1/operator/force-leave", nil, map[string]string{"name": name}, nil)
+}
+
+// request sends one request; the caller closes the body of an answer without error.
+func (c *Client) request(ctx context.Context, method, path string, h http.Header, body io.Reader) (*http.Response, error) {
+	ref, err := url.Parse(path)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base.ResolveReference(ref).String(), body)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	for k, v := range h {
+		req.Header[k] = v
+	}
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", method, ref.Path, errors.Join(starling.ErrUnavailable, err))
+	}
+	if res.StatusCode >= 300 {
+		defer res.Body.Close()
+		return nil, decodeError(res)
+	}
+	return res, nil
+}
+
+// do sends in as JSON (or as it is, if it is a []byte) and decodes the answer into out.
+func (c *Client) do(ctx context.Context, method, path string, h http.Header, in, out any) error {
+	var body io.Reader
+	if h == nil {
+		h = http.Header{}
+	}
+	switch v := in.(type) {
+	case nil:
+	case []byte:
+		body = bytes.NewReader(v)
+		h.Set("Content-Type", "application/octet-stream")
+	default:
+		b, err := json.Marshal(in)
+		if err != nil {
+			return fmt.Errorf("%s %s: %w", method, path, err)
+		}
+		body = bytes.NewReader(b)
+		h.Set("Content-Type", "application/json")
+	}
+	res, err := c.request(ctx, method, path, h, body)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, MaxBodyBytes+1))
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s %s: %w", method, path, errors.Join(starling.ErrUnavailable, err))
+	case len(b) > MaxBodyBytes:
+		return fmt.Errorf("%s %s: the answer is longer than %d bytes", method, path, MaxBodyBytes)
+	}
+	switch v := out.(type) {
+	case nil:
+		return nil
+	case *[]byte:
+		*v = b
+		return nil
+	default:
+		if err := json.Unmarshal(b, out); err != nil {
+			return fmt.Errorf("%s %s: %w", method, path, err)
+		}
+		return nil
+	}
+}
+
+func fetch[T any](ctx context.Context, c *Client, method, path string, h http.Header, in any) (T, error) {
+	var out T
+	err := c.do(ctx, method, path, h, in, &out)
+	return out, err
+}
+
+// Wait polls a deployment until it has ended and calls progress, if not nil, with each
+// answer. It outlives a change of leader: while no server answers, it tries again
+// until ctx ends.
+func (c *Client) Wait(ctx context.Context, id string, every time.Duration, progress func(*starling.Deployment)) (*starling.Deployment, error) {
+	for {
+		d, err := c.Deployment(ctx, id)
+		switch {
+		case err == nil:
+			if progress != nil {
+				progress(d)
+			}
+			if d.Phase.Terminal() {
+				return d, nil
+			}
+		case !errors.Is(err, starling.ErrUnavailable):
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(every):
+		}
+	}
+}

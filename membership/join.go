@@ -1,0 +1,196 @@
+package membership
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/starlingdeploy/starling"
+)
+
+// Join contacts gossip addresses, host or host:port, and returns how many answered. The
+// error is not nil if none did.
+func (p *Pool) Join(addrs []string) (int, error) {
+	if len(addrs) == 0 || len(addrs) > maxJoinAddrs {
+		return 0, starling.Invalidf("join", "want 1 to %d addresses, not %d", maxJoinAddrs, len(addrs))
+	}
+	for _, a := range addrs {
+		if _, _, err := splitAddr("join", a, DefaultPort); err != nil {
+			return 0, err
+		}
+	}
+	n, err := p.join(context.Background(), addrs)
+	if err != nil {
+		return n, fmt.Errorf("join %v: %w", addrs, err)
+	}
+	return n, nil
+}
+
+// Joined returns a channel that is closed once another member has been reached.
+func (p *Pool) Joined() <-chan struct{} { return p.joined }
+
+// join resolves names itself, so that a list which holds this process's own address,
+// as lists common to all servers do, does not pass for a join.
+func (p *Pool) join(ctx context.Context, addrs []string) (int, error) {
+	targets, err := p.resolve(ctx, addrs)
+	var others []string
+	for _, t := range targets {
+		if t != p.addr {
+			others = append(others, t)
+		}
+	}
+	if len(others) == 0 {
+		return 0, err // nil: there is nobody but this process to join
+	}
+	return p.serf.Join(others, true)
+}
+
+// resolve returns the ip:port forms of addrs. The error is that of the last name that failed.
+func (p *Pool) resolve(ctx context.Context, addrs []string) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, maxResolve)
+	defer cancel()
+	var out []string
+	var failed error
+	for _, a := range addrs {
+		host, port, err := splitAddr("join", a, DefaultPort)
+		if err != nil {
+			failed = err
+			continue
+		}
+		ips, err := net.DefaultResolver.LookupIP(ctx, "ip", host)
+		if err != nil {
+			failed = fmt.Errorf("look up %q: %w", host, err)
+			continue
+		}
+		for _, ip := range ips[:min(len(ips), resolvedAddrsBound)] {
+			out = append(out, net.JoinHostPort(ip.String(), strconv.Itoa(port)))
+		}
+	}
+	return out, failed
+}
+
+// keepJoined joins the configured addresses: with back-off until another member is
+// known, and from then on, now and then, those that are no live member, so that a region
+// that was cut in two for long finds together again.
+func (p *Pool) keepJoined(ctx context.Context) {
+	if len(p.conf.Join) == 0 {
+		p.awaitCompany(ctx)
+		return
+	}
+	delay := joinRetryMin
+	for {
+		alone := !p.hasCompany()
+		wait := rejoinEvery
+		if alone {
+			n, err := p.join(ctx, p.conf.Join)
+			if ctx.Err() != nil {
+				return
+			}
+			switch {
+			case n > 0:
+				p.logger.Info("joined the region's gossip", "contacted", n, "region", p.conf.Node.Region)
+			case err != nil:
+				p.logger.Warn("cannot join the region's gossip yet; check the addresses, the gossip key and the region",
+					"join", p.conf.Join, "retry_in", delay, "error", err)
+			}
+			if !p.hasCompany() {
+				wait = delay
+				delay = min(2*delay, joinRetryMax)
+			}
+		} else {
+			p.joinAbsent(ctx)
+		}
+		if p.hasCompany() {
+			delay = joinRetryMin
+			p.markJoined()
+		}
+		if !p.sleep(ctx, wait) {
+			return
+		}
+	}
+}
+
+// joinAbsent tries those of the configured addresses that are no live member.
+func (p *Pool) joinAbsent(ctx context.Context) {
+	targets, err := p.resolve(ctx, p.conf.Join)
+	if err != nil {
+		p.logger.Debug("join address", "error", err)
+	}
+	alive := map[string]bool{p.addr: true}
+	for _, m := range p.serf.Members() {
+		if stateOf(m.Status) == StateAlive {
+			alive[net.JoinHostPort(m.Addr.String(), strconv.Itoa(int(m.Port)))] = true
+		}
+	}
+	var absent []string
+	for _, t := range targets {
+		if !alive[t] {
+			absent = append(absent, t)
+		}
+	}
+	if len(absent) == 0 || ctx.Err() != nil {
+		return
+	}
+	if n, err := p.serf.Join(absent, true); n > 0 {
+		p.logger.Info("found members again", "contacted", n)
+	} else if err != nil {
+		p.logger.Debug("join address is no live member", "error", err)
+	}
+}
+
+// awaitCompany closes joined for a pool that others join.
+func (p *Pool) awaitCompany(ctx context.Context) {
+	for {
+		changed := p.Changed()
+		if p.hasCompany() {
+			p.markJoined()
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (p *Pool) markJoined() {
+	select {
+	case <-p.joined:
+	default:
+		close(p.joined)
+	}
+}
+
+func (p *Pool) hasCompany() bool {
+	for _, m := range p.serf.Members() {
+		if m.Name != p.conf.Node.Name && stateOf(m.Status) == StateAlive {
+			return true
+		}
+	}
+	return false
+}
+
+// sleep waits for about d, or less when the pool is alone and another member appears.
+// It returns false when the pool closes.
+func (p *Pool) sleep(ctx context.Context, d time.Duration) bool {
+	alone := !p.hasCompany()
+	timer := time.NewTimer(d/2 + rand.N(d))
+	defer timer.Stop()
+	for {
+		changed := p.Changed()
+		if p.hasCompany() == alone {
+			return ctx.Err() == nil // company came, or all of it went: look at once
+		}
+		select {
+		case <-timer.C:
+			return true
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}

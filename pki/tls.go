@@ -1,0 +1,76 @@
+package pki
+
+import (
+	"crypto/tls"
+	"net"
+	"time"
+)
+
+// TLS builds the configurations of mutually authenticated connections between nodes.
+//
+// Both sides are known by the identity in their certificates. crypto/tls itself would
+// check a host name on one side and nothing but the chain on the other, so
+// its own check is off, and VerifyConnection, which runs on every connection in both
+// directions, does all of it. Sessions are never resumed: a resumed one would keep
+// the roles of an earlier certificate.
+type TLS struct {
+	ALPN    string
+	Current func() *Credentials                // those to use from now on
+	Now     func() time.Time                   // nil: time.Now
+	Refused func(remote net.Addr, cause error) // told of every refused client; may be nil
+}
+
+// Server returns the configuration of the accepting side. It takes the credentials
+// anew for each connection.
+func (t TLS) Server() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		NextProtos: []string{t.ALPN},
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			return t.config(func(err error) {
+				if t.Refused != nil && hello.Conn != nil {
+					t.Refused(hello.Conn.RemoteAddr(), err)
+				}
+			}), nil
+		},
+	}
+}
+
+// Client returns the configuration for one connection of the dialling side.
+func (t TLS) Client() *tls.Config { return t.config(func(error) {}) }
+
+func (t TLS) config(refused func(error)) *tls.Config {
+	c := t.Current()
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		NextProtos:             []string{t.ALPN},
+		SessionTicketsDisabled: true,
+		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &c.Certificate, nil },
+		GetClientCertificate:   func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &c.Certificate, nil },
+		ClientAuth:             tls.RequireAnyClientCert, // judged in VerifyConnection
+		InsecureSkipVerify:     true,                     // judged in VerifyConnection
+		VerifyConnection: func(state tls.ConnectionState) error {
+			err := t.verify(c, state)
+			if err != nil {
+				refused(err)
+			}
+			return err
+		},
+	}
+}
+
+func (t TLS) verify(c *Credentials, state tls.ConnectionState) error {
+	if state.NegotiatedProtocol != t.ALPN {
+		return refusedf("the far side speaks %.40q, want %q", state.NegotiatedProtocol, t.ALPN)
+	}
+	now := time.Now
+	if t.Now != nil {
+		now = t.Now
+	}
+	chain := make([][]byte, len(state.PeerCertificates))
+	for i, cert := range state.PeerCertificates {
+		chain[i] = cert.Raw
+	}
+	_, err := c.Verify(chain, now())
+	return err
+}

@@ -1,0 +1,94 @@
+package world
+
+import (
+	"context"
+	"fmt"
+	"syscall"
+	"time"
+
+	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/client"
+)
+
+// readyWithin bounds the start of a world.
+const readyWithin = 60 * time.Second
+
+// Ready waits until each region has a leader that sees all its members, and returns a
+// client for each region's first server.
+func (w *World) Ready(ctx context.Context) (map[string]*client.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, readyWithin)
+	defer cancel()
+	clients := map[string]*client.Client{}
+	want := map[string]int{}
+	for _, p := range w.Procs {
+		want[p.Region]++
+	}
+	for _, s := range w.WithRole(starling.RoleServer) {
+		c, err := client.New(client.Config{Addr: "http://" + s.HTTP})
+		if err != nil {
+			return nil, err
+		}
+		if clients[s.Region] == nil {
+			clients[s.Region] = c
+		}
+		for {
+			if nodes, err := c.Nodes(ctx); err == nil && countAlive(nodes) == want[s.Region] && w.seesRegions(ctx, c, len(want)) {
+				break
+			}
+			if err := w.Crashed(); err != nil {
+				return nil, err
+			}
+			select {
+			case <-ctx.Done():
+				return nil, fmt.Errorf("%s is not ready after %s; the end of its log:\n%s", s.Name, readyWithin, s.Tail())
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	}
+	return clients, nil
+}
+
+func countAlive(nodes []starling.NodeStatus) int {
+	n := 0
+	for i := range nodes {
+		if nodes[i].Alive {
+			n++
+		}
+	}
+	return n
+}
+
+func (w *World) seesRegions(ctx context.Context, c *client.Client, want int) bool {
+	regions, err := c.Regions(ctx)
+	if err != nil {
+		return false
+	}
+	seen := 0
+	for _, r := range regions {
+		if r.Seen || r.Local {
+			seen++
+		}
+	}
+	return seen == want
+}
+
+// Crashed returns an error with the log's end if a process has ended by itself.
+func (w *World) Crashed() error {
+	for _, p := range w.Procs {
+		p.mu.Lock()
+		cmd, exited := p.cmd, p.exited
+		p.mu.Unlock()
+		if cmd == nil {
+			continue
+		}
+		select {
+		case <-exited:
+			return fmt.Errorf("%s ended: %s; the end of its log:\n%s", p.Name, cmd.ProcessState, p.Tail())
+		default:
+		}
+	}
+	return nil
+}
+
+// Kill ends p as a crash would.
+func (p *Proc) Kill() error { return p.Signal(syscall.SIGKILL, stopGrace) }

@@ -1,0 +1,373 @@
+// Package world runs a whole Starling on one computer: regions of servers, caches,
+// workers and machines, each a real `starling agent` process with its own data
+// directory, configuration and log. The demo, the benchmarks and the end-to-end
+// tests stand on it.
+package world
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/pki"
+)
+
+// World is a set of processes. Its methods are for one goroutine.
+type World struct {
+	Dir   string
+	Procs []*Proc
+
+	bin   string
+	spawn chan func()    // run by one locked thread, so that Pdeathsig is ours for life
+	alive sync.WaitGroup // one for each running process
+}
+
+// Proc is one process of a world. Its ports stay the same over restarts.
+type Proc struct {
+	Name, Region string
+	Role         starling.Role
+	HTTP         string // address of the API; servers only
+	AppPort      int    // PORT in the environment of a machine's releases
+	Config, Log  string // files
+
+	gossip, quic string
+
+	mu     sync.Mutex
+	cmd    *exec.Cmd
+	exited chan struct{}
+}
+
+// Size says how large a world is: Servers, Caches and Workers in each region,
+// Machines dealt to the regions in turn.
+type Size struct{ Regions, Servers, Caches, Workers, Machines int }
+
+// Check refuses sizes that one computer is not for.
+func (s Size) Check() error {
+	switch {
+	case s.Regions < 1 || s.Regions > 10:
+		return starling.Invalidf("regions", "%d is not within 1 and 10", s.Regions)
+	case s.Servers != 1 && s.Servers != 3 && s.Servers != 5:
+		return starling.Invalidf("servers", "%d: use 1, 3 or 5", s.Servers)
+	case s.Caches < 0 || s.Caches > 10 || s.Workers < 0 || s.Workers > 10:
+		return starling.Invalidf("caches", "caches and workers must be within 0 and 10")
+	case s.Machines < 0 || s.Machines > 200:
+		return starling.Invalidf("machines", "%d is not within 0 and 200", s.Machines)
+	}
+	return nil
+}
+
+// certTTL is how long a world's certificates are valid.
+const certTTL = 30 * 24 * time.Hour
+
+// stopGrace is how long a process may take to stop before it is killed.
+const stopGrace = 10 * time.Second
+
+// New plans a world of bin's processes in the empty folder dir and writes
+// certificates and configurations; Start runs it.
+func New(bin, dir string, size Size) (*World, error) {
+	if err := size.Check(); err != nil {
+		return nil, err
+	}
+	w := &World{Dir: dir, bin: bin, spawn: make(chan func())}
+	for r := range size.Regions {
+		region := fmt.Sprintf("r%d", r+1)
+		for _, part := range []struct {
+			role  starling.Role
+			count int
+		}{{starling.RoleServer, size.Servers}, {starling.RoleCache, size.Caches}, {starling.RoleWorker, size.Workers}} {
+			for i := range part.count {
+				w.add(region, fmt.Sprintf("%s-%s-%d", region, part.role, i+1), part.role)
+			}
+		}
+	}
+	for i := range size.Machines {
+		region := fmt.Sprintf("r%d", i%size.Regions+1)
+		w.add(region, fmt.Sprintf("%s-machine-%d", region, i/size.Regions+1), starling.RoleMachine)
+	}
+	if err := w.assignPorts(); err != nil {
+		return nil, err
+	}
+	if err := w.writeFiles(size); err != nil {
+		return nil, err
+	}
+	go w.spawner()
+	return w, nil
+}
+
+// spawner starts processes on one thread that lives until close: the kernel ends
+// them when that thread does, so that even kill -9 of this process leaves none behind.
+func (w *World) spawner() {
+	runtime.LockOSThread()
+	for f := range w.spawn {
+		f()
+	}
+}
+
+func (w *World) add(region, name string, role starling.Role) {
+	dir := filepath.Join(w.Dir, name)
+	w.Procs = append(w.Procs, &Proc{Name: name, Region: region, Role: role,
+		Config: filepath.Join(dir, "agent.hcl"), Log: filepath.Join(dir, "agent.log")})
+}
+
+// WithRole returns the processes that play r.
+func (w *World) WithRole(r starling.Role) []*Proc {
+	return slices.DeleteFunc(slices.Clone(w.Procs), func(p *Proc) bool { return p.Role != r })
+}
+
+// Named returns the process with a name, or nil.
+func (w *World) Named(name string) *Proc {
+	for _, p := range w.Procs {
+		if p.Name == name {
+			return p
+		}
+	}
+	return nil
+}
+
+// assignPorts finds free loopback ports by holding all of them at once.
+func (w *World) assignPorts() error {
+	var held []net.Listener
+	defer func() {
+		for _, l := range held {
+			l.Close()
+		}
+	}()
+	port := func() (string, error) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return "", fmt.Errorf("free ports: %w", err)
+		}
+		held = append(held, l)
+		return l.Addr().String(), nil
+	}
+	for _, p := range w.Procs {
+		var app string
+		var err error
+		for _, to := range []*string{&p.HTTP, &p.gossip, &p.quic, &app} {
+			if *to, err = port(); err != nil {
+				return err
+			}
+		}
+		p.AppPort = portOf(app)
+	}
+	return nil
+}
+
+func gossipKey() string {
+	key := make([]byte, 32)
+	rand.Read(key) // never fails
+	return base64.StdEncoding.EncodeToString(key)
+}
+
+func portOf(addr string) int {
+	_, port, _ := net.SplitHostPort(addr)
+	n, _ := strconv.Atoi(port) // our own listener's address: always a number
+	return n
+}
+
+func (w *World) writeFiles(size Size) error {
+	ca, err := pki.NewCA("dev", time.Now())
+	if err != nil {
+		return err
+	}
+	gossip := map[string]string{}
+	for _, p := range w.Procs {
+		if gossip[p.Region] == "" {
+			gossip[p.Region] = gossipKey()
+		}
+		req := pki.Request{Name: p.Name, Region: p.Region, Roles: []starling.Role{p.Role}, TTL: certTTL}
+		cert, key, err := ca.Issue(req, time.Now())
+		if err != nil {
+			return err
+		}
+		if err := os.MkdirAll(filepath.Dir(p.Config), 0o755); err != nil {
+			return err
+		}
+		for name, content := range map[string][]byte{
+			"ca.pem": ca.CertPEM(), "node.pem": cert, "node-key.pem": key,
+			"agent.hcl": w.configFor(p, gossip[p.Region], size),
+		} {
+			if err := os.WriteFile(filepath.Join(filepath.Dir(p.Config), name), content, 0o600); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (w *World) configFor(p *Proc, gossipKey string, size Size) []byte {
+	var b bytes.Buffer
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	var join []string
+	regions := map[string][]string{}
+	for _, s := range w.WithRole(starling.RoleServer) {
+		if s.Region == p.Region {
+			join = append(join, strconv.Quote(s.gossip))
+		} else {
+			regions[s.Region] = append(regions[s.Region], strconv.Quote(s.quic))
+		}
+	}
+	line("name = %q", p.Name)
+	line("region = %q", p.Region)
+	line("zone = %q", "a")
+	line("rack = %q", "k"+p.Name[len(p.Name)-1:])
+	line("data_dir = %q", "data")
+	line("bind = %q", "127.0.0.1")
+	line("join = [%s]", strings.Join(join, ", "))
+	if p.Role == starling.RoleServer {
+		line("regions = {")
+		for r, addrs := range regions {
+			line("  %q = [%s]", r, strings.Join(addrs, ", "))
+		}
+		line("}")
+	}
+	line("ports {\n  http = %d\n  quic = %d\n  gossip = %d\n}", portOf(p.HTTP), portOf(p.quic), portOf(p.gossip))
+	line("http {\n  tls = false\n  acl = false\n}")
+	line("gossip {\n  key = %q\n}", gossipKey)
+	line("tls {\n  ca = \"ca.pem\"\n  cert = \"node.pem\"\n  key = \"node-key.pem\"\n}")
+	switch p.Role {
+	case starling.RoleServer:
+		line("server {\n  enabled = true\n  bootstrap_expect = %d\n}", size.Servers)
+	case starling.RoleCache:
+		line("cache {\n  enabled = true\n  max_bytes = \"20GiB\"\n}")
+	case starling.RoleWorker:
+		line("worker {\n  enabled = true\n  slots = 1\n  read_only_paths = [%s]\n}", strings.Join(toolchainPaths(), ", "))
+	case starling.RoleMachine:
+		line("machine {\n  enabled = true\n  tags = { role = \"web\" }\n  env = { PORT = \"%d\" }\n}", p.AppPort)
+	}
+	return b.Bytes()
+}
+
+// toolchainPaths names the Go toolchain for the example app's build, where it is not
+// part of the read-only system that every build sees.
+func toolchainPaths() []string {
+	out, err := exec.Command("go", "env", "GOROOT").Output()
+	root := strings.TrimSpace(string(out))
+	if err != nil || root == "" || strings.HasPrefix(root, "/usr/") {
+		return nil
+	}
+	return []string{strconv.Quote(root)}
+}
+
+// StartOne runs p, which must not be running; its output is appended to its log.
+func (w *World) StartOne(p *Proc) error {
+	out, err := os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(w.bin, "agent", "--config="+p.Config)
+	cmd.Dir = filepath.Dir(p.Config)
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true}
+	started := make(chan error, 1)
+	w.spawn <- func() { started <- cmd.Start() }
+	err = <-started
+	if closing := out.Close(); err == nil {
+		err = closing
+	}
+	if err != nil {
+		return fmt.Errorf("start %s: %w", p.Name, err)
+	}
+	exited := make(chan struct{})
+	p.mu.Lock()
+	p.cmd, p.exited = cmd, exited
+	p.mu.Unlock()
+	w.alive.Add(1)
+	go func() {
+		defer w.alive.Done()
+		_ = cmd.Wait() // its own log says why it ended; check looks at it
+		close(exited)
+	}()
+	return nil
+}
+
+// Start runs every process, servers first.
+func (w *World) Start() error {
+	for _, p := range w.Procs {
+		if err := w.StartOne(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Signal sends sig to p and waits until it has ended, grace at most.
+func (p *Proc) Signal(sig syscall.Signal, grace time.Duration) error {
+	p.mu.Lock()
+	cmd, exited := p.cmd, p.exited
+	p.mu.Unlock()
+	if cmd == nil {
+		return nil
+	}
+	if err := cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("signal %s: %w", p.Name, err)
+	}
+	select {
+	case <-exited:
+		return nil
+	case <-time.After(grace):
+		return fmt.Errorf("%s did not end within %s of %s", p.Name, grace, sig)
+	}
+}
+
+// PID returns the process ID; 0 before the first start.
+func (p *Proc) PID() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd == nil {
+		return 0
+	}
+	return p.cmd.Process.Pid
+}
+
+// Exited returns a channel that is closed when the run of the last start has ended.
+func (p *Proc) Exited() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.exited
+}
+
+// Close stops every process, machines first, and kills what does not stop in time.
+func (w *World) Close() error {
+	var errs []error
+	var stopping sync.WaitGroup
+	var mu sync.Mutex
+	for _, p := range w.Procs {
+		stopping.Go(func() {
+			err := p.Signal(syscall.SIGTERM, stopGrace)
+			if err != nil {
+				err = errors.Join(err, p.Signal(syscall.SIGKILL, stopGrace))
+			}
+			mu.Lock()
+			errs = append(errs, err)
+			mu.Unlock()
+		})
+	}
+	stopping.Wait()
+	w.alive.Wait()
+	close(w.spawn)
+	return errors.Join(errs...)
+}
+
+// Tail returns the end of a process's log, for a message.
+func (p *Proc) Tail() string {
+	b, err := os.ReadFile(p.Log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b[max(0, len(b)-2000):])
+}
