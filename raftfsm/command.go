@@ -11,7 +11,7 @@ import (
 // EntryVersion is the version of log entries that this program writes and reads.
 const EntryVersion = 1
 
-// Bounds of one log entry.
+// Bounds of one log entry; an entry of one command may have MaxCommandBytes.
 const (
 	MaxEntryCommands = 256
 	MaxEntryBytes    = 4 << 20
@@ -69,20 +69,28 @@ func NewCommand(t Type, at time.Time, actor string, payload any) (Command, error
 	return Command{Type: t, At: at, Actor: actor, Data: b}, nil
 }
 
-// AppApply creates or changes an app whose home is this region. IfRevision, when
-// not nil, must equal the current revision (0: must not exist). Result: App.
+// AppApply creates or changes an app whose home is this region (empty: this one).
+// IfRevision, when not nil, must equal the current revision (0: must not exist). The
+// new revision is the Raft index. Refused if another region has an app of that name.
+// Result: App, Created.
 type AppApply struct {
 	App        starling.App `json:"app"`
 	IfRevision *uint64      `json:"if_revision,omitempty"`
 }
 
-// Submit queues a deployment. If the app has had a submission with the same
-// non-empty IdempotencyKey, that deployment is the result and nothing changes.
-// With RollbackTo set, SHA and Artifact are taken from that release ("previous":
-// the newest succeeded release whose artifact is not the current one). An app with a
-// build whose BuildKey has an artifact gets that artifact at once (cache hit).
-// Regions lists every region that takes part; the app's deadline is added to At.
-// Result: Deployment, Created.
+// Submit queues a deployment of exactly one of SHA (the app needs a build), Artifact
+// (must be known) and Rollback. If the app has had a submission with the same
+// non-empty IdempotencyKey, that deployment is the result and nothing changes, for as
+// long as it is kept.
+//
+// With Rollback, SHA, Artifact and deploy spec are those of the release RollbackTo (0:
+// the newest one whose artifact is not the goal's), the priority is the highest, and
+// it rolls out in one wave without approval. A SHA whose BuildKey has an artifact gets
+// that artifact at once (cache hit). Every submission begins queued; one with an
+// artifact waits for a Start, one without for a JobLease.
+//
+// Regions lists every region that takes part, this one is added; the app's deadline is
+// added to At. Result: Deployment, Created.
 type Submit struct {
 	ID             string          `json:"id"`
 	App            string          `json:"app"`
@@ -96,20 +104,23 @@ type Submit struct {
 }
 
 // Start moves a queued deployment that has its artifact to replicating. Refused
-// while another deployment of the app is under way. It makes the app's next goal.
+// while another deployment of the app is under way or goes first (higher priority,
+// then older; see View.Startable). It makes the app's next goal.
 type Start struct {
 	ID string `json:"id"`
 }
 
-// Placed records a region's replication status at the home.
+// Placed records a region's replication status at the home, until the deployment ends.
 type Placed struct {
 	ID      string           `json:"id"`
 	Placing starling.Placing `json:"placing"`
 }
 
 // Advance moves a deployment from one phase to the next and its goal with it:
-// staging lets machines fetch, rolling_out lets the first wave activate, succeeded
-// records the release. Refused unless From is the current phase.
+// staging (once the gate is open) lets machines fetch, rolling_out lets the first wave
+// activate, succeeded (once the cutoff is everybody) records the release. Refused
+// unless From is the current phase, To the one that the strategy puts after it, and
+// while paused. Of Bytes, Artifact and New are the state's own and not taken over.
 type Advance struct {
 	ID     string          `json:"id"`
 	From   starling.Phase  `json:"from"`
@@ -134,7 +145,10 @@ type Checkpoint struct {
 // Finish ends a deployment as failed or cancelled. If its goal is in force and an
 // earlier release exists (and, for failed, the strategy's auto_revert or the
 // goal has not been activated), the app's goal goes back to that release under a new
-// generation, in full at once. The lease is gone.
+// generation, in full at once; the goal's Deployment is then that of the release.
+// Where no release exists the new goal has no artifact: nothing is to run, and
+// machines stop and remove what they have. A goal that is not taken back stays
+// frozen at its cutoff. The lease is gone.
 type Finish struct {
 	ID     string          `json:"id"`
 	Phase  starling.Phase  `json:"phase"`
@@ -148,7 +162,8 @@ type Approve struct {
 	ID string `json:"id"`
 }
 
-// Pause stops waves and phase changes but not the deadline; Paused false resumes.
+// Pause stops advances, waves and approval but not the deadline or a build under way;
+// a paused queued deployment neither starts nor holds up others. Paused false resumes.
 type Pause struct {
 	ID     string `json:"id"`
 	Paused bool   `json:"paused"`
@@ -157,13 +172,15 @@ type Pause struct {
 // JobLease grants the worker the next job: highest priority, then oldest, whose app
 // has no other deployment under way. The lease token is the Raft index. A worker
 // that already holds a job it does not list in Holding has lost it: such a job is
-// queued again first. Result: Deployment, or none.
+// queued again first (or fails, like any lost job). The same question twice in one
+// entry gets the same answer, so that a token is never given twice.
+// Result: Deployment, or none.
 type JobLease struct {
 	Worker  string   `json:"worker"` // worker name / slot
 	Holding []string `json:"holding,omitempty"`
 }
 
-// JobRequeue takes a lost worker's job back; after MaxBuildAttempts it fails.
+// JobRequeue takes a lost worker's job back; after MaxBuildAttempts it fails. Result: Deployment.
 type JobRequeue struct {
 	ID     string `json:"id"`
 	Lease  uint64 `json:"lease"`
@@ -171,6 +188,9 @@ type JobRequeue struct {
 }
 
 // JobComplete registers the built artifact and moves the deployment to replicating.
+// Again with the same lease and artifact it changes nothing and is no error; with any
+// other lease it is ErrFenced. The artifact's app, SHA and build key are the
+// deployment's. Result: Deployment, Artifact.
 type JobComplete struct {
 	ID        string            `json:"id"`
 	Lease     uint64            `json:"lease"`
@@ -189,7 +209,8 @@ type JobFail struct {
 	Sandboxed bool            `json:"sandboxed"`
 }
 
-// ArtifactRegister records a pushed artifact that this region's caches hold.
+// ArtifactRegister records a pushed artifact that this region's caches hold. The first
+// record of a digest is kept. Result: Artifact, Created.
 type ArtifactRegister struct {
 	Artifact starling.Artifact `json:"artifact"`
 }
@@ -213,13 +234,14 @@ type RegionUpsert struct {
 }
 
 // Mirror applies a batch of records from their home region. Goals obey
-// generations: an older one is refused, silently, each by itself. A batch whose
-// Index is not newer than the last from that home is refused.
+// generations: an older one is passed over, silently, each by itself, and so is what
+// is not the home's or would replace another home's record. A batch whose Index is
+// not newer than the last from that home is refused.
 type Mirror struct {
 	Batch starling.Mirror `json:"batch"`
 }
 
-// TokenBootstrap makes the first operator token; refused when a token exists.
+// TokenBootstrap makes the first operator token; refused when there is or was one.
 type TokenBootstrap struct {
 	Token starling.Token `json:"token"`
 }

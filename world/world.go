@@ -245,7 +245,7 @@ func (w *World) configFor(p *Proc, gossipKey string, size Size) []byte {
 	case starling.RoleCache:
 		line("cache {\n  enabled = true\n  max_bytes = \"20GiB\"\n}")
 	case starling.RoleWorker:
-		line("worker {\n  enabled = true\n  slots = 1\n  read_only_paths = [%s]\n}", strings.Join(toolchainPaths(), ", "))
+		line("worker {\n  enabled = true\n  slots = 1\n  allow_file_repos = true\n  read_only_paths = [%s]\n}", strings.Join(toolchainPaths(), ", "))
 	case starling.RoleMachine:
 		line("machine {\n  enabled = true\n  tags = { role = \"web\" }\n  env = { PORT = \"%d\" }\n}", p.AppPort)
 	}

@@ -1,0 +1,106 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/rpc"
+	"github.com/starlingdeploy/starling/swarm"
+)
+
+// Leader is what a machine asks of the servers of its region; *rpc.Client is one.
+// It may be slow and may fail: the agent retries with back-off.
+type Leader interface {
+	// Goals returns the goals in force once they are newer than index, or after wait.
+	Goals(ctx context.Context, index uint64, wait time.Duration) (rpc.Goals, error)
+	// ReportMachine delivers reports, rpc.MaxReports at most.
+	ReportMachine(ctx context.Context, reports []starling.MachineReport) error
+}
+
+// Members is the region's membership; *membership.Pool is one.
+type Members interface {
+	Members() []starling.Node // self included, dead ones with Alive false
+	Changed() <-chan struct{} // closed at the next change
+}
+
+// BlobDial opens a stream to the blob server of a cache or a machine.
+type BlobDial func(ctx context.Context, addr string) (net.Conn, error)
+
+// SwarmDial opens a link to a machine, and says who answered.
+type SwarmDial func(ctx context.Context, addr string) (net.Conn, starling.Identity, error)
+
+// Accept waits for the next stream that another process opens. It fails when ctx ends.
+type Accept func(ctx context.Context) (net.Conn, starling.Identity, error)
+
+// VerifyFunc checks the signature of a manifest's envelope and that the manifest's
+// digest is want. It returns the manifest and its exact bytes.
+type VerifyFunc func(envelope []byte, want starling.Digest) (m *starling.Manifest, payload []byte, err error)
+
+// Config makes an Agent. All fields but Env, the caps, Logger and Trace are needed.
+type Config struct {
+	Node    starling.Node
+	DataDir string
+	Env     map[string]string // of the releases' processes; nil: only what Starling adds
+
+	Leader  Leader
+	Members Members
+
+	DialBlob    BlobDial
+	DialSwarm   SwarmDial
+	AcceptBlob  Accept
+	AcceptSwarm Accept
+	Verify      VerifyFunc
+
+	UploadBytesPerSecond   int64 // of chunks, to other machines; 0: no cap
+	DownloadBytesPerSecond int64 // of chunks, from caches and machines; 0: no cap
+
+	Logger *slog.Logger       // nil: none
+	Trace  func(swarm.Record) // nil: none; called by the loop with every step of the swarm's brain
+}
+
+// maxEventQueueEvents is how many events of workers may wait for the loop; then they wait.
+const maxEventQueueEvents = 256
+
+func (c *Config) check() error {
+	for _, f := range []struct {
+		name    string
+		missing bool
+	}{
+		{"node.name", c.Node.Name == ""}, {"data_dir", c.DataDir == ""}, {"leader", c.Leader == nil},
+		{"members", c.Members == nil}, {"dial_blob", c.DialBlob == nil}, {"dial_swarm", c.DialSwarm == nil},
+		{"accept_blob", c.AcceptBlob == nil}, {"accept_swarm", c.AcceptSwarm == nil}, {"verify", c.Verify == nil},
+	} {
+		if f.missing {
+			return starling.Invalidf("agent."+f.name, "is missing")
+		}
+	}
+	if c.UploadBytesPerSecond < 0 || c.DownloadBytesPerSecond < 0 {
+		return starling.Invalidf("agent.limits", "a cap is negative")
+	}
+	dir, err := filepath.Abs(c.DataDir)
+	if err != nil {
+		return starling.Invalidf("agent.DataDir", "%v", err)
+	}
+	c.DataDir = dir
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+// minCapBurstBytes lets a capped stream move in pieces of this size at least.
+const minCapBurstBytes = 64 << 10
+
+// newLimiter returns a limiter of bytes, or nil for no cap.
+func newLimiter(bytesPerSecond int64) *rate.Limiter {
+	if bytesPerSecond == 0 {
+		return nil
+	}
+	return rate.NewLimiter(rate.Limit(bytesPerSecond), int(max(minCapBurstBytes, bytesPerSecond/20)))
+}

@@ -1,0 +1,339 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/swarm"
+)
+
+// Bounds of a download.
+const (
+	manifestTimeout    = 30 * time.Second // of one attempt at one source
+	maxManifestSources = 8                // asked in one round
+	downloadRetryMin   = 250 * time.Millisecond
+	downloadRetryMax   = 30 * time.Second
+	syncEvery          = time.Second // what a kill can lose, beside artifact.SyncUnsyncedBytes
+)
+
+// download brings one artifact into one app's directory: manifest, clone, swarm,
+// finish. The loop owns it; its workers post events, and it is gone only when all
+// of them have ended.
+type download struct {
+	f        *flock
+	dir      appDir
+	artifact starling.Digest
+	sel      starling.Selector
+	log      *slog.Logger
+
+	ctx      context.Context
+	cancel   context.CancelFunc
+	workers  int
+	ended    bool
+	rel      *release // nil until prepared
+	bytes    starling.Bytes
+	problem  string // for people
+	retry    time.Duration
+	unsynced bool // something was written after the last sync began
+	syncing  bool
+	fetching int  // workers that bring chunks
+	due      bool // every chunk is held: seal once nobody writes
+	sealing  bool // Finish is under way
+	finished bool
+
+	verify   VerifyFunc
+	progress func() // something to report
+	complete func() // all is on disk, ready to run
+	gone     func() // it has ended, and no worker is left
+}
+
+// start begins, or begins anew, with a worker that prepares the directory.
+func (d *download) start() {
+	sources := d.f.manifestSources(d.sel)
+	d.worker(func(ctx context.Context) event {
+		rel, err := prepareRelease(ctx, d, sources)
+		var local int64
+		if err == nil {
+			if local, err = cloneChunks(ctx, rel, d.f.catalog, d.f.buffers); err != nil {
+				err = errors.Join(err, rel.close())
+				rel = nil
+			}
+		}
+		return downloadPrepared{d: d, rel: rel, local: local, err: err}
+	})
+}
+
+// worker runs do, whose event is posted.
+func (d *download) worker(do func(context.Context) event) {
+	d.workers++
+	d.f.run.work(func() { d.f.run.post(do(d.ctx)) })
+}
+
+// end stops the download; closed is called when its last worker has ended.
+func (d *download) end() {
+	if d.ended {
+		return
+	}
+	d.ended = true
+	d.cancel()
+	if d.workers == 0 {
+		d.closed()
+	}
+}
+
+// closed is called by the events of workers once the download has ended.
+func (d *download) closed() {
+	if d.workers == 0 {
+		d.gone()
+	}
+}
+
+// later tries again after a growing, jittered pause.
+func (d *download) later(again func()) {
+	d.retry = min(max(2*d.retry, downloadRetryMin), downloadRetryMax)
+	pause := d.retry/2 + rand.N(d.retry/2)
+	d.worker(func(ctx context.Context) event {
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+		return downloadRetry{d: d, again: again}
+	})
+}
+
+type downloadRetry struct {
+	light
+	d     *download
+	again func()
+}
+
+func (e downloadRetry) apply() {
+	e.d.workers--
+	if e.d.ended {
+		e.d.closed()
+		return
+	}
+	e.again()
+}
+
+// downloadPrepared ends the preparation: the directory stands, and holds what other
+// releases had.
+type downloadPrepared struct {
+	d     *download
+	rel   *release
+	local int64
+	err   error
+}
+
+func (e downloadPrepared) discard() {
+	if e.rel == nil {
+		return
+	}
+	if err := e.rel.close(); err != nil {
+		e.d.log.Warn("a release was not closed well", "error", err)
+	}
+}
+
+func (e downloadPrepared) apply() {
+	d := e.d
+	d.workers--
+	if e.err == nil {
+		d.rel = e.rel
+		d.bytes.Local += e.local
+		d.f.catalog.add(d.rel)
+	}
+	switch {
+	case d.ended:
+		d.closed()
+	case e.err != nil:
+		d.log.Warn("the artifact cannot be prepared; trying again", "error", e.err)
+		d.problem = e.err.Error()
+		d.progress()
+		d.later(d.start)
+	default:
+		d.problem, d.retry = "", 0
+		d.f.begin(d.rel, d.sel)
+		d.progress()
+		if d.rel.tree.Complete() {
+			d.seal()
+		}
+	}
+}
+
+// seal makes a complete tree ready to run, once the last writer has ended.
+func (d *download) seal() {
+	d.due = true
+	if d.fetching > 0 || d.sealing || d.finished || d.ended {
+		return
+	}
+	d.due, d.sealing = false, true
+	d.worker(func(ctx context.Context) event {
+		return downloadSealed{d: d, err: d.rel.tree.Finish(ctx)}
+	})
+}
+
+type downloadSealed struct {
+	light
+	d   *download
+	err error
+}
+
+func (e downloadSealed) apply() {
+	d := e.d
+	d.workers--
+	d.sealing = false
+	switch {
+	case d.ended:
+		d.closed()
+	case e.err == nil:
+		d.finished = true
+		d.complete()
+		d.end()
+	default:
+		d.log.Warn("the artifact cannot be completed; trying again", "error", e.err)
+		d.problem = e.err.Error()
+		d.progress()
+		if lost := missingChunks(d.rel); len(lost) > 0 {
+			d.f.step(swarm.Lost{Artifact: d.artifact, Chunks: lost}) // Done comes again
+			return
+		}
+		d.later(d.seal)
+	}
+}
+
+func missingChunks(r *release) []uint32 {
+	var out []uint32
+	for i := range r.manifest.Chunks {
+		if !r.tree.Has(i) {
+			out = append(out, uint32(i))
+		}
+	}
+	return out
+}
+
+// sync notes progress on disk, so that a kill loses little.
+func (d *download) sync() {
+	if !d.unsynced || d.syncing || d.sealing || d.ended {
+		return
+	}
+	d.unsynced, d.syncing = false, true
+	d.worker(func(context.Context) event { return downloadSynced{d: d, err: d.rel.tree.Sync()} })
+}
+
+type downloadSynced struct {
+	light
+	d   *download
+	err error
+}
+
+func (e downloadSynced) apply() {
+	d := e.d
+	d.workers--
+	d.syncing = false
+	if d.ended {
+		d.closed()
+		return
+	}
+	if e.err != nil {
+		d.log.Warn("fetched chunks cannot be flushed", "error", e.err)
+		d.problem = e.err.Error()
+		d.unsynced = true
+	}
+}
+
+// prepareRelease opens what an earlier run has begun, or gets the manifest from
+// one of the sources and makes the directory.
+func prepareRelease(ctx context.Context, d *download, sources []starling.Node) (*release, error) {
+	rel, err := openRelease(d.dir, d.artifact)
+	switch {
+	case err == nil:
+		return rel, nil
+	case !errors.Is(err, starling.ErrNotFound):
+		d.log.Warn("what is on disk of the artifact is of no use", "error", err)
+	}
+	if envelope, err := d.f.catalog.envelope(d.artifact); err == nil { // another app has it
+		if m, payload, err := d.verify(envelope, d.artifact); err == nil {
+			return createRelease(d.dir, d.artifact, m, payload, envelope)
+		}
+	}
+	var problems []error
+	for _, n := range sources {
+		m, payload, envelope, err := manifestFrom(ctx, d, n)
+		if err == nil {
+			return createRelease(d.dir, d.artifact, m, payload, envelope)
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		problems = append(problems, fmt.Errorf("%s: %w", n.Name, err))
+	}
+	if len(problems) == 0 {
+		return nil, fmt.Errorf("get manifest: no cache and no machine is in sight: %w", starling.ErrUnavailable)
+	}
+	return nil, fmt.Errorf("get manifest: %w", errors.Join(problems...))
+}
+
+func manifestFrom(ctx context.Context, d *download, n starling.Node) (m *starling.Manifest, payload, envelope []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, manifestTimeout)
+	defer cancel()
+	if envelope, err = d.f.blobs.GetManifest(ctx, n.Addr, d.artifact); err != nil {
+		return nil, nil, nil, err
+	}
+	if m, payload, err = d.verify(envelope, d.artifact); err != nil {
+		return nil, nil, nil, err
+	}
+	return m, payload, envelope, nil
+}
+
+// manifestSources lists whom to ask for a manifest: caches first, then some of
+// the machines that sel chooses, each in random order so that the load is spread.
+func (f *flock) manifestSources(sel starling.Selector) []starling.Node {
+	var caches, machines []starling.Node
+	for _, n := range f.caches {
+		caches = append(caches, n)
+	}
+	for _, n := range f.machines {
+		if n.Name != f.node.Name && !f.distrusted[n.Name] && sel.Matches(&n) {
+			machines = append(machines, n)
+		}
+	}
+	for _, nodes := range [][]starling.Node{caches, machines} {
+		rand.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
+	}
+	// Half of the places at most for caches: with all of them away, machines help.
+	out := append(caches[:min(len(caches), maxManifestSources/2)], machines...)
+	return out[:min(len(out), maxManifestSources)]
+}
+
+// cloneChunks fills what other releases on this machine hold, and returns how many
+// bytes that was. A copy that turns out spoiled is left to the swarm.
+func cloneChunks(ctx context.Context, rel *release, c *catalog, pool *buffers) (int64, error) {
+	var local int64
+	others := c.all()
+	buf := pool.get(starling.MaxChunkBytes)
+	defer pool.put(buf)
+	for i, chunk := range rel.manifest.Chunks {
+		if err := ctx.Err(); err != nil {
+			return local, err
+		}
+		if rel.tree.Has(i) {
+			continue
+		}
+		for _, from := range others {
+			err := from.cloneInto(rel.tree, i, chunk.Digest, buf)
+			if err == nil {
+				local += int64(chunk.Size)
+				break
+			}
+			if !errors.Is(err, starling.ErrNotFound) && !errors.Is(err, starling.ErrCorrupt) {
+				return local, fmt.Errorf("clone chunk: %w", err)
+			}
+		}
+	}
+	return local, nil
+}

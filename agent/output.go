@@ -1,0 +1,141 @@
+package agent
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+)
+
+// Bounds of what is kept of a release's output.
+const (
+	maxLogBytes  = 10 << 20 // per file; there are two, output.log and output.log.1
+	maxTailBytes = 1536     // for the reason of a failure
+	maxTailLines = 12
+)
+
+// logFile appends to a file of at most maxBytes and keeps one earlier file beside
+// it. Its writes never fail: output must not stop a release because a disk is
+// full, so the first error of a row is logged and the bytes are dropped.
+type logFile struct {
+	path     string
+	maxBytes int64
+	log      *slog.Logger
+
+	mu      sync.Mutex
+	f       *os.File
+	size    int64
+	failing bool
+}
+
+func newLogFile(path string, maxBytes int64, log *slog.Logger) *logFile {
+	return &logFile{path: path, maxBytes: maxBytes, log: log}
+}
+
+// Write implements io.Writer.
+func (l *logFile) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	err := l.write(b)
+	if err != nil && !l.failing {
+		l.log.Warn("output of a release is lost", "file", l.path, "error", err)
+	}
+	l.failing = err != nil
+	return len(b), nil
+}
+
+func (l *logFile) write(b []byte) error {
+	if l.f != nil && l.size+int64(len(b)) > l.maxBytes {
+		if err := l.rotate(); err != nil {
+			return err
+		}
+	}
+	if l.f == nil {
+		f, err := os.OpenFile(l.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
+		if err != nil {
+			return fmt.Errorf("open log: %w", err)
+		}
+		st, err := f.Stat()
+		if err != nil {
+			f.Close()
+			return fmt.Errorf("open log: %w", err)
+		}
+		l.f, l.size = f, st.Size()
+	}
+	n, err := l.f.Write(b)
+	l.size += int64(n)
+	if err != nil {
+		return fmt.Errorf("write log: %w", err)
+	}
+	return nil
+}
+
+func (l *logFile) rotate() error {
+	err := l.f.Close()
+	l.f = nil
+	if err != nil {
+		return fmt.Errorf("rotate log: %w", err)
+	}
+	if err := os.Rename(l.path, l.path+".1"); err != nil {
+		return fmt.Errorf("rotate log: %w", err)
+	}
+	return nil
+}
+
+// Close closes the file; a later write opens it again.
+func (l *logFile) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.f == nil {
+		return nil
+	}
+	err := l.f.Close()
+	l.f = nil
+	return err
+}
+
+// tail is an io.Writer that keeps the last maxTailBytes.
+type tail struct {
+	mu  sync.Mutex
+	buf []byte
+}
+
+// Write implements io.Writer.
+func (t *tail) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := len(b)
+	if len(b) > maxTailBytes {
+		b = b[len(b)-maxTailBytes:]
+	}
+	t.buf = append(t.buf, b...)
+	if over := len(t.buf) - maxTailBytes; over > 0 {
+		t.buf = append(t.buf[:0], t.buf[over:]...)
+	}
+	return n, nil
+}
+
+// lines returns the last maxTailLines lines, made printable.
+func (t *tail) lines() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := bytes.Split(bytes.TrimSpace(t.buf), []byte("\n"))
+	all = all[max(0, len(all)-maxTailLines):]
+	s := strings.ToValidUTF8(string(bytes.Join(all, []byte("\n"))), "?")
+	return strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\n' && r != '\t' {
+			return -1
+		}
+		return r
+	}, s)
+}
+
+// withOutput adds what a command printed last to the reason of its failure.
+func withOutput(err error, t *tail) error {
+	if s := t.lines(); s != "" {
+		return fmt.Errorf("%w; its last output:\n%s", err, s)
+	}
+	return err
+}

@@ -1,0 +1,89 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/starlingdeploy/starling/artifact"
+	"golang.org/x/sys/unix"
+)
+
+// ChunkConfig measures cutting and hashing, without storing.
+type ChunkConfig struct {
+	Bytes int64  // of random content
+	Seed  uint64 // of the content
+	Dir   string // where the content is written first; a memory file system is best
+}
+
+// ChunkResult is its result. Rates are in 10^6 bytes per second.
+type ChunkResult struct {
+	Bytes      int64   `json:"bytes"`
+	Chunks     int     `json:"chunks"`
+	MBPerS     float64 `json:"mb_per_s"`     // of wall time, all cores
+	MBPerCPUS  float64 `json:"mb_per_cpu_s"` // of processor time: one core's rate
+	MeanChunkB int64   `json:"mean_chunk_b"` // bytes
+	WallS      float64 `json:"wall_s"`
+	CPUS       float64 `json:"cpu_s"`
+	Cores      int     `json:"cores"`
+}
+
+// Run writes the content once and cuts it once.
+func (c ChunkConfig) Run(ctx context.Context) (*ChunkResult, error) {
+	dir, err := os.MkdirTemp(c.Dir, "starling-bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	if err := writeRandom(filepath.Join(dir, "content"), c.Bytes, c.Seed); err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	cpu, began := selfCPU(), time.Now()
+	m, err := artifact.Pack(ctx, root, func(artifact.Piece) error { return nil })
+	if err != nil {
+		return nil, err
+	}
+	wall, used := time.Since(began).Seconds(), selfCPU()-cpu
+	return &ChunkResult{
+		Bytes: c.Bytes, Chunks: len(m.Chunks),
+		MBPerS: float64(c.Bytes) / 1e6 / wall, MBPerCPUS: float64(c.Bytes) / 1e6 / used,
+		MeanChunkB: c.Bytes / int64(max(len(m.Chunks), 1)),
+		WallS:      wall, CPUS: used, Cores: runtime.GOMAXPROCS(0),
+	}, nil
+}
+
+// writeRandom writes incompressible content, the same for the same seed.
+func writeRandom(name string, n int64, seed uint64) error {
+	var key [32]byte
+	for i := range 8 {
+		key[i] = byte(seed >> (8 * i))
+	}
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	if _, err := io.CopyN(f, rand.NewChaCha8(key), n); err != nil {
+		f.Close()
+		return fmt.Errorf("content: %w", err)
+	}
+	return f.Close()
+}
+
+// selfCPU returns the processor seconds of this process so far.
+func selfCPU() float64 {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		panic("bench: getrusage: " + err.Error()) // cannot fail with these arguments
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()).Seconds()
+}

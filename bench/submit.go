@@ -1,0 +1,116 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/client"
+	"github.com/starlingdeploy/starling/world"
+)
+
+// SubmitConfig measures how soon a submission is acknowledged by an idle region.
+type SubmitConfig struct {
+	Bin     string        // the starling binary
+	Servers int           // 1, 3 or 5, each a process, fsync on
+	Count   int           // submissions, one after the other
+	Pause   time.Duration // between two, so that the region is idle
+}
+
+// SubmitResult is its result.
+type SubmitResult struct {
+	Servers int      `json:"servers"`
+	Count   int      `json:"count"`
+	AckMS   Quantile `json:"ack_ms"`
+	// AckFollowerMS is the same when a follower is asked, which passes the request on.
+	AckFollowerMS Quantile                  `json:"ack_follower_ms"`
+	IdleRSSMB     map[starling.Role]float64 `json:"idle_rss_mb"`
+}
+
+// Quantile is a distribution in a few figures.
+type Quantile struct {
+	P50 float64 `json:"p50"`
+	P99 float64 `json:"p99"`
+	Max float64 `json:"max"`
+}
+
+func quantileMS(h *hdrhistogram.Histogram) Quantile {
+	ms := func(us int64) float64 { return float64(us) / 1000 }
+	return Quantile{ms(h.ValueAtQuantile(50)), ms(h.ValueAtQuantile(99)), ms(h.Max())}
+}
+
+// idleSettle is how long a world runs before its idle memory is read.
+const idleSettle = 10 * time.Second
+
+// Run starts a region, submits, and stops it. Each app gets one submission: the
+// measure is of the acknowledgement, not of a queue.
+func (c SubmitConfig) Run(ctx context.Context) (*SubmitResult, error) {
+	res := &SubmitResult{Servers: c.Servers, Count: c.Count}
+	size := world.Size{Regions: 1, Servers: c.Servers, Machines: 1}
+	err := inWorld(ctx, c.Bin, size, func(w *world.World, _ *client.Client) error {
+		var err error
+		if res.IdleRSSMB, err = idleRSS(ctx, w, idleSettle); err != nil {
+			return err
+		}
+		leader, follower, err := leaderAndFollower(ctx, w)
+		if err != nil {
+			return err
+		}
+		if res.AckMS, err = c.measure(ctx, leader, "l"); err != nil || follower == nil {
+			return err
+		}
+		res.AckFollowerMS, err = c.measure(ctx, follower, "f")
+		return err
+	})
+	return res, err
+}
+
+func (c SubmitConfig) measure(ctx context.Context, api *client.Client, prefix string) (Quantile, error) {
+	h := hdrhistogram.New(1, 60_000_000, 3) // microseconds
+	for i := range c.Count {
+		app := starling.App{Name: fmt.Sprintf("bench-%s%d", prefix, i),
+			Source: starling.SourceSpec{Git: "/nowhere"}, Build: &starling.BuildSpec{Command: []string{"true"}}}
+		app.SetDefaults()
+		if _, err := api.ApplyApp(ctx, app, nil); err != nil {
+			return Quantile{}, err
+		}
+		began := time.Now()
+		if _, err := api.Submit(ctx, starling.Submission{App: app.Name, SHA: fmt.Sprintf("%040x", i)}); err != nil {
+			return Quantile{}, err
+		}
+		if err := h.RecordValue(time.Since(began).Microseconds()); err != nil {
+			return Quantile{}, err
+		}
+		select {
+		case <-ctx.Done():
+			return Quantile{}, ctx.Err()
+		case <-time.After(c.Pause):
+		}
+	}
+	return quantileMS(h), nil
+}
+
+// leaderAndFollower returns clients of the leader and of a follower, nil if there is none.
+func leaderAndFollower(ctx context.Context, w *world.World) (leader, follower *client.Client, err error) {
+	for _, p := range w.WithRole(starling.RoleServer) {
+		c, err := client.New(client.Config{Addr: "http://" + p.HTTP})
+		if err != nil {
+			return nil, nil, err
+		}
+		status, err := c.Leader(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		if status.Self {
+			leader = c
+		} else {
+			follower = c
+		}
+	}
+	if leader == nil {
+		return nil, nil, fmt.Errorf("the region has no leader")
+	}
+	return leader, follower, nil
+}

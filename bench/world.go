@@ -1,0 +1,126 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/client"
+	"github.com/starlingdeploy/starling/world"
+)
+
+// inWorld starts a world of the given size in a temporary folder, waits until it is
+// ready, and calls f; everything is gone afterwards.
+func inWorld(ctx context.Context, bin string, size world.Size, f func(*world.World, *client.Client) error) (err error) {
+	dir, err := os.MkdirTemp("", "starling-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	w, err := world.New(bin, dir, size)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.Close()) }()
+	if err := w.Start(); err != nil {
+		return err
+	}
+	clients, err := w.Ready(ctx)
+	if err != nil {
+		return err
+	}
+	return f(w, clients[w.Procs[0].Region])
+}
+
+// usage is what processes have used.
+type usage struct {
+	cpuS     float64 // with children
+	rssMB    float64 // now, the largest of them
+	rssMaxMB float64 // high-water mark, the largest of them
+}
+
+// usageOf reads the kernel's account of processes (proc(5)).
+func usageOf(procs []*world.Proc) (usage, error) {
+	var u usage
+	for _, p := range procs {
+		dir := filepath.Join("/proc", strconv.Itoa(p.PID()))
+		cpu, err := cpuSeconds(filepath.Join(dir, "stat"))
+		if err != nil {
+			return u, err
+		}
+		u.cpuS += cpu
+		now, high, err := residentMB(filepath.Join(dir, "status"))
+		if err != nil {
+			return u, err
+		}
+		u.rssMB = max(u.rssMB, now)
+		u.rssMaxMB = max(u.rssMaxMB, high)
+	}
+	return u, nil
+}
+
+// ticksPerS is the unit of times in /proc, fixed on Linux (USER_HZ).
+const ticksPerS = 100
+
+func cpuSeconds(stat string) (float64, error) {
+	b, err := os.ReadFile(stat)
+	if err != nil {
+		return 0, err
+	}
+	fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:]) // the name may hold anything
+	var ticks int64
+	for _, i := range []int{11, 12, 13, 14} { // utime, stime, cutime, cstime
+		if i >= len(fields) {
+			return 0, fmt.Errorf("%s: too short", stat)
+		}
+		n, err := strconv.ParseInt(string(fields[i]), 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", stat, err)
+		}
+		ticks += n
+	}
+	return float64(ticks) / ticksPerS, nil
+}
+
+func residentMB(status string) (now, high float64, err error) {
+	b, err := os.ReadFile(status)
+	if err != nil {
+		return 0, 0, err
+	}
+	for line := range bytes.Lines(b) {
+		var kb float64
+		if n, _ := fmt.Sscanf(string(line), "VmRSS: %f kB", &kb); n == 1 {
+			now = kb / 1024
+		}
+		if n, _ := fmt.Sscanf(string(line), "VmHWM: %f kB", &kb); n == 1 {
+			high = kb / 1024
+		}
+	}
+	return now, high, nil
+}
+
+// idleRSS measures the largest resident memory by role, in MB, settle after the start.
+func idleRSS(ctx context.Context, w *world.World, settle time.Duration) (map[starling.Role]float64, error) {
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(settle):
+	}
+	out := map[starling.Role]float64{}
+	for _, r := range starling.Roles {
+		u, err := usageOf(w.WithRole(r))
+		if err != nil {
+			return nil, err
+		}
+		if u.rssMB > 0 {
+			out[r] = u.rssMB
+		}
+	}
+	return out, nil
+}

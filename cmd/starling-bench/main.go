@@ -1,0 +1,113 @@
+// Command starling-bench measures Starling by scenario, see package bench.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/bench"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := newRoot().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "starling-bench: "+err.Error())
+		os.Exit(1)
+	}
+}
+
+// settings are the flags that scenarios share; each uses those that it has a meaning for.
+type settings struct {
+	bin      string
+	json     bool
+	machines int
+	servers  int
+	count    int
+	bytes    int64
+	rate     int
+	seed     uint64
+	duration time.Duration
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use: "starling-bench", Short: "Measures Starling", Version: version,
+		SilenceUsage: true, SilenceErrors: true,
+	}
+	var s settings
+	f := root.PersistentFlags()
+	f.StringVar(&s.bin, "starling", besideMe("starling"), "the starling binary")
+	f.BoolVar(&s.json, "json", false, "print one JSON object")
+	f.Uint64Var(&s.seed, "seed", 1, "of all randomness")
+	f.DurationVar(&s.duration, "duration", 10*time.Minute, "give up after this long")
+
+	chunk := scenario(&s, "chunk", "Cutting and hashing", func(ctx context.Context) (any, error) {
+		return bench.ChunkConfig{Bytes: s.bytes, Seed: s.seed, Dir: memoryDir()}.Run(ctx)
+	})
+	chunk.Flags().Int64Var(&s.bytes, "bytes", 1<<30, "content")
+	submit := scenario(&s, "submit", "Time to an acknowledged submission", func(ctx context.Context) (any, error) {
+		return bench.SubmitConfig{Bin: s.bin, Servers: s.servers, Count: s.count, Pause: 50 * time.Millisecond}.Run(ctx)
+	})
+	submit.Flags().IntVar(&s.servers, "servers", 3, "servers: 1, 3 or 5")
+	submit.Flags().IntVar(&s.count, "count", 100, "submissions")
+	swarm := scenario(&s, "swarm", "One artifact to many machines", func(ctx context.Context) (any, error) {
+		if s.rate != 0 {
+			return nil, starling.Invalidf("--rate", "%d: only unshaped loopback links (0) are measured", s.rate)
+		}
+		return bench.SwarmConfig{Bin: s.bin, Machines: s.machines, Bytes: s.bytes, Seed: s.seed}.Run(ctx)
+	})
+	swarm.Flags().Int64Var(&s.bytes, "bytes", 500_000_000, "size of the artifact")
+	swarm.Flags().IntVar(&s.machines, "machines", 8, "machines")
+	swarm.Flags().IntVar(&s.rate, "rate", 0, "Mbit/s of each link; 0: unshaped")
+	root.AddCommand(chunk, submit, swarm)
+	return root
+}
+
+func scenario(s *settings, name, short string, run func(context.Context) (any, error)) *cobra.Command {
+	return &cobra.Command{
+		Use: name, Short: short, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, cancel := context.WithTimeout(cmd.Context(), s.duration)
+			defer cancel()
+			result, err := run(ctx)
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			enc := json.NewEncoder(cmd.OutOrStdout())
+			if !s.json {
+				enc.SetIndent("", "  ")
+			}
+			return enc.Encode(result)
+		},
+	}
+}
+
+// besideMe returns the path of a program in this one's folder.
+func besideMe(name string) string {
+	me, err := os.Executable()
+	if err != nil {
+		return name
+	}
+	return filepath.Join(filepath.Dir(me), name)
+}
+
+// memoryDir returns a folder in memory where there is one, so that no disk is measured.
+func memoryDir() string {
+	const shm = "/dev/shm"
+	if info, err := os.Stat(shm); err == nil && info.IsDir() {
+		return shm
+	}
+	return os.TempDir()
+}

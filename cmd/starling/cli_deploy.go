@@ -1,0 +1,221 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/client"
+)
+
+// pollEvery is how often a waiting command asks for the state.
+const pollEvery = 250 * time.Millisecond
+
+func deployCommand() *cobra.Command {
+	var sub starling.Submission
+	var artifact string
+	var detach bool
+	c := apiCommand("deploy APP", "Deploy a commit or an artifact and wait for the end", exactArgs(1),
+		func(cmd *cobra.Command, c *client.Client, a *apiFlags, args []string) error {
+			sub.App = args[0]
+			var err error
+			if sub.Artifact, err = starling.ParseDigest(artifact); err != nil {
+				return &exitError{exitUsage, "--artifact: " + err.Error()}
+			}
+			if sub.SHA == "" && sub.Artifact.IsZero() {
+				if sub.SHA, err = headSHA(cmd.Context()); err != nil {
+					return &exitError{exitUsage, err.Error()}
+				}
+			}
+			if sub.IdempotencyKey == "" {
+				sub.IdempotencyKey = rand.Text() // so that our own retries never deploy twice
+			}
+			d, err := submitWithRetry(cmd.Context(), func(ctx context.Context) (*starling.Deployment, error) { return c.Submit(ctx, sub) })
+			if err != nil {
+				return err
+			}
+			return follow(cmd, c, a, d, detach)
+		})
+	f := c.Flags()
+	f.StringVar(&sub.SHA, "sha", "", "commit to build (default: HEAD of the repository in this folder)")
+	f.StringVar(&artifact, "artifact", "", "digest of an artifact to deploy as it is")
+	f.IntVar(&sub.Priority, "priority", 0, "0 to 100; higher goes first")
+	f.StringVar(&sub.IdempotencyKey, "idempotency-key", "", "makes a retry of this command safe")
+	f.BoolVar(&detach, "detach", false, "do not wait for the end")
+	return c
+}
+
+func rollbackCommand() *cobra.Command {
+	var to uint64
+	var detach bool
+	c := apiCommand("rollback APP", "Bring back an earlier release", exactArgs(1),
+		func(cmd *cobra.Command, c *client.Client, a *apiFlags, args []string) error {
+			key := rand.Text()
+			d, err := submitWithRetry(cmd.Context(), func(ctx context.Context) (*starling.Deployment, error) {
+				return c.Rollback(ctx, args[0], to, key)
+			})
+			if err != nil {
+				return err
+			}
+			return follow(cmd, c, a, d, detach)
+		})
+	c.Flags().Uint64Var(&to, "to", 0, "release number, see `starling app show` (default: the one before the current)")
+	c.Flags().BoolVar(&detach, "detach", false, "do not wait for the end")
+	return c
+}
+
+// submitWithRetry tries for half a minute while no server answers; the idempotency
+// key in the request makes that safe.
+func submitWithRetry(ctx context.Context, submit func(context.Context) (*starling.Deployment, error)) (*starling.Deployment, error) {
+	give, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		d, err := submit(ctx)
+		if err == nil || !errors.Is(err, starling.ErrUnavailable) {
+			return d, err
+		}
+		select {
+		case <-give.Done():
+			return nil, err
+		case <-time.After(wait):
+		}
+	}
+}
+
+func headSHA(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "git", "rev-parse", "--verify", "HEAD").Output()
+	if err != nil {
+		return "", errors.New("name a commit with --sha or an artifact with --artifact: this folder is no git repository")
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// follow shows a deployment until it has ended and turns its end into an exit code.
+func follow(cmd *cobra.Command, c *client.Client, a *apiFlags, d *starling.Deployment, detach bool) error {
+	if detach {
+		if a.json {
+			return printJSON(cmd.OutOrStdout(), d)
+		}
+		_, err := fmt.Fprintln(cmd.OutOrStdout(), d.ID)
+		return err
+	}
+	var view progress = &lineProgress{w: cmd.ErrOrStderr()}
+	if isTerminal(os.Stderr) && !a.json {
+		view = newBarProgress(cmd.ErrOrStderr())
+	}
+	view.update(d)
+	end, err := c.Wait(cmd.Context(), d.ID, pollEvery, view.update)
+	view.close()
+	if err != nil {
+		return fmt.Errorf("deployment %s goes on, but this command does not: %w", d.ID, err)
+	}
+	if a.json {
+		if err := printJSON(cmd.OutOrStdout(), end); err != nil {
+			return err
+		}
+	} else if err := printSummary(cmd.OutOrStdout(), end); err != nil {
+		return err
+	}
+	switch end.Phase {
+	case starling.PhaseSucceeded:
+		return nil
+	case starling.PhaseCancelled:
+		return &exitError{exitCancelled, ""}
+	default:
+		return &exitError{exitFailed, ""}
+	}
+}
+
+func printSummary(w io.Writer, d *starling.Deployment) error {
+	_, err := fmt.Fprintf(w, "%s %s in %s: queued %s, build %s, replicate %s, stage %s, roll-out %s\n"+
+		"  machines: %d of %d healthy, %d failed; bytes: artifact %s, new %s, between regions %s, from caches %s, between machines %s, reused on disk %s\n",
+		d.ID, d.Phase, ms(d.Timings.TotalMS), ms(d.Timings.QueuedMS), ms(d.Timings.BuildMS), ms(d.Timings.ReplicateMS), ms(d.Timings.StageMS), ms(d.Timings.RolloutMS),
+		d.Machines.Healthy, d.Machines.Target, d.Machines.Failed, humanBytes(d.Bytes.Artifact), humanBytes(d.Bytes.New),
+		humanBytes(d.Bytes.WAN), humanBytes(d.Bytes.CacheOut), humanBytes(d.Bytes.Peer), humanBytes(d.Bytes.Local))
+	if err == nil && d.Reason != "" {
+		_, err = fmt.Fprintln(w, "  reason: "+d.Reason)
+	}
+	if err == nil && !d.RevertedTo.IsZero() {
+		_, err = fmt.Fprintln(w, "  reverted to the release before: "+d.RevertedTo.Short())
+	}
+	return err
+}
+
+func ms(n int64) string { return (time.Duration(n) * time.Millisecond).String() }
+
+func statusCommand() *cobra.Command {
+	var app string
+	var all bool
+	c := apiCommand("status [ID]", "Show one deployment, or those under way", cobra.MaximumNArgs(1),
+		func(cmd *cobra.Command, c *client.Client, a *apiFlags, args []string) error {
+			if len(args) == 1 {
+				d, err := c.Deployment(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				if a.json {
+					return printJSON(cmd.OutOrStdout(), d)
+				}
+				return printSummary(cmd.OutOrStdout(), d)
+			}
+			ds, err := c.Deployments(cmd.Context(), starling.DeploymentFilter{App: app, Active: !all, Limit: 50})
+			if err != nil {
+				return err
+			}
+			return a.show(cmd, ds, "ID\tAPP\tPHASE\tSHA\tRELEASE\tHEALTHY\tBY\tSINCE", func(row func(...any)) {
+				for _, d := range ds {
+					row(d.ID, d.App, d.Phase, shortSHA(d.SHA), d.Generation.Sequence,
+						strconv.Itoa(d.Machines.Healthy)+"/"+strconv.Itoa(d.Machines.Target), d.Actor, d.CreatedAt.Local().Format("15:04:05"))
+				}
+			})
+		})
+	c.Flags().StringVar(&app, "app", "", "only this app's")
+	c.Flags().BoolVar(&all, "all", false, "also those that have ended")
+	return c
+}
+
+func logsCommand() *cobra.Command {
+	var followLog bool
+	c := apiCommand("logs ID", "Print the build log of a deployment", exactArgs(1),
+		func(cmd *cobra.Command, c *client.Client, _ *apiFlags, args []string) error {
+			var at int64
+			for {
+				var err error
+				at, err = c.BuildLog(cmd.Context(), args[0], at, followLog, cmd.OutOrStdout())
+				if err == nil || !followLog || !errors.Is(err, starling.ErrUnavailable) {
+					return err
+				}
+				select {
+				case <-cmd.Context().Done():
+					return cmd.Context().Err()
+				case <-time.After(pollEvery):
+				}
+			}
+		})
+	c.Flags().BoolVarP(&followLog, "follow", "f", false, "go on until the build ends")
+	return c
+}
+
+func actionCommand(action starling.Action, short string) *cobra.Command {
+	return apiCommand(string(action)+" ID", short, exactArgs(1),
+		func(cmd *cobra.Command, c *client.Client, a *apiFlags, args []string) error {
+			d, err := c.Act(cmd.Context(), args[0], action)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return printJSON(cmd.OutOrStdout(), d)
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is %s\n", d.ID, d.Phase)
+			return err
+		})
+}

@@ -1,0 +1,349 @@
+package main
+
+import (
+	"encoding/base64"
+	"fmt"
+	"math"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/gohcl"
+	"github.com/hashicorp/hcl/v2/hclparse"
+	"github.com/starlingdeploy/starling"
+)
+
+// Config is what an agent file says, field by field; flags set the same fields.
+type Config struct {
+	Name      string              `hcl:"name,optional"` // default: the host's name
+	Region    string              `hcl:"region,optional"`
+	Zone      string              `hcl:"zone,optional"`
+	Rack      string              `hcl:"rack,optional"`
+	DataDir   string              `hcl:"data_dir,optional"`
+	Bind      string              `hcl:"bind,optional"`
+	Advertise string              `hcl:"advertise,optional"`
+	Join      []string            `hcl:"join,optional"`    // gossip addresses in this region
+	Regions   map[string][]string `hcl:"regions,optional"` // QUIC addresses of other regions' servers
+	LogLevel  string              `hcl:"log_level,optional"`
+
+	Ports   *Ports        `hcl:"ports,block"`
+	Server  *ServerBlock  `hcl:"server,block"`
+	Cache   *CacheBlock   `hcl:"cache,block"`
+	Worker  *WorkerBlock  `hcl:"worker,block"`
+	Machine *MachineBlock `hcl:"machine,block"`
+	HTTP    *HTTPBlock    `hcl:"http,block"`
+	TLS     *TLSBlock     `hcl:"tls,block"`
+	Gossip  *GossipBlock  `hcl:"gossip,block"`
+	Limits  *LimitsBlock  `hcl:"limits,block"`
+	Tuning  *TuningBlock  `hcl:"transport,block"`
+}
+
+// Ports holds the three ports of a process; 0 takes a free one.
+type Ports struct {
+	HTTP   *int `hcl:"http,optional"`
+	QUIC   *int `hcl:"quic,optional"`
+	Gossip *int `hcl:"gossip,optional"`
+}
+
+// ServerBlock is the server role.
+type ServerBlock struct {
+	Enabled         bool `hcl:"enabled,optional"`
+	BootstrapExpect int  `hcl:"bootstrap_expect,optional"` // 0: join an existing cluster
+	Replicas        int  `hcl:"replicas,optional"`         // caches that hold each chunk
+}
+
+// CacheBlock is the cache role.
+type CacheBlock struct {
+	Enabled  bool   `hcl:"enabled,optional"`
+	MaxBytes string `hcl:"max_bytes,optional"`
+}
+
+// WorkerBlock is the worker role.
+type WorkerBlock struct {
+	Enabled       bool     `hcl:"enabled,optional"`
+	Slots         int      `hcl:"slots,optional"`
+	ReadOnlyPaths []string `hcl:"read_only_paths,optional"` // toolchains that builds may see, beside the system
+	Sandbox       string   `hcl:"sandbox,optional"`         // auto (default), require or off
+	// AllowFileRepos lets apps name repositories on the worker's own disk.
+	AllowFileRepos bool `hcl:"allow_file_repos,optional"`
+}
+
+// MachineBlock is the machine role.
+type MachineBlock struct {
+	Enabled bool              `hcl:"enabled,optional"`
+	Tags    map[string]string `hcl:"tags,optional"`
+	Env     map[string]string `hcl:"env,optional"` // given to the releases that run here
+}
+
+// HTTPBlock is the API's listener. Without TLS and tokens it binds to loopback only.
+type HTTPBlock struct {
+	TLS *bool `hcl:"tls,optional"`
+	ACL *bool `hcl:"acl,optional"`
+}
+
+// TLSBlock names the files of the process's identity.
+type TLSBlock struct {
+	CA       string `hcl:"ca"`
+	Cert     string `hcl:"cert"`
+	Key      string `hcl:"key"`
+	HTTPCert string `hcl:"http_cert,optional"` // for the API; default: cert
+	HTTPKey  string `hcl:"http_key,optional"`
+}
+
+// GossipBlock holds the region's gossip key, or the file it is in.
+type GossipBlock struct {
+	Key     string `hcl:"key,optional"` // base64 of 16, 24 or 32 bytes
+	KeyFile string `hcl:"key_file,optional"`
+}
+
+// LimitsBlock caps what the machine role moves.
+type LimitsBlock struct {
+	Upload   string `hcl:"upload,optional"` // e.g. 1Gbit
+	Download string `hcl:"download,optional"`
+}
+
+// TuningBlock holds what only an unusual kernel or network needs.
+type TuningBlock struct {
+	DisableGRO      bool   `hcl:"disable_gro,optional"`
+	ReceiveCoalesce string `hcl:"receive_coalesce,optional"` // e.g. 500us: fewer wake-ups on slow links
+}
+
+// defaultReplicas is how many caches of a region hold each chunk.
+const defaultReplicas = 2
+
+// Default ports.
+const (
+	defaultHTTPPort   = 7470
+	defaultQUICPort   = 7471
+	defaultGossipPort = 7472
+)
+
+// loadConfig reads agent files as one. An argument that stands in two files is an
+// error, so that no file silently overrules another.
+func loadConfig(paths []string) (*Config, error) {
+	cfg := &Config{}
+	if len(paths) == 0 {
+		return cfg, nil
+	}
+	parser := hclparse.NewParser()
+	var files []*hcl.File
+	for _, p := range paths {
+		f, diags := parser.ParseHCLFile(p)
+		if diags.HasErrors() {
+			return nil, fmt.Errorf("configuration: %w", diags)
+		}
+		files = append(files, f)
+	}
+	if diags := gohcl.DecodeBody(hcl.MergeFiles(files), nil, cfg); diags.HasErrors() {
+		return nil, fmt.Errorf("configuration: %w", diags)
+	}
+	cfg.resolvePaths(filepath.Dir(paths[0]))
+	return cfg, nil
+}
+
+// resolvePaths makes file names relative to the folder of the first file.
+func (c *Config) resolvePaths(dir string) {
+	abs := func(p *string) {
+		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(dir, *p)
+		}
+	}
+	if c.TLS != nil {
+		for _, p := range []*string{&c.TLS.CA, &c.TLS.Cert, &c.TLS.Key, &c.TLS.HTTPCert, &c.TLS.HTTPKey} {
+			abs(p)
+		}
+	}
+	if c.Gossip != nil {
+		abs(&c.Gossip.KeyFile)
+	}
+	abs(&c.DataDir)
+}
+
+// finish fills defaults and refuses what cannot work.
+func (c *Config) finish() error {
+	if c.Name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("name: %w", err)
+		}
+		c.Name = strings.ToLower(strings.SplitN(host, ".", 2)[0])
+	}
+	if c.Bind == "" {
+		c.Bind = "127.0.0.1"
+	}
+	for _, check := range []error{
+		starling.CheckName("name", c.Name), starling.CheckName("region", c.Region),
+		c.checkRoles(), c.checkAddresses(), c.checkIdentity(),
+	} {
+		if check != nil {
+			return check
+		}
+	}
+	if c.DataDir == "" {
+		return starling.Invalidf("data_dir", "is not set: name a directory that survives a restart (--data-dir)")
+	}
+	return nil
+}
+
+func (c *Config) checkRoles() error {
+	if len(c.roles()) == 0 {
+		return starling.Invalidf("roles", "none is enabled: choose among --server, --cache, --worker and --machine, or --dev for all")
+	}
+	if c.isServer() {
+		switch c.Server.BootstrapExpect {
+		case 0, 1, 3, 5:
+		default:
+			return starling.Invalidf("server.bootstrap_expect", "%d: use 1, 3 or 5 (or 0 to join a cluster that exists)", c.Server.BootstrapExpect)
+		}
+		if c.Server.Replicas == 0 {
+			c.Server.Replicas = defaultReplicas
+		}
+	}
+	if c.Worker != nil && c.Worker.Slots == 0 {
+		c.Worker.Slots = 1
+	}
+	if c.Cache != nil && c.Cache.MaxBytes == "" {
+		c.Cache.MaxBytes = "100GiB"
+	}
+	return nil
+}
+
+func (c *Config) checkAddresses() error {
+	if net.ParseIP(c.Bind) == nil {
+		return starling.Invalidf("bind", "%q is not an IP address", c.Bind)
+	}
+	if c.Advertise == "" {
+		c.Advertise = c.Bind
+	}
+	if ip := net.ParseIP(c.Advertise); ip == nil || ip.IsUnspecified() {
+		return starling.Invalidf("advertise", "%q: others need one IP address to reach this process (--advertise)", c.Advertise)
+	}
+	open := c.HTTP != nil && (!orTrue(c.HTTP.TLS) || !orTrue(c.HTTP.ACL))
+	if open && !net.ParseIP(c.Bind).IsLoopback() {
+		return starling.Invalidf("http", "plain HTTP or no tokens is for loopback only, and bind is %s", c.Bind)
+	}
+	return nil
+}
+
+func (c *Config) checkIdentity() error {
+	if c.TLS == nil {
+		return starling.Invalidf("tls", "every process needs a certificate: see `starling tls ca create` and `starling tls cert create`, or use --dev")
+	}
+	if c.Gossip == nil || (c.Gossip.Key == "") == (c.Gossip.KeyFile == "") {
+		return starling.Invalidf("gossip", "set key or key_file, made by `starling operator gossip keyring generate`")
+	}
+	return nil
+}
+
+func orTrue(b *bool) bool { return b == nil || *b }
+
+func (c *Config) isServer() bool  { return c.Server != nil && c.Server.Enabled }
+func (c *Config) isCache() bool   { return c.Cache != nil && c.Cache.Enabled }
+func (c *Config) isWorker() bool  { return c.Worker != nil && c.Worker.Enabled }
+func (c *Config) isMachine() bool { return c.Machine != nil && c.Machine.Enabled }
+
+func (c *Config) roles() []starling.Role {
+	var out []starling.Role
+	for _, r := range []struct {
+		on   bool
+		role starling.Role
+	}{
+		{c.isServer(), starling.RoleServer}, {c.isCache(), starling.RoleCache},
+		{c.isWorker(), starling.RoleWorker}, {c.isMachine(), starling.RoleMachine},
+	} {
+		if r.on {
+			out = append(out, r.role)
+		}
+	}
+	return out
+}
+
+// listenOn returns bind:port, and advertised where it differs.
+func (c *Config) listenOn(port func(*Ports) *int, byDefault int) string {
+	n := byDefault
+	if c.Ports != nil {
+		if p := port(c.Ports); p != nil {
+			n = *p
+		}
+	}
+	return net.JoinHostPort(c.Bind, strconv.Itoa(n))
+}
+
+func (c *Config) httpAddr() string {
+	return c.listenOn(func(p *Ports) *int { return p.HTTP }, defaultHTTPPort)
+}
+
+func (c *Config) quicAddr() string {
+	return c.listenOn(func(p *Ports) *int { return p.QUIC }, defaultQUICPort)
+}
+
+func (c *Config) gossipAddr() string {
+	return c.listenOn(func(p *Ports) *int { return p.Gossip }, defaultGossipPort)
+}
+
+// gossipKey decodes the region's gossip key.
+func (c *Config) gossipKey() ([]byte, error) {
+	text := c.Gossip.Key
+	if c.Gossip.KeyFile != "" {
+		b, err := os.ReadFile(c.Gossip.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("gossip.key_file: %w", err)
+		}
+		text = string(b)
+	}
+	key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(text))
+	if err != nil || len(key) != 16 && len(key) != 24 && len(key) != 32 {
+		return nil, starling.Invalidf("gossip.key", "is not base64 of 16, 24 or 32 bytes")
+	}
+	return key, nil
+}
+
+// parseBytes reads "500GiB", "10GB" or "1048576" as bytes.
+func parseBytes(field, s string) (int64, error) {
+	n, err := parseUnits(s, []unit{
+		{"kib", 1 << 10}, {"mib", 1 << 20}, {"gib", 1 << 30}, {"tib", 1 << 40},
+		{"kb", 1e3}, {"mb", 1e6}, {"gb", 1e9}, {"tb", 1e12}, {"b", 1}, {"", 1},
+	})
+	if err != nil {
+		return 0, starling.Invalidf(field, "%q: want a size like 500GiB", s)
+	}
+	return n, nil
+}
+
+// parseRate reads "1Gbit" as bytes per second; the empty string is no limit, 0.
+func parseRate(field, s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	n, err := parseUnits(s, []unit{{"kbit", 1e3 / 8}, {"mbit", 1e6 / 8}, {"gbit", 1e9 / 8}})
+	if err != nil {
+		return 0, starling.Invalidf(field, "%q: want a rate like 100Mbit or 1Gbit (per second)", s)
+	}
+	return n, nil
+}
+
+type unit struct {
+	suffix string
+	factor float64
+}
+
+func parseUnits(s string, units []unit) (int64, error) {
+	low := strings.ToLower(strings.TrimSpace(s))
+	for _, u := range units {
+		num, ok := strings.CutSuffix(low, u.suffix)
+		if !ok {
+			continue
+		}
+		f, err := strconv.ParseFloat(strings.TrimSpace(num), 64)
+		if err != nil {
+			continue
+		}
+		if v := f * u.factor; v >= 1 && v < math.MaxInt64/2 {
+			return int64(v), nil
+		}
+	}
+	return 0, fmt.Errorf("not a quantity: %q", s)
+}

@@ -1,0 +1,101 @@
+// Command starling is the one binary of Starling: server, cache, worker, machine and CLI.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"github.com/starlingdeploy/starling"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+// Exit codes of the CLI.
+const (
+	exitFailed    = 1
+	exitUsage     = 2
+	exitCancelled = 3
+)
+
+// exitError ends the program with a code of its own. An empty message prints nothing.
+type exitError struct {
+	code int
+	msg  string
+}
+
+func (e *exitError) Error() string { return e.msg }
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:]))
+}
+
+// run executes one command line and returns the exit code.
+func run(ctx context.Context, args []string) int {
+	root := newRoot()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	code := exitFailed
+	var exit *exitError
+	switch {
+	case errors.As(err, &exit):
+		code = exit.code
+	case starling.IsInvalid(err):
+		code = exitUsage
+	}
+	if msg := err.Error(); msg != "" {
+		fmt.Fprintln(os.Stderr, "starling: "+msg)
+	}
+	return code
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "starling",
+		Short:         "Takes a commit, builds it, and has it running on the whole fleet",
+		Version:       version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		return &exitError{exitUsage, err.Error()}
+	})
+	root.AddCommand(
+		agentCommand(), devCommand(),
+		appCommand(), deployCommand(), statusCommand(), logsCommand(), rollbackCommand(),
+		actionCommand(starling.ActionCancel, "End a deployment under way; its tokens are fenced when this returns"),
+		actionCommand(starling.ActionApprove, "Let a deployment that awaits approval roll out"),
+		actionCommand(starling.ActionPause, "Stop a roll-out at its present wave"),
+		actionCommand(starling.ActionResume, "Let a paused roll-out go on"),
+		artifactCommand(), serverCommand(), nodeCommand(), regionCommand(), operatorCommand(),
+		tlsCommand(), aclCommand(),
+	)
+	return root
+}
+
+// group returns a command that only holds others.
+func group(use, short string, subs ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{Use: use, Short: short}
+	c.AddCommand(subs...)
+	return c
+}
+
+// exactArgs is cobra.ExactArgs with the exit code of a usage error.
+func exactArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != n {
+			return &exitError{exitUsage, fmt.Sprintf("want %d arguments, got %d: %s", n, len(args), cmd.UseLine())}
+		}
+		return nil
+	}
+}

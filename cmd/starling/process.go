@@ -1,0 +1,223 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/artifact"
+	"github.com/starlingdeploy/starling/blobcache"
+	"github.com/starlingdeploy/starling/membership"
+	"github.com/starlingdeploy/starling/pki"
+	"github.com/starlingdeploy/starling/rpc"
+	"github.com/starlingdeploy/starling/transport"
+)
+
+// process holds what all roles of one process share: its identity, its QUIC endpoint,
+// its place in the gossip, and its ways to servers and caches.
+type process struct {
+	cfg         *Config
+	log         *slog.Logger
+	credentials *pki.Credentials
+	endpoint    *transport.Endpoint
+	pool        *membership.Pool
+	servers     *rpc.Client       // the servers of this region
+	blobs       *blobcache.Client // any cache or machine
+	caches      *blobcache.Region // the caches of this region as one
+
+	public net.Listener // the HTTP API's; servers only
+}
+
+// newProcess opens the ports, HTTP first so that the gossip can tell its address.
+func newProcess(cfg *Config, log *slog.Logger) (_ *process, err error) {
+	p := &process{cfg: cfg, log: log}
+	if p.credentials, err = p.loadIdentity(); err != nil {
+		return nil, err
+	}
+	key, err := cfg.gossipKey()
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.close())
+		}
+	}()
+	if cfg.isServer() {
+		if p.public, err = p.listenHTTP(); err != nil {
+			return nil, err
+		}
+	}
+	if p.endpoint, err = p.listenQUIC(); err != nil {
+		return nil, err
+	}
+	if p.pool, err = membership.Start(membership.Config{
+		Cluster: p.credentials.Identity.Cluster, Node: p.node(), Bind: cfg.gossipAddr(), Advertise: cfg.Advertise,
+		Key: key, KeyringFile: filepath.Join(cfg.DataDir, "keyring.json"), Join: cfg.Join,
+		SnapshotPath: filepath.Join(cfg.DataDir, "gossip.snapshot"), Logger: log.With("part", "gossip"),
+	}); err != nil {
+		return nil, err
+	}
+	p.servers = p.clientOf(p.ownServers)
+	p.blobs = blobcache.NewClient(p.dialBlob)
+	p.caches = blobcache.NewRegion(p.blobs, p.pool.Members, p.replicas())
+	return p, nil
+}
+
+// loadIdentity reads the certificate and sees that it is for this process.
+func (p *process) loadIdentity() (*pki.Credentials, error) {
+	c, err := pki.LoadFiles(p.cfg.TLS.CA, p.cfg.TLS.Cert, p.cfg.TLS.Key)
+	if err != nil {
+		return nil, err
+	}
+	id := c.Identity
+	if id.Name != p.cfg.Name || id.Region != p.cfg.Region {
+		return nil, starling.Invalidf("tls.cert", "is for %s in region %s, but this process is %s in %s", id.Name, id.Region, p.cfg.Name, p.cfg.Region)
+	}
+	for _, r := range p.cfg.roles() {
+		if !id.Has(r) {
+			return nil, starling.Invalidf("tls.cert", "lacks the role %s: make one with `starling tls cert create --role %s`", r, r)
+		}
+	}
+	return c, nil
+}
+
+// node is what this process announces in the gossip.
+func (p *process) node() starling.Node {
+	n := starling.Node{
+		Name: p.cfg.Name, Region: p.cfg.Region, Zone: p.cfg.Zone, Rack: p.cfg.Rack,
+		Roles: p.cfg.roles(), Addr: p.endpoint.Addr(), Alive: true,
+	}
+	if p.cfg.isMachine() {
+		n.Tags = p.cfg.Machine.Tags
+	}
+	if p.cfg.isServer() {
+		port := p.public.Addr().(*net.TCPAddr).Port
+		n.HTTP = net.JoinHostPort(p.cfg.Advertise, strconv.Itoa(port))
+	}
+	return n
+}
+
+func (p *process) replicas() int {
+	if p.cfg.isServer() {
+		return p.cfg.Server.Replicas
+	}
+	return defaultReplicas
+}
+
+// listenQUIC opens the one UDP port of this process.
+func (p *process) listenQUIC() (*transport.Endpoint, error) {
+	conf := transport.Config{
+		Bind: p.cfg.quicAddr(), Advertise: p.cfg.Advertise, Credentials: p.credentials,
+		Logger: p.log.With("part", "transport"),
+	}
+	if t := p.cfg.Tuning; t != nil {
+		conf.DisableGRO = t.DisableGRO
+		if t.ReceiveCoalesce != "" {
+			d, err := time.ParseDuration(t.ReceiveCoalesce)
+			if err != nil {
+				return nil, starling.Invalidf("transport.receive_coalesce", "%v", err)
+			}
+			conf.ReceiveCoalesce = d
+		}
+	}
+	return transport.Listen(conf)
+}
+
+// close leaves the gossip in good order and closes the ports, as far as they were opened.
+func (p *process) close() error {
+	var errs []error
+	if p.pool != nil {
+		errs = append(errs, p.pool.Leave(), p.pool.Close())
+	}
+	if p.blobs != nil {
+		p.blobs.Close()
+	}
+	if p.endpoint != nil {
+		errs = append(errs, p.endpoint.Close())
+	}
+	if p.public != nil {
+		if err := p.public.Close(); !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ownServers lists the live servers of this region. Each process starts its tries at
+// another one, so that the load spreads over followers too.
+func (p *process) ownServers() []string {
+	var addrs []string
+	for _, n := range p.pool.Members() {
+		if n.Alive && n.Has(starling.RoleServer) {
+			addrs = append(addrs, n.Addr)
+		}
+	}
+	if len(addrs) == 0 {
+		return nil
+	}
+	h := fnv.New32a()
+	h.Write([]byte(p.cfg.Name))
+	first := int(h.Sum32() % uint32(len(addrs)))
+	return slices.Concat(addrs[first:], addrs[:first])
+}
+
+// Bounds of the internal HTTP clients.
+const (
+	idleConnsPerHost = 8
+	idleConnLife     = 90 * time.Second
+	dialServerWithin = 3 * time.Second // one server of several
+)
+
+// clientOf returns an rpc client that dials the first of addrs that answers.
+func (p *process) clientOf(addrs func() []string) *rpc.Client {
+	return &rpc.Client{HTTP: &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var errs []error
+			for _, addr := range addrs() {
+				one, cancel := context.WithTimeout(ctx, dialServerWithin)
+				conn, err := p.endpoint.Dial(one, addr, transport.KindControl)
+				cancel()
+				if err == nil {
+					return conn, nil
+				}
+				errs = append(errs, err)
+			}
+			if len(errs) == 0 {
+				return nil, fmt.Errorf("%w: the gossip knows no live server of region %s", starling.ErrUnavailable, p.cfg.Region)
+			}
+			return nil, errors.Join(errs...)
+		},
+		MaxIdleConnsPerHost: idleConnsPerHost,
+		IdleConnTimeout:     idleConnLife,
+		DisableCompression:  true,
+	}}}
+}
+
+func (p *process) dialBlob(ctx context.Context, addr string) (net.Conn, error) {
+	return p.endpoint.Dial(ctx, addr, transport.KindBlob)
+}
+
+// accept adapts the endpoint to packages that know nothing of QUIC.
+func (p *process) accept(kind transport.Kind) func(context.Context) (net.Conn, starling.Identity, error) {
+	return func(ctx context.Context) (net.Conn, starling.Identity, error) {
+		c, err := p.endpoint.Accept(ctx, kind)
+		if err != nil {
+			return nil, starling.Identity{}, err
+		}
+		return c, c.Peer(), nil
+	}
+}
+
+func (p *process) sign(manifest []byte) ([]byte, error) {
+	return artifact.Sign(manifest, p.credentials)
+}

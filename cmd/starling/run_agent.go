@@ -1,0 +1,226 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/starlingdeploy/starling"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+func agentCommand() *cobra.Command {
+	var files []string
+	var dev bool
+	var flags agentFlags
+	c := &cobra.Command{
+		Use:   "agent",
+		Short: "Run one process of Starling: server, cache, worker, machine, or several of them",
+		Args:  exactArgs(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := loadConfig(files)
+			if err != nil {
+				return &exitError{exitUsage, err.Error()}
+			}
+			if err := flags.apply(cmd, cfg); err != nil {
+				return err
+			}
+			if dev {
+				if err := devConfig(cfg); err != nil {
+					return err
+				}
+			}
+			if err := cfg.finish(); err != nil {
+				return err
+			}
+			log, err := newLogger(cmd, cfg)
+			if err != nil {
+				return err
+			}
+			return runAgent(cmd.Context(), cfg, log, nil)
+		},
+	}
+	c.Flags().StringArrayVar(&files, "config", nil, "agent file (HCL); may be given several times")
+	c.Flags().BoolVar(&dev, "dev", false, "all roles in one process on loopback, with certificates of its own; for trying out")
+	flags.register(c)
+	return c
+}
+
+// agentFlags are the flags that stand beside an agent file.
+type agentFlags struct {
+	server, cache, worker, machine bool
+	bootstrapExpect                int
+	join, tags                     []string
+	text                           map[string]*string
+}
+
+// textFlags names the flags that set one text of the configuration.
+var textFlags = []struct {
+	name, usage string
+	field       func(*Config) *string
+}{
+	{"name", "name, unique in its region (default: the host's)", func(c *Config) *string { return &c.Name }},
+	{"region", "region", func(c *Config) *string { return &c.Region }},
+	{"zone", "zone within the region", func(c *Config) *string { return &c.Zone }},
+	{"rack", "rack within the zone", func(c *Config) *string { return &c.Rack }},
+	{"data-dir", "where everything is kept", func(c *Config) *string { return &c.DataDir }},
+	{"bind", "IP address to listen on", func(c *Config) *string { return &c.Bind }},
+	{"advertise", "IP address that others reach this process at", func(c *Config) *string { return &c.Advertise }},
+	{"log-level", "debug, info, warn or error", func(c *Config) *string { return &c.LogLevel }},
+}
+
+func (f *agentFlags) register(c *cobra.Command) {
+	fs := c.Flags()
+	fs.BoolVar(&f.server, "server", false, "play the server role")
+	fs.BoolVar(&f.cache, "cache", false, "play the cache role")
+	fs.BoolVar(&f.worker, "worker", false, "play the worker role")
+	fs.BoolVar(&f.machine, "machine", false, "play the machine role")
+	fs.IntVar(&f.bootstrapExpect, "bootstrap-expect", 0, "servers that begin a new cluster: 1, 3 or 5")
+	fs.StringSliceVar(&f.join, "join", nil, "gossip addresses of members of this region")
+	fs.StringSliceVar(&f.tags, "tag", nil, "machine tag, e.g. role=web")
+	f.text = map[string]*string{}
+	for _, t := range textFlags {
+		f.text[t.name] = fs.String(t.name, "", t.usage)
+	}
+}
+
+// apply sets what was given on the command line over the files.
+func (f *agentFlags) apply(cmd *cobra.Command, c *Config) error {
+	for _, t := range textFlags {
+		if cmd.Flags().Changed(t.name) {
+			*t.field(c) = *f.text[t.name]
+		}
+	}
+	if f.server || f.bootstrapExpect > 0 {
+		if c.Server == nil {
+			c.Server = &ServerBlock{}
+		}
+		c.Server.Enabled = c.Server.Enabled || f.server
+		if f.bootstrapExpect > 0 {
+			c.Server.BootstrapExpect = f.bootstrapExpect
+		}
+	}
+	if f.cache {
+		if c.Cache == nil {
+			c.Cache = &CacheBlock{}
+		}
+		c.Cache.Enabled = true
+	}
+	if f.worker {
+		if c.Worker == nil {
+			c.Worker = &WorkerBlock{}
+		}
+		c.Worker.Enabled = true
+	}
+	if f.machine || len(f.tags) > 0 {
+		if c.Machine == nil {
+			c.Machine = &MachineBlock{}
+		}
+		c.Machine.Enabled = c.Machine.Enabled || f.machine
+	}
+	c.Join = append(c.Join, f.join...)
+	for _, t := range f.tags {
+		k, v, ok := strings.Cut(t, "=")
+		if !ok || k == "" {
+			return starling.Invalidf("--tag", "%q: want name=value", t)
+		}
+		if c.Machine.Tags == nil {
+			c.Machine.Tags = map[string]string{}
+		}
+		c.Machine.Tags[k] = v
+	}
+	return nil
+}
+
+func newLogger(cmd *cobra.Command, cfg *Config) (*slog.Logger, error) {
+	level := slog.LevelInfo
+	if cfg.LogLevel != "" {
+		if err := level.UnmarshalText([]byte(cfg.LogLevel)); err != nil {
+			return nil, starling.Invalidf("log_level", "%q: use debug, info, warn or error", cfg.LogLevel)
+		}
+	}
+	h := slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level})
+	return slog.New(h).With("node", cfg.Name, "region", cfg.Region), nil
+}
+
+// stopWithin bounds an orderly stop; after it the process ends as it is, and recovers
+// at the next start as after a crash.
+const stopWithin = 20 * time.Second
+
+// runAgent is one process of Starling, from top to bottom. It returns when ctx ends,
+// after an orderly stop, or when a part fails. ready, if not nil, is called once
+// everything listens.
+func runAgent(ctx context.Context, cfg *Config, log *slog.Logger, ready func(*process)) (err error) {
+	unlock, err := lockDataDir(cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	p, err := newProcess(cfg, log) // certificate, QUIC endpoint, gossip
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.close()) }()
+
+	g, ctx := errgroup.WithContext(ctx)
+	if cfg.isServer() {
+		if err := p.runServer(ctx, g); err != nil {
+			return err
+		}
+	}
+	if cfg.isCache() {
+		if err := p.runCache(ctx, g); err != nil {
+			return err
+		}
+	}
+	if cfg.isWorker() {
+		if err := p.runWorker(ctx, g); err != nil {
+			return err
+		}
+	}
+	if cfg.isMachine() {
+		if err := p.runMachine(ctx, g); err != nil {
+			return err
+		}
+	}
+	log.Info("running", "roles", cfg.roles(), "quic", p.endpoint.Addr(), "gossip", p.pool.Addr(), "version", version)
+	if ready != nil {
+		ready(p)
+	}
+	<-ctx.Done()
+	stopped := make(chan error, 1)
+	go func() { stopped <- g.Wait() }()
+	select {
+	case err := <-stopped:
+		if errors.Is(err, context.Canceled) {
+			return nil
+		}
+		return err
+	case <-time.After(stopWithin):
+		return fmt.Errorf("some part did not stop within %s", stopWithin)
+	}
+}
+
+// lockDataDir takes the data directory for this process alone.
+func lockDataDir(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("data_dir: %w", err)
+	}
+	name := filepath.Join(dir, "lock")
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("data_dir: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("data_dir: %s is in use by another process: stop that one, or name another folder with --data-dir", dir)
+	}
+	return func() { f.Close() }, nil
+}

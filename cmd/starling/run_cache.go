@@ -1,0 +1,49 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+
+	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/blobcache"
+	"github.com/starlingdeploy/starling/transport"
+	"golang.org/x/sync/errgroup"
+)
+
+// runCache is the cache role: it stores chunks, serves them, and brings here what the
+// region's servers want.
+func (p *process) runCache(ctx context.Context, g *errgroup.Group) error {
+	maxBytes, err := parseBytes("cache.max_bytes", p.cfg.Cache.MaxBytes)
+	if err != nil {
+		return err
+	}
+	log := p.log.With("part", "cache")
+	store, err := blobcache.OpenStore(filepath.Join(p.cfg.DataDir, "blobs"), maxBytes, log)
+	if err != nil {
+		return err
+	}
+	server := blobcache.NewServer(blobcache.ServerConfig{
+		Region: p.cfg.Region, Source: store, Store: store, Logger: log,
+		VerifyManifest: func(envelope []byte, artifact starling.Digest) error {
+			_, _, err := p.verify(envelope, artifact)
+			return err
+		},
+	})
+	replicator := blobcache.NewReplicator(blobcache.ReplicatorConfig{
+		Name: p.cfg.Name, Store: store, Client: p.blobs, Control: p.servers,
+		Members: p.pool.Members, Changed: p.pool.Changed,
+		Verify: func(envelope []byte, artifact starling.Digest) (*starling.Manifest, error) {
+			m, _, err := p.verify(envelope, artifact)
+			return m, err
+		},
+		OutBytes: server.OutBytes, Logger: log,
+	})
+	g.Go(func() error {
+		both, ctx := errgroup.WithContext(ctx)
+		both.Go(func() error { return server.Serve(ctx, p.accept(transport.KindBlob)) })
+		both.Go(func() error { return replicator.Run(ctx) })
+		return errors.Join(both.Wait(), store.Close())
+	})
+	return nil
+}

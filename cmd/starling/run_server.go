@@ -1,0 +1,173 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/control"
+	"github.com/starlingdeploy/starling/httpapi"
+	"github.com/starlingdeploy/starling/membership"
+	"github.com/starlingdeploy/starling/raftfsm"
+	"github.com/starlingdeploy/starling/raftnode"
+	"github.com/starlingdeploy/starling/transport"
+	"golang.org/x/sync/errgroup"
+)
+
+// Bounds of the HTTP servers.
+const (
+	readHeaderWithin = 10 * time.Second
+	maxHeaderBytes   = 64 << 10
+	idleHTTPConnLife = 2 * time.Minute
+	drainHTTPWithin  = 3 * time.Second
+)
+
+// runServer is the server role: Raft over QUIC, the control loops above it, the
+// internal protocol for the other processes, and the HTTP API for people.
+func (p *process) runServer(ctx context.Context, g *errgroup.Group) error {
+	fsm := raftfsm.New(p.cfg.Region)
+	raft, err := raftnode.Open(raftnode.Config{
+		Name: p.cfg.Name, Region: p.cfg.Region,
+		DataDir: filepath.Join(p.cfg.DataDir, "raft"),
+		Layer:   p.endpoint.RaftLayer(), FSM: fsm,
+		Peers: p.raftPeers, Changed: p.pool.Changed, SetTag: p.pool.SetTag,
+		BootstrapExpect: p.cfg.Server.BootstrapExpect,
+		Logger:          p.log.With("part", "raft"),
+	})
+	if err != nil {
+		return err
+	}
+	metrics := prometheus.NewRegistry()
+	server, err := control.New(control.Config{
+		Region: p.cfg.Region, Name: p.cfg.Name,
+		Raft: raft, FSM: fsm, Members: p.pool, Blobs: p.caches,
+		Regions: p.cfg.Regions, DialControl: p.dialControl, Sign: p.sign,
+		Replicas: p.replicas(), Metrics: metrics, Logger: p.log.With("part", "control"),
+	})
+	if err != nil {
+		return errors.Join(err, raft.Close())
+	}
+	acl := p.cfg.HTTP == nil || orTrue(p.cfg.HTTP.ACL)
+	api := httpapi.New(httpapi.Config{
+		Backend: server, ACLEnabled: acl, Version: version,
+		Metrics: promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}), Logger: p.log.With("part", "http"),
+	})
+	g.Go(func() error {
+		err := server.Run(ctx)
+		return errors.Join(err, raft.Close())
+	})
+	g.Go(func() error {
+		return serveHTTP(ctx, p.endpoint.Listener(transport.KindControl), internalHandler(server.RPC(), api), p.log)
+	})
+	g.Go(func() error { return serveHTTP(ctx, p.public, api, p.log) })
+	return nil
+}
+
+// internalHandler serves the internal protocol to every role, and passed-on requests
+// of the public API to servers only.
+func internalHandler(rpc, api http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/rpc/") {
+			rpc.ServeHTTP(w, r)
+			return
+		}
+		if id, ok := starling.IdentityFrom(r.Context()); !ok || !id.Has(starling.RoleServer) {
+			http.Error(w, "only servers pass requests on", http.StatusForbidden)
+			return
+		}
+		api.ServeHTTP(w, r)
+	})
+}
+
+// raftPeers is the gossip's view of the servers of this region.
+func (p *process) raftPeers() []raftnode.Peer {
+	var peers []raftnode.Peer
+	reserved := p.pool.Reserved()
+	for _, n := range p.pool.Members() {
+		if !n.Has(starling.RoleServer) {
+			continue
+		}
+		state := raftnode.PeerFailed
+		switch p.pool.State(n.Name) {
+		case membership.StateAlive:
+			state = raftnode.PeerAlive
+		case membership.StateLeft:
+			state = raftnode.PeerLeft
+		}
+		peers = append(peers, raftnode.Peer{Name: n.Name, Addr: n.Addr, State: state, Tags: reserved[n.Name]})
+	}
+	return peers
+}
+
+func (p *process) dialControl(ctx context.Context, addr string) (net.Conn, error) {
+	return p.endpoint.Dial(ctx, addr, transport.KindControl)
+}
+
+// listenHTTP opens the public API's port, with TLS unless the configuration says no.
+func (p *process) listenHTTP() (net.Listener, error) {
+	l, err := net.Listen("tcp", p.cfg.httpAddr())
+	if err != nil {
+		return nil, fmt.Errorf("http: %w: set another port in ports { http = … }, or stop what uses it", err)
+	}
+	if p.cfg.HTTP != nil && !orTrue(p.cfg.HTTP.TLS) {
+		return l, nil
+	}
+	cert, key := p.cfg.TLS.HTTPCert, p.cfg.TLS.HTTPKey
+	if cert == "" {
+		cert, key = p.cfg.TLS.Cert, p.cfg.TLS.Key
+	}
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("tls.http_cert: %w", err), l.Close())
+	}
+	return tls.NewListener(l, &tls.Config{
+		Certificates: []tls.Certificate{pair},
+		MinVersion:   tls.VersionTLS12,
+		NextProtos:   []string{"http/1.1"},
+	}), nil
+}
+
+// serveHTTP serves h on l until ctx ends. Requests that came over QUIC carry the
+// identity in the caller's certificate.
+func serveHTTP(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
+	s := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: readHeaderWithin,
+		IdleTimeout:       idleHTTPConnLife,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if q, ok := c.(*transport.Conn); ok {
+				return starling.WithIdentity(ctx, q.Peer())
+			}
+			return ctx
+		},
+	}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		<-ctx.Done()
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainHTTPWithin)
+		defer cancel()
+		if s.Shutdown(drain) != nil {
+			s.Close() // long polls and streams end here
+		}
+	}()
+	err := s.Serve(l)
+	if ctx.Err() == nil {
+		return fmt.Errorf("http: %w", err)
+	}
+	<-stopped
+	return nil
+}

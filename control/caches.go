@@ -1,0 +1,185 @@
+package control
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/rpc"
+)
+
+// cacheBoard holds the last report of each cache of the region. It lives in the
+// leader's memory, for one term.
+type cacheBoard struct {
+	mu       sync.Mutex
+	live     []string // names of live caches, sorted
+	known    map[string]bool
+	holds    map[string]map[starling.Digest]rpc.CacheHold // by cache
+	baseline map[string]*wanBaseline                      // by app
+}
+
+// wanBaseline is what each cache had pulled of an artifact before a goal asked for
+// it, so that a deployment is charged only with what moved for it.
+type wanBaseline struct {
+	generation starling.Generation
+	had        bool             // the region held the artifact when the goal came
+	before     map[string]int64 // bytes, by cache
+}
+
+// holding is what the region's caches together hold of an artifact.
+type holding struct {
+	done, total int  // chunks, replicas counted
+	complete    bool // each live cache holds its share under the present membership
+	empty       bool // each live cache has spoken, and together they hold nothing
+}
+
+func newCacheBoard() *cacheBoard {
+	return &cacheBoard{
+		holds:    map[string]map[starling.Digest]rpc.CacheHold{},
+		baseline: map[string]*wanBaseline{},
+	}
+}
+
+// setMembers takes the present membership and forgets caches that left it.
+func (b *cacheBoard) setMembers(all []starling.Node) {
+	known := map[string]bool{}
+	var live []string
+	for _, n := range all {
+		if !n.Has(starling.RoleCache) {
+			continue
+		}
+		known[n.Name] = true
+		if n.Alive && n.Addr != "" {
+			live = append(live, n.Name)
+		}
+	}
+	slices.Sort(live)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.live, b.known = live, known
+	for name := range b.holds {
+		if !known[name] {
+			delete(b.holds, name)
+		}
+	}
+}
+
+// count returns the number of live caches, at least 1.
+func (b *cacheBoard) count() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return max(1, len(b.live))
+}
+
+// record takes a cache's report; it stands for all that the cache holds.
+func (b *cacheBoard) record(r rpc.CacheReport) error {
+	if len(r.Holds) > maxHoldsPerCache {
+		return starling.Invalidf("holds", "%d, more than %d", len(r.Holds), maxHoldsPerCache)
+	}
+	holds := make(map[starling.Digest]rpc.CacheHold, len(r.Holds))
+	for _, h := range r.Holds {
+		if len(h.Caches) > maxCachesPerRegion {
+			return starling.Invalidf("holds.caches", "%d, more than %d", len(h.Caches), maxCachesPerRegion)
+		}
+		h.Problem = clip(h.Problem, starling.MaxReasonBytes)
+		holds[h.Artifact] = h
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.known[r.Name] {
+		return starling.ErrNotFound
+	}
+	b.holds[r.Name] = holds
+	return nil
+}
+
+// holding merges what the live caches say of an artifact.
+func (b *cacheBoard) holding(artifact starling.Digest) holding {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	h := holding{complete: len(b.live) > 0, empty: len(b.live) > 0}
+	for _, name := range b.live {
+		c, ok := b.holds[name][artifact]
+		if !ok || !slices.Equal(c.Caches, b.live) {
+			h.complete, h.empty = false, false
+		}
+		if !ok {
+			continue
+		}
+		if !c.Complete {
+			h.complete = false
+		}
+		if c.Complete || c.ChunksDone > 0 || c.ChunksTotal <= 0 {
+			h.empty = false
+		}
+		h.done += max(c.ChunksDone, 0)
+		h.total += max(c.ChunksTotal, 0)
+	}
+	return h
+}
+
+// wanBytes returns what the region's caches pulled from other regions for a goal.
+func (b *cacheBoard) wanBytes(goal *starling.Goal, placed bool) int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	base := b.baseline[goal.App]
+	if base == nil || base.generation != goal.Generation {
+		base = &wanBaseline{generation: goal.Generation, had: placed, before: map[string]int64{}}
+		for name, holds := range b.holds {
+			if h, ok := holds[goal.Artifact]; ok {
+				base.before[name] = h.WANBytes
+			}
+		}
+		b.baseline[goal.App] = base
+	}
+	var sum int64
+	for name, holds := range b.holds {
+		h, ok := holds[goal.Artifact]
+		if !ok {
+			continue
+		}
+		before, seen := base.before[name]
+		if !seen && base.had || h.WANBytes < before { // first word of this term, or the cache began anew
+			before = h.WANBytes
+			base.before[name] = before
+		}
+		sum += h.WANBytes - before
+	}
+	return sum
+}
+
+// keepApps forgets the baselines of apps that have no goal any more.
+func (b *cacheBoard) keepApps(goals []*starling.Goal) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.baseline) == 0 {
+		return
+	}
+	have := make(map[string]bool, len(goals))
+	for _, g := range goals {
+		have[g.App] = true
+	}
+	for app := range b.baseline {
+		if !have[app] {
+			delete(b.baseline, app)
+		}
+	}
+}
+
+// placingOf describes a region's progress with an artifact in chunks of the artifact.
+func placingOf(region string, placed bool, h holding, artifact *starling.Artifact) starling.Placing {
+	p := starling.Placing{Name: region, Placed: placed, ChunksDone: h.done, ChunksTotal: h.total}
+	if artifact == nil {
+		return p
+	}
+	p.ChunksTotal = artifact.Chunks
+	switch {
+	case placed:
+		p.ChunksDone = artifact.Chunks
+	case h.total > 0:
+		p.ChunksDone = int(int64(artifact.Chunks) * int64(min(h.done, h.total)) / int64(h.total))
+	default:
+		p.ChunksDone = 0
+	}
+	return p
+}

@@ -1,0 +1,123 @@
+package control
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/starlingdeploy/starling"
+)
+
+// Leader implements httpapi.Cluster.
+func (s *Server) Leader() starling.LeaderStatus {
+	st := starling.LeaderStatus{Region: s.cfg.Region, Index: s.cfg.FSM.View().Index()}
+	p, ok := s.cfg.Raft.Leader()
+	if !ok {
+		return st
+	}
+	st.Name, st.Addr = p.Name, p.Addr
+	for _, n := range s.cfg.Members.Members() {
+		if n.Name == p.Name {
+			st.HTTP = n.HTTP
+		}
+	}
+	t, _ := s.leading()
+	st.Self = t != nil
+	return st
+}
+
+// Nodes implements httpapi.Cluster. What machines reported is known to the leader.
+func (s *Server) Nodes() []starling.NodeStatus {
+	members := s.cfg.Members.Members()
+	if t, _ := s.leading(); t != nil {
+		return t.machines.statuses(members)
+	}
+	out := make([]starling.NodeStatus, len(members))
+	for i := range members {
+		out[i].Node = members[i]
+	}
+	return out
+}
+
+// RegionStatuses implements httpapi.Cluster. What is behind the servers of other
+// regions is known to the leader.
+func (s *Server) RegionStatuses() []starling.RegionStatus {
+	v := s.cfg.FSM.View()
+	own := starling.RegionStatus{Name: s.cfg.Region, Local: true, Servers: []string{}}
+	if p, ok := s.cfg.Raft.Leader(); ok {
+		own.Leader, own.Seen = p.Name, true
+	}
+	for _, n := range s.cfg.Members.Members() {
+		if n.Has(starling.RoleServer) {
+			own.Servers = append(own.Servers, n.Addr)
+		}
+		if !n.Alive {
+			continue
+		}
+		if n.Has(starling.RoleCache) {
+			own.Caches++
+		}
+		if n.Has(starling.RoleWorker) {
+			own.Workers++
+		}
+		if n.Has(starling.RoleMachine) {
+			own.Machines++
+		}
+	}
+	out := []starling.RegionStatus{own}
+	t, _ := s.leading()
+	for _, name := range s.otherRegions(v) {
+		st := starling.RegionStatus{Name: name, Machines: -1}
+		if t != nil {
+			st, _ = t.dirs.status(name, t.now())
+		}
+		if len(st.Servers) == 0 {
+			st.Servers = append([]string{}, s.serversOf(name, nil)...)
+		}
+		out = append(out, st)
+	}
+	return out
+}
+
+// RaftPeers implements httpapi.Operator.
+func (s *Server) RaftPeers() ([]starling.RaftPeer, error) { return s.cfg.Raft.Peers() }
+
+// RemovePeer implements httpapi.Operator.
+func (s *Server) RemovePeer(ctx context.Context, actor, name string) error {
+	s.cfg.Logger.Warn("removing a server from raft", "server", name, "actor", actor)
+	if err := s.cfg.Raft.RemovePeer(ctx, name); err != nil {
+		return fmt.Errorf("remove %s: %w", name, err)
+	}
+	return nil
+}
+
+// TransferLeadership implements httpapi.Operator.
+func (s *Server) TransferLeadership(ctx context.Context, actor string) error {
+	s.cfg.Logger.Warn("handing the lead over", "actor", actor)
+	if err := s.cfg.Raft.TransferLeadership(ctx); err != nil {
+		return fmt.Errorf("transfer leadership: %w", err)
+	}
+	return nil
+}
+
+// JoinServers implements httpapi.Operator.
+func (s *Server) JoinServers(_ context.Context, addrs []string) (int, error) {
+	if len(addrs) == 0 || len(addrs) > maxServersPerRegion {
+		return 0, starling.Invalidf("addrs", "want 1 to %d addresses", maxServersPerRegion)
+	}
+	n, err := s.cfg.Members.Join(addrs)
+	if err != nil {
+		return n, fmt.Errorf("join: %w", err)
+	}
+	return n, nil
+}
+
+// ForceLeave implements httpapi.Operator.
+func (s *Server) ForceLeave(_ context.Context, name string) error {
+	if err := starling.CheckName("name", name); err != nil {
+		return err
+	}
+	if err := s.cfg.Members.ForceLeave(name); err != nil {
+		return fmt.Errorf("force %s to leave: %w", name, err)
+	}
+	return nil
+}

@@ -1,0 +1,180 @@
+package control
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/raftfsm"
+	"github.com/starlingdeploy/starling/raftnode"
+)
+
+// Config is what a server needs of the others. Fields without a default are required.
+type Config struct {
+	Region string // this server's region
+	Name   string // this server's name, unique in the region
+
+	Raft    Raft
+	FSM     *raftfsm.FSM
+	Members Members
+	Blobs   Blobs
+
+	// Regions holds the QUIC addresses of the other regions' servers, by region.
+	Regions map[string][]string
+	// DialControl opens a control stream to the server at a QUIC address.
+	DialControl func(ctx context.Context, addr string) (net.Conn, error)
+	// Sign wraps manifest bytes in a signed envelope.
+	Sign func(manifest []byte) (envelope []byte, err error)
+
+	// Replicas is how many caches hold each chunk; default 2.
+	Replicas int
+	// Settle is how long after the start the membership is not yet trusted to be
+	// complete, so that no region reports "no machines" while gossip is still
+	// finding them; default 3 s, negative for none.
+	Settle time.Duration
+
+	Metrics prometheus.Registerer // nil: none
+	Logger  *slog.Logger          // nil: discard
+	Now     func() time.Time      // default time.Now
+	Rand    io.Reader             // source of IDs and secrets; default crypto/rand
+}
+
+// Raft is this server's part in its region's Raft group; *raftnode.Node is one.
+type Raft interface {
+	Proposer
+	Leading
+	Peering
+}
+
+// Proposer commits commands at the leader.
+type Proposer interface {
+	Propose(ctx context.Context, cmds ...raftfsm.Command) ([]raftfsm.Result, error)
+	Barrier(ctx context.Context) error
+}
+
+// Leading tells who leads.
+type Leading interface {
+	Leader() (raftnode.Peer, bool)
+	IsLeader() bool
+	Leadership() <-chan struct{} // closed at the next change of leader
+	Bootstrapped() bool
+}
+
+// Peering shows and changes the Raft configuration.
+type Peering interface {
+	Peers() ([]starling.RaftPeer, error)
+	RemovePeer(ctx context.Context, name string) error
+	TransferLeadership(ctx context.Context) error
+}
+
+// Members is the region's membership; *membership.Pool is one.
+type Members interface {
+	Members() []starling.Node // sorted by name, self included, dead ones with Alive false
+	Changed() <-chan struct{} // closed at the next change
+	Join(addrs []string) (int, error)
+	ForceLeave(name string) error
+}
+
+// Blobs is the region's caches as one; *blobcache.Region is one.
+type Blobs interface {
+	Chunks
+	Manifests
+}
+
+// Chunks stores and reads chunks.
+type Chunks interface {
+	Missing(ctx context.Context, ds []starling.Digest) ([]starling.Digest, error)
+	Put(ctx context.Context, d starling.Digest, data []byte) error
+	Get(ctx context.Context, d starling.Digest) ([]byte, error)
+}
+
+// Manifests stores and reads the signed envelopes of manifests.
+type Manifests interface {
+	PutManifest(ctx context.Context, artifact starling.Digest, envelope []byte) error
+	Manifest(ctx context.Context, artifact starling.Digest) ([]byte, error)
+}
+
+// Bounds and rhythms of a server. Memory per leader is bounded by these, the number
+// of members and the number of goals in force.
+const (
+	decideEvery          = 100 * time.Millisecond // at least this often
+	decideRestMin        = time.Millisecond
+	refusedRetryAfter    = 2 * time.Second  // before a refused decision is proposed again
+	proposeWithin        = 10 * time.Second // one proposal, queueing included
+	barrierWithin        = 10 * time.Second
+	leaderWait           = 10 * time.Second // that a request waits for a leader
+	mirrorWait           = 2 * time.Second  // that a request waits for a name to be mirrored
+	artifactWait         = 5 * time.Second  // that a submission waits for its artifact to be mirrored
+	logWait              = 10 * time.Second // that a reader waits for more log
+	mirrorAnswerWithin   = 2 * time.Second  // so that directories are at most this old
+	reportEvery          = 500 * time.Millisecond
+	reportRefreshEvery   = 2 * time.Second
+	regionSeenWithin     = 10 * time.Second
+	checkpointEvery      = 15 * time.Second
+	statusWithin         = 2 * time.Second // one attempt to ask a server who leads
+	leaderHintFor        = 2 * time.Second // that such an answer is believed
+	retryMin             = 200 * time.Millisecond
+	retryMax             = 5 * time.Second
+	idleConnFor          = time.Minute
+	idleConnsPerServer   = 16
+	maxKeptReleases      = 5 // of each app, held by the caches
+	maxLogBytesPerJob    = 4 << 20
+	maxLogPartBytes      = 1 << 20
+	maxLogJobs           = 64
+	maxHoldsPerCache     = 16_384
+	maxCachesPerRegion   = 256
+	maxKeptPerReport     = 64
+	maxRegions           = 64
+	maxServersPerRegion  = 32
+	maxPeerHeaderBytes   = 4 << 10
+	maxIdempotencyBytes  = 128
+	maxTokenNameBytes    = 128
+	maxMirrorEntryBytes  = raftfsm.MaxEntryBytes / 2 // leaves room for the other commands of an entry
+	missingBatchDigests  = 8192
+	recountLargeAfter    = 500 * time.Millisecond
+	recountLargeMachines = 2000
+)
+
+func (c *Config) setDefaults() error {
+	switch {
+	case c.Raft == nil, c.FSM == nil, c.Members == nil, c.Blobs == nil, c.DialControl == nil, c.Sign == nil:
+		return errors.New("control: Raft, FSM, Members, Blobs, DialControl and Sign are required")
+	}
+	if err := starling.CheckName("region", c.Region); err != nil {
+		return err
+	}
+	if err := starling.CheckName("name", c.Name); err != nil {
+		return err
+	}
+	for region := range c.Regions {
+		if err := starling.CheckName("regions", region); err != nil {
+			return err
+		}
+	}
+	if c.Replicas == 0 {
+		c.Replicas = 2
+	}
+	if c.Replicas < 1 {
+		return starling.Invalidf("replicas", "%d is less than 1", c.Replicas)
+	}
+	if c.Settle == 0 {
+		c.Settle = 3 * time.Second
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Rand == nil {
+		c.Rand = rand.Reader
+	}
+	return nil
+}

@@ -1,0 +1,269 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/raftfsm"
+	"github.com/starlingdeploy/starling/rpc"
+)
+
+// federate keeps, for each other region, a loop that pulls its records and one that
+// reports to it. Regions learned later get theirs within a second.
+func (t *term) federate(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		running := map[string]bool{}
+		for {
+			for _, region := range t.s.otherRegions(t.s.cfg.FSM.View()) {
+				if running[region] {
+					continue
+				}
+				running[region] = true
+				client := &rpc.Client{HTTP: &http.Client{Transport: &regionTransport{s: t.s, region: region, dirs: t.dirs}}}
+				g.Go(func() error { return t.pull(ctx, region, client) })
+				g.Go(func() error { return t.report(ctx, region, client) })
+			}
+			if err := sleep(ctx, time.Second); err != nil {
+				return err
+			}
+		}
+	})
+	return g.Wait()
+}
+
+// pull keeps this region's copies of the records homed at another.
+func (t *term) pull(ctx context.Context, region string, client *rpc.Client) error {
+	var (
+		pause  backoff
+		cursor uint64 // what this term has seen; an empty batch is not worth a log entry
+		up     = true
+		asked  time.Time
+	)
+	for {
+		if t.now().Sub(asked) > regionSeenWithin {
+			t.measure(ctx, region, client)
+			asked = t.now()
+		}
+		next, err := t.pullOnce(ctx, region, client, cursor)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if (err == nil) != up {
+			up = err == nil
+			t.s.cfg.Logger.Info("region", "region", region, "reachable", up, "err", err)
+		}
+		if err != nil {
+			if err := pause.wait(ctx); err != nil {
+				return err
+			}
+			continue
+		}
+		cursor = next
+		pause.reset()
+	}
+}
+
+func (t *term) pullOnce(ctx context.Context, region string, client *rpc.Client, cursor uint64) (uint64, error) {
+	cursor = max(cursor, t.s.cfg.FSM.View().MirrorIndex(region))
+	call, cancel := context.WithTimeout(ctx, 2*rpc.MaxWait)
+	defer cancel()
+	batch, err := client.Mirror(call, cursor, rpc.MaxWait)
+	if err != nil {
+		return 0, err
+	}
+	if batch.Mirror.Home != region || batch.Directory.Region != region {
+		return 0, fmt.Errorf("region %s answered as %.80q: %w", region, batch.Mirror.Home, starling.ErrForbidden)
+	}
+	before := t.dirs.at()
+	t.dirs.learn(batch, t.now())
+	if t.dirs.at() != before {
+		t.poke()
+	}
+	if batch.Mirror.Index <= cursor || emptyMirror(&batch.Mirror) {
+		return max(cursor, batch.Mirror.Index), nil
+	}
+	cmd, err := raftfsm.NewCommand(raftfsm.TypeMirror, t.now(), t.actor(), raftfsm.Mirror{Batch: batch.Mirror})
+	if err != nil {
+		return 0, err
+	}
+	results, err := t.s.commit(ctx, cmd)
+	if err != nil {
+		return 0, err
+	}
+	if err := results[0].Err; err != nil && !errors.Is(err, starling.ErrConflict) && !errors.Is(err, starling.ErrFenced) {
+		return 0, fmt.Errorf("apply the mirror of %s: %w", region, err)
+	}
+	return max(cursor, batch.Mirror.Index), nil
+}
+
+func emptyMirror(m *starling.Mirror) bool {
+	return len(m.Apps)+len(m.Deployments)+len(m.Goals)+len(m.Artifacts)+len(m.Releases)+len(m.Tokens) == 0
+}
+
+// measure notes how far a region is and who leads it. That it fails shows in the
+// pull that follows.
+func (t *term) measure(ctx context.Context, region string, client *rpc.Client) {
+	ctx, cancel := context.WithTimeout(ctx, statusWithin)
+	defer cancel()
+	begin := t.now()
+	st, err := client.Status(ctx)
+	if err == nil && st.Region == region {
+		t.dirs.measured(region, st.Leader, t.now().Sub(begin).Round(10*time.Millisecond))
+	}
+}
+
+// report tells a home how this region stands with the goals homed there that are not
+// settled: soon after a change, and regularly for the case that it was lost.
+func (t *term) report(ctx context.Context, home string, client *rpc.Client) error {
+	ticker := time.NewTicker(decideEvery)
+	defer ticker.Stop()
+	var (
+		last  []starling.RegionReport
+		sent  time.Time
+		pause backoff
+	)
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		reports := t.reportsFor(t.s.cfg.FSM.View(), home)
+		if len(reports) == 0 || !worthSending(reports, last, t.now().Sub(sent)) {
+			continue
+		}
+		call, cancel := context.WithTimeout(ctx, reportRefreshEvery)
+		err := client.ReportRegion(call, reports)
+		cancel()
+		if err == nil {
+			last, sent = reports, t.now()
+			pause.reset()
+			continue
+		}
+		t.s.cfg.Logger.Debug("cannot report", "home", home, "err", err)
+		if err := pause.wait(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// worthSending tells whether reports should go out now: at once when the home can act
+// on them, soon when anything changed, and now and then in any case.
+func worthSending(reports, last []starling.RegionReport, since time.Duration) bool {
+	switch {
+	case since >= reportRefreshEvery:
+		return true
+	case slices.EqualFunc(reports, last, sameMilestone):
+		return since >= reportEvery && !reflect.DeepEqual(reports, last)
+	}
+	return true
+}
+
+// sameMilestone reports whether two reports lead the home to the same decisions.
+func sameMilestone(a, b starling.RegionReport) bool {
+	staged := func(c *starling.Counts) bool { return c.Staged+c.Failed >= c.Target }
+	settled := func(c *starling.Counts) bool { return c.Healthy+c.Failed >= c.Due }
+	return a.App == b.App && a.Generation == b.Generation && a.Revision == b.Revision &&
+		a.Placing.Placed == b.Placing.Placed && a.Counts.Failed == b.Counts.Failed &&
+		staged(&a.Counts) == staged(&b.Counts) && settled(&a.Counts) == settled(&b.Counts)
+}
+
+// reportsFor lists this region's reports on the unsettled goals of a home.
+func (t *term) reportsFor(v raftfsm.View, home string) []starling.RegionReport {
+	var out []starling.RegionReport
+	now := t.now()
+	for _, g := range v.Goals() {
+		if g.Home != home || len(out) == rpc.MaxReports {
+			continue
+		}
+		if d, ok := v.Deployment(g.Deployment); ok && d.Phase.Terminal() {
+			continue
+		}
+		if r, ok := t.reportOn(v, g.App, now); ok {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// regionTransport sends requests to one of a region's servers, to the same one as
+// long as it answers.
+type regionTransport struct {
+	s      *Server
+	region string
+	dirs   *directories // nil: none
+
+	mu   sync.Mutex
+	next int
+}
+
+// RoundTrip implements http.RoundTripper. It tries one server; after a failure the
+// next request goes to another.
+func (r *regionTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	addrs := r.s.serversOf(r.region, r.dirs)
+	if len(addrs) == 0 {
+		return nil, fmt.Errorf("region %s: no server is known: %w", r.region, starling.ErrUnavailable)
+	}
+	r.mu.Lock()
+	at := r.next
+	r.mu.Unlock()
+	res, err := r.s.at(addrs[at%len(addrs)]).RoundTrip(req)
+	if err != nil || res.StatusCode == http.StatusServiceUnavailable {
+		r.mu.Lock()
+		if r.next == at {
+			r.next++
+		}
+		r.mu.Unlock()
+	}
+	return res, err
+}
+
+// serversOf lists the QUIC addresses by which a region may be reached, the surest first.
+func (s *Server) serversOf(region string, dirs *directories) []string {
+	var out []string
+	add := func(addrs []string) {
+		for _, a := range addrs {
+			if a != "" && !slices.Contains(out, a) {
+				out = append(out, a)
+			}
+		}
+	}
+	if dirs != nil {
+		add(dirs.servers(region))
+	}
+	for _, r := range s.cfg.FSM.View().Regions() {
+		if r.Name == region {
+			add(r.Servers)
+		}
+	}
+	add(s.cfg.Regions[region])
+	return out
+}
+
+// directory describes this region to others.
+func (s *Server) directory() rpc.Directory {
+	d := rpc.Directory{Region: s.cfg.Region, Servers: []starling.Node{}, Caches: []starling.Node{}}
+	for _, n := range s.cfg.Members.Members() {
+		if n.Has(starling.RoleServer) && len(d.Servers) < maxServersPerRegion {
+			d.Servers = append(d.Servers, n)
+		}
+		if n.Has(starling.RoleCache) && len(d.Caches) < maxCachesPerRegion {
+			d.Caches = append(d.Caches, n)
+		}
+	}
+	byName := func(a, b starling.Node) int { return cmp.Compare(a.Name, b.Name) }
+	slices.SortFunc(d.Servers, byName)
+	slices.SortFunc(d.Caches, byName)
+	return d
+}

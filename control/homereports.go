@@ -1,0 +1,68 @@
+package control
+
+import (
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/starlingdeploy/starling"
+)
+
+// homeBoard holds what regions report on the deployments homed here. It lives in
+// the leader's memory, for one term.
+type homeBoard struct {
+	mu      sync.Mutex
+	reports map[string]map[string]Report // by app and region
+}
+
+func newHomeBoard() *homeBoard {
+	return &homeBoard{reports: map[string]map[string]Report{}}
+}
+
+// record takes a region's report on an active deployment. Within a generation,
+// revisions and sums never go back: a region that elected a new leader begins
+// counting bytes anew.
+func (b *homeBoard) record(r starling.RegionReport, at time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	regions := b.reports[r.App]
+	if regions == nil {
+		regions = map[string]Report{}
+		b.reports[r.App] = regions
+	}
+	old, ok := regions[r.Region]
+	if ok {
+		switch c := r.Generation.Compare(old.Generation); {
+		case c < 0, c == 0 && r.Revision < old.Revision:
+			return
+		case c == 0:
+			r.Bytes = maxBytes(r.Bytes, old.Bytes)
+		}
+	}
+	regions[r.Region] = Report{RegionReport: r, At: at}
+}
+
+// of returns the reports on an app by region.
+func (b *homeBoard) of(app string) map[string]Report {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return maps.Clone(b.reports[app])
+}
+
+// keep forgets apps without an active deployment and returns a copy of the rest.
+func (b *homeBoard) keep(active []*starling.Deployment) map[string]map[string]Report {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := make(map[string]map[string]Report, len(b.reports))
+	for _, d := range active {
+		if r := b.reports[d.App]; r != nil && out[d.App] == nil {
+			out[d.App] = maps.Clone(r)
+		}
+	}
+	for app := range b.reports {
+		if out[app] == nil {
+			delete(b.reports, app)
+		}
+	}
+	return out
+}

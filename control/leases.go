@@ -1,0 +1,187 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/raftfsm"
+	"github.com/starlingdeploy/starling/rpc"
+)
+
+// serveLease hands the next job to a worker as soon as there is one.
+func (s *Server) serveLease(w http.ResponseWriter, r *http.Request, c *caller) error {
+	var req rpc.LeaseRequest
+	if err := decode(r, &req); err != nil {
+		return err
+	}
+	if req.Slot < 0 || req.Slot > 1023 || len(req.Holding) > raftfsm.MaxHolding {
+		return starling.Invalidf("slot", "slot %d with %d jobs is out of bounds", req.Slot, len(req.Holding))
+	}
+	wait := time.Duration(max(0, min(req.WaitMS, rpc.MaxWait.Milliseconds()))) * time.Millisecond
+	ctx, cancel := s.whileLeading(r.Context(), c.term)
+	defer cancel()
+	ctx, done := context.WithTimeout(ctx, wait)
+	defer done()
+	worker := fmt.Sprintf("%s/%d", c.Name, req.Slot)
+	for {
+		v := s.cfg.FSM.View()
+		if leasable(v, worker, req.Holding) {
+			d, err := s.lease(r.Context(), ctx, c.term, worker, req.Holding)
+			if err != nil {
+				return err
+			}
+			if d != nil {
+				return answer(w, rpc.LeaseResponse{Job: jobOf(d)})
+			}
+		}
+		select {
+		case <-s.cfg.FSM.Changed(v.Index()):
+		case <-ctx.Done():
+			return answer(w, rpc.LeaseResponse{})
+		}
+	}
+}
+
+// leasable reports whether proposing a lease would change anything: there is a job,
+// or one that this worker has lost.
+func leasable(v raftfsm.View, worker string, holding []string) bool {
+	if len(v.Buildable()) > 0 {
+		return true
+	}
+	for _, d := range v.Active() {
+		if d.Phase == starling.PhaseBuilding && d.Worker == worker && !slices.Contains(holding, d.ID) {
+			return true
+		}
+	}
+	return false
+}
+
+// lease proposes a lease, one worker at a time: of many that wait for one job, the
+// first gets it and the others see so without a log entry. Once proposed it is seen
+// through even if the wait ends.
+func (s *Server) lease(call, wait context.Context, t *term, worker string, holding []string) (*starling.Deployment, error) {
+	select {
+	case t.leasing <- struct{}{}: // even if there is no time to wait
+	default:
+		select {
+		case t.leasing <- struct{}{}:
+		case <-wait.Done():
+			return nil, nil
+		}
+	}
+	defer func() { <-t.leasing }()
+	if !leasable(s.cfg.FSM.View(), worker, holding) {
+		return nil, nil
+	}
+	res, err := s.propose(call, "worker:"+worker, raftfsm.TypeJobLease, raftfsm.JobLease{Worker: worker, Holding: holding})
+	if err != nil || res.Deployment == nil {
+		return nil, err
+	}
+	t.jobs.beat(res.Deployment.ID, res.Deployment.Lease, t.now())
+	return res.Deployment, nil
+}
+
+func jobOf(d *starling.Deployment) *rpc.Job {
+	return &rpc.Job{
+		Deployment: d.ID, App: d.Spec, SHA: d.SHA, BuildKey: d.Spec.BuildKey(d.SHA),
+		Attempt: d.Attempt, Lease: d.Lease, Deadline: d.Deadline,
+	}
+}
+
+// leased returns the deployment that the caller is building under a lease, or
+// ErrFenced if that is over.
+func (s *Server) leased(r *http.Request, c *caller, lease uint64) (*starling.Deployment, error) {
+	id := r.PathValue("id")
+	d, ok := s.cfg.FSM.View().Deployment(id)
+	switch {
+	case !ok || d.Home != s.cfg.Region:
+		return nil, fmt.Errorf("deployment %.80q: %w", id, starling.ErrNotFound)
+	case d.Phase != starling.PhaseBuilding || lease == 0 || d.Lease != lease:
+		return nil, fmt.Errorf("lease %d of deployment %s is over: it is %s: %w", lease, id, d.Phase, starling.ErrFenced)
+	case !holds(d, c):
+		return nil, fmt.Errorf("deployment %s is leased to %s: %w", id, d.Worker, starling.ErrForbidden)
+	}
+	return d, nil
+}
+
+// holds reports whether d was leased to a slot of the caller.
+func holds(d *starling.Deployment, c *caller) bool { return strings.HasPrefix(d.Worker, c.Name+"/") }
+
+func (s *Server) serveHeartbeat(w http.ResponseWriter, r *http.Request, c *caller) error {
+	var req rpc.HeartbeatRequest
+	if err := decode(r, &req); err != nil {
+		return err
+	}
+	d, err := s.leased(r, c, req.Lease)
+	if err != nil {
+		return err
+	}
+	c.term.jobs.beat(d.ID, d.Lease, c.term.now())
+	return answerNothing(w)
+}
+
+func (s *Server) serveJobLog(w http.ResponseWriter, r *http.Request, c *caller) error {
+	var req rpc.LogRequest
+	if err := decode(r, &req); err != nil {
+		return err
+	}
+	if len(req.Data) > rpc.MaxLogPostBytes {
+		return starling.Invalidf("data", "%d bytes, more than %d", len(req.Data), rpc.MaxLogPostBytes)
+	}
+	d, err := s.leased(r, c, req.Lease)
+	if err != nil {
+		return err
+	}
+	now := c.term.now()
+	c.term.jobs.beat(d.ID, d.Lease, now)
+	return answer(w, rpc.LogResponse{Next: c.term.jobs.appendLog(d.ID, d.Lease, d.Attempt, req.Offset, req.Data, now)})
+}
+
+func (s *Server) serveComplete(w http.ResponseWriter, r *http.Request, c *caller) error {
+	var req rpc.CompleteRequest
+	if err := decode(r, &req); err != nil {
+		return err
+	}
+	d, err := s.leased(r, c, req.Lease)
+	if err != nil && !errors.Is(err, starling.ErrFenced) { // a retry is for the state machine to tell
+		return err
+	}
+	if d == nil {
+		if d, _ = s.cfg.FSM.View().Deployment(r.PathValue("id")); d == nil || !holds(d, c) {
+			return err
+		}
+	}
+	a := req.Artifact
+	a.Actor, a.Region, a.App, a.SHA = d.Actor, s.cfg.Region, d.App, d.SHA
+	_, err = s.propose(r.Context(), "worker:"+c.Name, raftfsm.TypeJobComplete, raftfsm.JobComplete{
+		ID: d.ID, Lease: req.Lease, Artifact: a, NewBytes: req.NewBytes, Log: req.Log, Sandboxed: req.Sandboxed,
+	})
+	if err != nil {
+		return err
+	}
+	return answerNothing(w)
+}
+
+func (s *Server) serveFail(w http.ResponseWriter, r *http.Request, c *caller) error {
+	var req rpc.FailRequest
+	if err := decode(r, &req); err != nil {
+		return err
+	}
+	d, err := s.leased(r, c, req.Lease)
+	if err != nil {
+		return err
+	}
+	_, err = s.propose(r.Context(), "worker:"+c.Name, raftfsm.TypeJobFail, raftfsm.JobFail{
+		ID: d.ID, Lease: req.Lease, Reason: clip(req.Reason, starling.MaxReasonBytes), Log: req.Log, Sandboxed: req.Sandboxed,
+	})
+	if err != nil {
+		return err
+	}
+	return answerNothing(w)
+}

@@ -1,0 +1,89 @@
+package control
+
+import (
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/raftfsm"
+)
+
+// metrics tells prometheus how the deployments homed here are doing.
+type metrics struct {
+	s        *Server
+	registry prometheus.Registerer // nil: none
+	ended    *prometheus.CounterVec
+	oldest   *prometheus.Desc
+	phases   *prometheus.Desc
+	leader   *prometheus.Desc
+}
+
+func newMetrics(s *Server, registry prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		s: s, registry: registry,
+		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "starling_deployments_ended_total",
+			Help: "Deployments that this server, as the leader, saw end, by terminal phase.",
+		}, []string{"phase"}),
+		oldest: prometheus.NewDesc("starling_oldest_nonterminal_seconds",
+			"Age of the oldest deployment homed here that has not ended; 0 if there is none.", nil, nil),
+		phases: prometheus.NewDesc("starling_deployments",
+			"Deployments homed here that have not ended, by phase.", []string{"phase"}, nil),
+		leader: prometheus.NewDesc("starling_leader", "1 if this server leads its region.", nil, nil),
+	}
+	for _, p := range []starling.Phase{starling.PhaseSucceeded, starling.PhaseFailed, starling.PhaseCancelled} {
+		m.ended.WithLabelValues(string(p))
+	}
+	if registry == nil {
+		return m, nil
+	}
+	if err := registry.Register(m); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	return m, nil
+}
+
+func (m *metrics) close() {
+	if m.registry != nil {
+		m.registry.Unregister(m)
+	}
+}
+
+// committed counts a deployment that a command has just ended.
+func (m *metrics) committed(c *raftfsm.Command, r *raftfsm.Result) {
+	if r.Err == nil && r.Deployment != nil && r.Deployment.Phase.Terminal() && c.Type != raftfsm.TypeSubmit {
+		m.ended.WithLabelValues(string(r.Deployment.Phase)).Inc()
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (m *metrics) Describe(out chan<- *prometheus.Desc) {
+	m.ended.Describe(out)
+	out <- m.oldest
+	out <- m.phases
+	out <- m.leader
+}
+
+// Collect implements prometheus.Collector.
+func (m *metrics) Collect(out chan<- prometheus.Metric) {
+	m.ended.Collect(out)
+	counts := map[starling.Phase]int{
+		starling.PhaseQueued: 0, starling.PhaseBuilding: 0, starling.PhaseReplicating: 0,
+		starling.PhaseStaging: 0, starling.PhaseAwaitingApproval: 0, starling.PhaseRollingOut: 0,
+	}
+	now, age := m.s.cfg.Now(), 0.0
+	for _, d := range m.s.cfg.FSM.View().Active() {
+		counts[d.Phase]++
+		age = max(age, now.Sub(d.CreatedAt).Seconds())
+	}
+	for p, n := range counts {
+		out <- prometheus.MustNewConstMetric(m.phases, prometheus.GaugeValue, float64(n), string(p))
+	}
+	out <- prometheus.MustNewConstMetric(m.oldest, prometheus.GaugeValue, age)
+	leads := 0.0
+	if t, _ := m.s.leading(); t != nil {
+		leads = 1
+	}
+	out <- prometheus.MustNewConstMetric(m.leader, prometheus.GaugeValue, leads)
+}

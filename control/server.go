@@ -1,0 +1,155 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/raftfsm"
+)
+
+// Server is one server of a region.
+type Server struct {
+	cfg       Config
+	transport *http.Transport // to the control endpoints of other servers
+	goals     goalFeed
+	hints     leaderHints
+	metrics   *metrics
+	rpc       http.Handler
+
+	started atomic.Int64 // when Run began, Unix nanoseconds of cfg.Now; 0: not yet
+
+	mu      sync.Mutex
+	term    *term         // nil while this server does not lead
+	changed chan struct{} // closed when term changes
+}
+
+// New returns a server that does nothing until Run. Its handlers answer from the
+// moment it exists.
+func New(cfg Config) (*Server, error) {
+	if err := cfg.setDefaults(); err != nil {
+		return nil, fmt.Errorf("control: %w", err)
+	}
+	s := &Server{cfg: cfg, changed: make(chan struct{})}
+	s.transport = &http.Transport{
+		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			return cfg.DialControl(ctx, addr)
+		},
+		MaxIdleConnsPerHost:    idleConnsPerServer,
+		IdleConnTimeout:        idleConnFor,
+		MaxResponseHeaderBytes: 64 << 10,
+		DisableCompression:     true,
+	}
+	s.goals.init()
+	s.rpc = s.routes()
+	m, err := newMetrics(s, cfg.Metrics)
+	if err != nil {
+		return nil, fmt.Errorf("control: %w", err)
+	}
+	s.metrics = m
+	return s, nil
+}
+
+// Run leads whenever Raft says so, until ctx ends. It owns every goroutine of the
+// server.
+func (s *Server) Run(ctx context.Context) error {
+	s.started.CompareAndSwap(0, s.cfg.Now().UnixNano())
+	defer s.metrics.close()
+	defer s.transport.CloseIdleConnections()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.feedGoals(ctx) })
+	g.Go(func() error { return s.lead(ctx) })
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("control: %w", err)
+	}
+	return nil
+}
+
+// RPC returns the handler of the internal protocol. It wants starling.IdentityFrom
+// in the request's context.
+func (s *Server) RPC() http.Handler { return s.rpc }
+
+// leading returns the present term, or nil, and a channel that is closed when that changes.
+func (s *Server) leading() (*term, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.term, s.changed
+}
+
+func (s *Server) setTerm(t *term) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.term = t
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// settled reports whether the membership has had time to become complete.
+func (s *Server) settled() bool {
+	at := s.started.Load()
+	return at != 0 && s.cfg.Now().Sub(time.Unix(0, at)) >= s.cfg.Settle
+}
+
+// propose commits one command of a person or a peer and returns its result. While
+// nobody leads it waits for a leader; if that is another server, it is for the
+// caller to go there.
+func (s *Server) propose(ctx context.Context, actor string, t raftfsm.Type, payload any) (raftfsm.Result, error) {
+	lead, _, err := s.place(ctx, leaderWait)
+	if err != nil {
+		return raftfsm.Result{}, fmt.Errorf("%s: %w", t, err)
+	}
+	if lead == nil {
+		return raftfsm.Result{}, fmt.Errorf("%s: %w", t, starling.ErrNotLeader)
+	}
+	cmd, err := raftfsm.NewCommand(t, lead.now(), actor, payload)
+	if err != nil {
+		return raftfsm.Result{}, err
+	}
+	results, err := s.commit(ctx, cmd)
+	if err != nil {
+		return raftfsm.Result{}, fmt.Errorf("%s: %w", t, err)
+	}
+	return results[0], results[0].Err
+}
+
+// commit puts commands in the log and returns one result for each.
+func (s *Server) commit(ctx context.Context, cmds ...raftfsm.Command) ([]raftfsm.Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, proposeWithin)
+	defer cancel()
+	results, err := s.cfg.Raft.Propose(ctx, cmds...)
+	if err != nil {
+		return nil, err
+	}
+	if len(results) != len(cmds) {
+		return nil, fmt.Errorf("raft answered %d of %d commands", len(results), len(cmds))
+	}
+	for i := range results {
+		s.metrics.committed(&cmds[i], &results[i])
+	}
+	return results, nil
+}
+
+// waitView calls found with newer and newer views until it returns true or wait has passed.
+func (s *Server) waitView(ctx context.Context, wait time.Duration, found func(raftfsm.View) bool) bool {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	for {
+		v := s.cfg.FSM.View()
+		if found(v) {
+			return true
+		}
+		select {
+		case <-s.cfg.FSM.Changed(v.Index()):
+		case <-ctx.Done():
+			return found(s.cfg.FSM.View())
+		}
+	}
+}

@@ -1,0 +1,203 @@
+package control
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/starlingdeploy/starling"
+)
+
+// tally is the merged word of the regions on one deployment.
+type tally struct {
+	dep    *starling.Deployment
+	counts starling.Counts
+	bytes  starling.Bytes
+	// known: at least one region has reported on this generation. all: every region
+	// that takes part has. current: and about the goal's present revision, too.
+	known, all, current bool
+	// stragglers are regions that answer but do not hold the artifact yet, where the
+	// gate let others go ahead. The deployment succeeds only with them.
+	stragglers int
+}
+
+// tally merges the reports of the regions that take part: all of them under gate
+// all_regions, else those committed as placed.
+func (c *deciding) tally() tally {
+	t := tally{dep: c.dep, known: false, all: true, current: c.goal != nil}
+	t.counts = starling.Counts{}
+	t.bytes = starling.Bytes{Artifact: c.dep.Bytes.Artifact, New: c.dep.Bytes.New}
+	everyone := takesAll(c.dep)
+	for _, p := range c.dep.Regions {
+		r, ok := c.report(p.Name)
+		if ok {
+			t.known = true
+			t.bytes = t.bytes.Add(r.Bytes)
+		}
+		if !everyone && !p.Placed {
+			if ok && c.obs.Now.Sub(r.At) < regionSeenWithin {
+				t.stragglers++
+			}
+			continue
+		}
+		if !ok {
+			t.all, t.current = false, false
+			continue
+		}
+		t.counts = t.counts.Add(r.Counts)
+		if c.goal != nil && r.Revision != c.goal.Revision {
+			t.current = false
+		}
+	}
+	if !t.known { // nothing better than the last checkpoint
+		t.counts = c.dep.Machines
+	}
+	t.bytes = maxBytes(t.bytes, c.dep.Bytes)
+	return t
+}
+
+func takesAll(dep *starling.Deployment) bool {
+	g := dep.Spec.Deploy.Strategy.Gate
+	return g != starling.GateEach && g != starling.GateQuorum
+}
+
+// maxBytes keeps sums from falling when a reporter lost its memory.
+func maxBytes(a, b starling.Bytes) starling.Bytes {
+	return starling.Bytes{
+		Artifact: max(a.Artifact, b.Artifact), New: max(a.New, b.New), WAN: max(a.WAN, b.WAN),
+		CacheOut: max(a.CacheOut, b.CacheOut), Peer: max(a.Peer, b.Peer), Local: max(a.Local, b.Local),
+	}
+}
+
+// tooManyFailed judges once every region has spoken, for a share of the machines
+// means nothing before.
+func (t *tally) tooManyFailed() bool {
+	if !t.all || t.counts.Failed == 0 {
+		return false
+	}
+	share, err := starling.ParsePercent(t.dep.Spec.Deploy.Strategy.MaxFailed)
+	if err != nil { // validated at submission
+		share = 0
+	}
+	return float64(t.counts.Failed) > share*float64(t.counts.Target)
+}
+
+func (t *tally) failedReason() string {
+	s := &t.dep.Spec.Deploy.Strategy
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d of %s failed in phase %s, more than the %s allowed",
+		t.counts.Failed, machines(t.counts.Target), t.dep.Phase, s.MaxFailed)
+	for i, f := range t.counts.Samples {
+		sep := "; "
+		if i == 0 {
+			sep = ": "
+		}
+		fmt.Fprintf(&b, "%s%s/%s: %s", sep, f.Region, f.Node, clip(f.Reason, 300))
+	}
+	return b.String()
+}
+
+// deadlineReason says in which phase the deadline passed and what was missing.
+func (c *deciding) deadlineReason() string {
+	span := c.dep.Spec.Deploy.Deadline
+	if span == 0 {
+		span = starling.Duration(c.dep.Deadline.Sub(c.dep.CreatedAt))
+	}
+	what := strings.Join(c.missing(), "; ")
+	if c.dep.Paused {
+		what = "paused; " + what
+	}
+	return fmt.Sprintf("deadline of %s passed in phase %s: %s", brief(span.D()), c.dep.Phase, strings.TrimSuffix(what, "; "))
+}
+
+// missing lists what the present phase was waiting for.
+func (c *deciding) missing() []string {
+	switch c.dep.Phase {
+	case starling.PhaseQueued:
+		if o, ok := c.view.UnderWay(c.dep.App); ok {
+			return []string{fmt.Sprintf("deployment %s of the same app was %s", o.ID, o.Phase)}
+		}
+		if o, ok := c.view.NextForApp(c.dep.App); ok && o.ID != c.dep.ID {
+			return []string{fmt.Sprintf("deployment %s of the same app goes first", o.ID)}
+		}
+		if c.dep.Artifact.IsZero() && c.obs.Workers == 0 {
+			return []string{"no worker was there to build it"}
+		}
+		return []string{"no worker had a free slot"}
+	case starling.PhaseBuilding:
+		return []string{fmt.Sprintf("attempt %d was running on worker %s", c.dep.Attempt, c.dep.Worker)}
+	case starling.PhaseAwaitingApproval:
+		return []string{"nobody approved it"}
+	case starling.PhaseReplicating:
+		return c.perRegion(c.missingChunks)
+	default:
+		return c.perRegion(c.missingMachines)
+	}
+}
+
+func (c *deciding) perRegion(missing func(p starling.Placing, r Report) string) []string {
+	var out []string
+	for _, p := range c.dep.Regions {
+		r, ok := c.report(p.Name)
+		switch {
+		case !ok && c.dep.Phase == starling.PhaseReplicating && p.Placed:
+		case !ok:
+			out = append(out, p.Name+" has not reported")
+		default:
+			s := missing(p, r)
+			if s != "" && c.obs.Now.Sub(r.At) >= regionSeenWithin {
+				s += fmt.Sprintf(" (last heard %s ago)", brief(c.obs.Now.Sub(r.At).Truncate(time.Second)))
+			}
+			if s != "" {
+				out = append(out, s)
+			}
+		}
+	}
+	if len(out) == 0 && c.dep.Phase == starling.PhaseRollingOut && c.dep.Wave < len(c.dep.Spec.Deploy.Strategy.Waves)-1 {
+		out = append(out, fmt.Sprintf("wave %d of %d was baking", c.dep.Wave+1, len(c.dep.Spec.Deploy.Strategy.Waves)))
+	}
+	return out
+}
+
+func (c *deciding) missingChunks(p starling.Placing, r Report) string {
+	if p.Placed || r.Placing.Placed {
+		return ""
+	}
+	return fmt.Sprintf("%d of %d chunks placed in %s", r.Placing.ChunksDone, r.Placing.ChunksTotal, p.Name)
+}
+
+func (c *deciding) missingMachines(p starling.Placing, r Report) string {
+	n := r.Counts
+	failed := ""
+	if n.Failed > 0 {
+		failed = fmt.Sprintf(", %d failed", n.Failed)
+	}
+	switch {
+	case c.dep.Phase == starling.PhaseStaging && n.Staged+n.Failed < n.Target:
+		return fmt.Sprintf("%d of %s staged in %s%s", n.Staged, machines(n.Target), p.Name, failed)
+	case c.dep.Phase == starling.PhaseRollingOut && n.Healthy+n.Failed < n.Due:
+		return fmt.Sprintf("%d of %s of wave %d healthy in %s%s", n.Healthy, machines(n.Due), c.dep.Wave+1, p.Name, failed)
+	case c.goal != nil && r.Revision != c.goal.Revision:
+		return fmt.Sprintf("%s has not reported on the present wave", p.Name)
+	}
+	return ""
+}
+
+func machines(n int) string {
+	if n == 1 {
+		return "1 machine"
+	}
+	return fmt.Sprintf("%d machines", n)
+}
+
+// brief writes a duration without its zero parts: 30m, not 30m0s.
+func brief(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}

@@ -1,0 +1,272 @@
+package httpapi
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"github.com/starlingdeploy/starling"
+)
+
+// place says which server serves a request.
+type place int
+
+const (
+	here         place = iota // any server
+	atLeader                  // the leader of this region
+	atApp                     // the leader of the home of the app in the path
+	atDeployment              // the leader of the home of the deployment in the path
+	atSubmitted               // the leader of the home of the app in the body
+	atApplied                 // as atApp, but an app that is new begins in this region
+)
+
+// route is one operation of the API.
+type route struct {
+	method, path string
+	id, summary  string
+	role         starling.ACLRole // "": open to everybody
+	place        place
+	body         any // example of the JSON body; nil: none is read
+	raw          bool
+	maxBytes     int64 // of the body; 0: maxJSONBytes
+	status       int   // of success, 0: 200
+}
+
+// call is what the middleware has found out about a request.
+type call struct {
+	actor string
+	body  []byte
+}
+
+type callKey struct{}
+
+func callOf(ctx context.Context) call {
+	c, _ := ctx.Value(callKey{}).(call) // always there: register puts it
+	return c
+}
+
+// register adds an operation. Its requests are authorized, their bodies read, and
+// those that another server must serve passed on, before h is called.
+func register[I, O any](a *api, r route, h func(context.Context, *I) (*O, error)) {
+	op := huma.Operation{
+		Method: r.method, Path: r.path, OperationID: r.id, Summary: r.summary,
+		DefaultStatus: r.status,
+		Tags:          []string{tagOf(r.path)},
+		Responses: map[string]*huma.Response{"default": {
+			Description: "A problem",
+			Content: map[string]*huma.MediaType{"application/problem+json": {
+				Schema: a.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[Problem](), true, ""),
+			}},
+		}},
+		Middlewares: huma.Middlewares{func(ctx huma.Context, next func(huma.Context)) { a.admit(r, ctx, next) }},
+	}
+	if r.role != "" {
+		op.Security = []map[string][]string{{"token": {}}}
+		op.Description = fmt.Sprintf("Needs a token of role %s or above.", r.role)
+	}
+	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
+		out, err := h(ctx, in)
+		if err != nil {
+			return nil, a.problem(r.id, err)
+		}
+		return out, nil
+	})
+	if r.body != nil || r.raw {
+		a.describeBody(r)
+	}
+}
+
+func tagOf(path string) string {
+	tag, _, _ := strings.Cut(strings.TrimPrefix(path, "/v1/"), "/")
+	return strings.Trim(tag, "/")
+}
+
+// describeBody adds the body to the description; the handlers decode it themselves, so
+// that mistakes are named precisely.
+func (a *api) describeBody(r route) {
+	media, schema := "application/octet-stream", &huma.Schema{Type: "string", Format: "binary"}
+	if !r.raw {
+		media = "application/json"
+		schema = a.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeOf(r.body), true, r.id)
+	}
+	item := a.huma.OpenAPI().Paths[r.path]
+	op := item.Post
+	if r.method == http.MethodPut {
+		op = item.Put
+	}
+	op.RequestBody = &huma.RequestBody{Content: map[string]*huma.MediaType{media: {Schema: schema}}}
+}
+
+// admit authorizes a request, reads its body, and serves it here or passes it on.
+func (a *api) admit(r route, hctx huma.Context, next func(huma.Context)) {
+	req, w := humago.Unwrap(hctx)
+	begun := time.Now()
+	c, err := a.authorize(r, req)
+	if err == nil && (r.body != nil || r.raw) {
+		c.body, err = readBody(w, req, r)
+	}
+	var transport http.RoundTripper
+	if err == nil {
+		transport, err = a.route(r, req, c.body)
+	}
+	switch {
+	case err != nil:
+		writeProblem(w, a.problem(r.id, err))
+	case transport != nil:
+		a.passOn(w, req, transport)
+	default:
+		next(plainContext{huma.WithValue(hctx, callKey{}, c)})
+		if r.method != http.MethodGet {
+			a.Logger.Info("change", "request", r.id, "path", req.URL.Path, "actor", c.actor,
+				"status", hctx.Status(), "took", time.Since(begun).Round(time.Millisecond))
+		}
+	}
+}
+
+// authorize finds out who calls, and refuses those whose role does not suffice.
+func (a *api) authorize(r route, req *http.Request) (call, error) {
+	if r.role == "" || !a.ACLEnabled {
+		return call{actor: "anonymous"}, nil
+	}
+	scheme, secret, _ := strings.Cut(req.Header.Get("Authorization"), " ")
+	secret = strings.TrimSpace(secret)
+	if !strings.EqualFold(scheme, "Bearer") || secret == "" {
+		return call{}, &Problem{
+			Status: http.StatusUnauthorized, Kind: "unauthorized", Detail: "this needs a token",
+			Hint: "send the header Authorization: Bearer SECRET; the command line takes it from STARLING_TOKEN",
+		}
+	}
+	token, err := a.Backend.Authenticate(secret)
+	if err != nil {
+		// Made a moment ago at the leader, it may not have arrived at this server.
+		ctx, cancel := context.WithTimeout(req.Context(), tokenLag)
+		a.Backend.WaitIndex(ctx, a.Backend.Leader().Index)
+		cancel()
+		token, err = a.Backend.Authenticate(secret)
+	}
+	switch {
+	case errors.Is(err, starling.ErrForbidden):
+		return call{}, &Problem{
+			Status: http.StatusUnauthorized, Kind: "unauthorized", Detail: err.Error(),
+			Hint: "ask an operator for a token: starling acl token create",
+		}
+	case err != nil:
+		return call{}, err
+	case !token.Role.Allows(r.role):
+		return call{}, &Problem{
+			Status: http.StatusForbidden, Kind: "forbidden",
+			Detail: fmt.Sprintf("token %s has the role %s; this needs %s", token.Name, token.Role, r.role),
+			Hint:   "use a token of that role, or one above it: viewer, deployer, approver, operator",
+		}
+	}
+	return call{actor: "token:" + token.Name}, nil
+}
+
+// readBody reads a bounded body in bounded time and leaves a copy for passing on.
+func readBody(w http.ResponseWriter, req *http.Request, r route) ([]byte, error) {
+	limit, within := r.maxBytes, bodyWithin
+	if limit == 0 {
+		limit = maxJSONBytes
+	} else if limit > starling.MaxChunkBytes {
+		within = largeBodyWithin
+	}
+	rc := http.NewResponseController(w)
+	if err := rc.SetReadDeadline(time.Now().Add(within)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return nil, fmt.Errorf("read the body: %w", err)
+	}
+	b, err := io.ReadAll(http.MaxBytesReader(w, req.Body, limit))
+	// The deadline must not end the request while it is being served.
+	if derr := rc.SetReadDeadline(time.Time{}); derr != nil && !errors.Is(derr, http.ErrNotSupported) {
+		return nil, fmt.Errorf("read the body: %w", derr)
+	}
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		return nil, &Problem{
+			Status: http.StatusRequestEntityTooLarge, Kind: "too_large",
+			Detail: fmt.Sprintf("the body is longer than %d bytes", limit),
+		}
+	case err != nil:
+		return nil, starling.Invalidf("body", "ended before its time: %v", err)
+	}
+	req.Body = io.NopCloser(bytes.NewReader(b))
+	req.ContentLength = int64(len(b))
+	req.TransferEncoding = nil
+	return b, nil
+}
+
+// route returns a transport to the server that must serve the request, nil for this one.
+func (a *api) route(r route, req *http.Request, body []byte) (http.RoundTripper, error) {
+	if r.place == here || (r.method == http.MethodGet && stale(req)) {
+		return nil, nil
+	}
+	var app, deployment string
+	switch r.place {
+	case atApp:
+		app = req.PathValue("app")
+	case atSubmitted:
+		app = nameIn(body, "app")
+	case atApplied:
+		if app = req.PathValue("app"); app == "" {
+			app = nameIn(body, "name")
+		}
+		if _, ok := a.Backend.App(app); !ok {
+			return a.Backend.Route(req.Context(), "", "")
+		}
+	case atDeployment:
+		deployment = req.PathValue("id")
+	}
+	// What cannot be a name is nowhere: the handler says so, without a search.
+	if r.place != atLeader && (app+deployment == "" || starling.CheckName("name", app+deployment) != nil) {
+		return nil, nil
+	}
+	return a.Backend.Route(req.Context(), app, deployment)
+}
+
+// stale reports whether the caller is content with this region's copy: ?stale.
+func stale(req *http.Request) bool {
+	q := req.URL.Query()
+	return q.Has("stale") && q.Get("stale") != "false"
+}
+
+// passOn proxies the request unchanged.
+func (a *api) passOn(w http.ResponseWriter, req *http.Request, transport http.RoundTripper) {
+	times, err := strconv.Atoi(req.Header.Get(HeaderForwarded))
+	if err != nil {
+		times = 0
+	}
+	if times < 0 || times >= maxForwards {
+		writeProblem(w, &Problem{
+			Status: http.StatusServiceUnavailable, Kind: "unavailable",
+			Detail: fmt.Sprintf("%d servers have passed this request on and none was its place", maxForwards),
+			Hint:   "the leader is changing: try again in a second",
+		})
+		return
+	}
+	proxy := &httputil.ReverseProxy{
+		Rewrite: func(p *httputil.ProxyRequest) {
+			p.SetURL(&url.URL{Scheme: "http", Host: "starling"})
+			p.Out.Header.Set(HeaderForwarded, strconv.Itoa(times+1))
+		},
+		Transport:     transport,
+		FlushInterval: -1, // logs are streams
+		ErrorLog:      slog.NewLogLogger(a.Logger.Handler(), slog.LevelDebug),
+		ErrorHandler: func(w http.ResponseWriter, req *http.Request, err error) {
+			writeProblem(w, a.problem("pass on", fmt.Errorf("pass on %s: %w: %w", req.URL.Path, starling.ErrUnavailable, err)))
+		},
+	}
+	proxy.ServeHTTP(w, req)
+}

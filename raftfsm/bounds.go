@@ -1,0 +1,119 @@
+package raftfsm
+
+import (
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/starlingdeploy/starling"
+)
+
+// Bounds of the state, each kept by every server alike.
+const (
+	MaxEventsKept           = 8192    // in the ring
+	MaxEndedDeployments     = 10_000  // kept per home region; the oldest go first
+	MaxActiveDeployments    = 100_000 // homed here; more submissions are refused
+	MaxReleasesPerApp       = 20
+	MaxArtifactsPerRegion   = 20_000 // records; those in use are never dropped
+	MaxTokensPerRegion      = 10_000
+	MaxRegions              = 64
+	MaxServersPerRegion     = 64
+	MaxMirrorRecords        = 500     // in a batch, rounded up to all of one Raft index
+	MaxMirrorBytes          = 2 << 20 // of a batch, rounded up likewise
+	MaxMirrorRecordsApplied = 16_384
+	MaxMirroredRecordBytes  = 512 << 10
+)
+
+// Bounds of the input.
+const (
+	MaxIDBytes             = 64
+	MaxActorBytes          = 256
+	MaxWorkerBytes         = 256
+	MaxIdempotencyKeyBytes = 128
+	MaxAppBytes            = 64 << 10 // of an app's spec as JSON
+	MaxHolding             = 64       // jobs listed in a lease
+	MaxTokenNameBytes      = 128
+	MaxServerAddrBytes     = 256
+
+	maxYear = 9000 // of a time; JSON has no years above 9999
+)
+
+// mirrorFresh is how long ago a deployment that was never seen here may have ended
+// for its end to be news.
+const mirrorFresh = 10 * time.Minute
+
+func checkID(field, id string) error {
+	if id == "" || len(id) > MaxIDBytes {
+		return starling.Invalidf(field, "%.80q: want 1 to %d bytes", id, MaxIDBytes)
+	}
+	for _, c := range []byte(id) {
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_') {
+			return starling.Invalidf(field, "%.80q: use letters, digits, dashes and underscores", id)
+		}
+	}
+	return nil
+}
+
+// checkText refuses text that is too long or would break a key.
+func checkText(field, s string, maxBytes int) error {
+	if len(s) > maxBytes {
+		return starling.Invalidf(field, "%d bytes, more than %d", len(s), maxBytes)
+	}
+	if strings.ContainsRune(s, 0) || !utf8.ValidString(s) {
+		return starling.Invalidf(field, "must be UTF-8 without NUL")
+	}
+	return nil
+}
+
+func checkCounts(c *starling.Counts) error {
+	for _, n := range []int{c.Target, c.Staged, c.Due, c.Healthy, c.Failed, c.Absent} {
+		if n < 0 {
+			return starling.Invalidf("counts", "%d is negative", n)
+		}
+	}
+	if len(c.Samples) > starling.MaxFailureSamples {
+		return starling.Invalidf("counts.samples", "%d samples, more than %d", len(c.Samples), starling.MaxFailureSamples)
+	}
+	for i := range c.Samples {
+		s := &c.Samples[i]
+		s.Node, s.Region = clip(s.Node, MaxIDBytes), clip(s.Region, MaxIDBytes)
+		s.Reason = clip(s.Reason, starling.MaxReasonBytes)
+	}
+	return nil
+}
+
+func checkBytes(b starling.Bytes) error {
+	for _, n := range []int64{b.Artifact, b.New, b.WAN, b.CacheOut, b.Peer, b.Local} {
+		if n < 0 {
+			return starling.Invalidf("bytes", "%d is negative", n)
+		}
+	}
+	return nil
+}
+
+func checkArtifact(a *starling.Artifact) error {
+	switch {
+	case a.Digest.IsZero():
+		return starling.Invalidf("artifact.digest", "is missing")
+	case a.Bytes < 0 || a.Bytes > starling.MaxArtifactBytes:
+		return starling.Invalidf("artifact.bytes", "%d is not within 0 and %d", a.Bytes, int64(starling.MaxArtifactBytes))
+	case a.Files < 0 || a.Files > starling.MaxFiles:
+		return starling.Invalidf("artifact.files", "%d is not within 0 and %d", a.Files, starling.MaxFiles)
+	case a.Chunks < 0 || a.Chunks > starling.MaxChunks:
+		return starling.Invalidf("artifact.chunks", "%d is not within 0 and %d", a.Chunks, starling.MaxChunks)
+	}
+	if a.App != "" {
+		if err := starling.CheckName("artifact.app", a.App); err != nil {
+			return err
+		}
+	}
+	if a.SHA != "" {
+		if err := starling.CheckSHA(a.SHA); err != nil {
+			return err
+		}
+	}
+	if err := checkText("artifact.build_key", a.BuildKey, MaxIDBytes); err != nil {
+		return err
+	}
+	return checkText("artifact.actor", a.Actor, MaxActorBytes)
+}

@@ -1,0 +1,65 @@
+package raftfsm
+
+import (
+	"math"
+
+	"github.com/starlingdeploy/starling"
+)
+
+// The types of events.
+const (
+	EventAppApplied         = "app.applied"
+	EventDeploymentQueued   = "deployment.queued"
+	EventDeploymentPhase    = "deployment.phase" // Phase; Detail: the reason
+	EventDeploymentWave     = "deployment.wave"
+	EventDeploymentPlaced   = "deployment.placed" // Detail: the region
+	EventDeploymentPaused   = "deployment.paused"
+	EventDeploymentResumed  = "deployment.resumed"
+	EventArtifactRegistered = "artifact.registered" // Detail: the digest
+	EventArtifactPlaced     = "artifact.placed"     // Detail: the digest
+	EventArtifactLost       = "artifact.lost"       // Detail: the digest
+	EventTokenCreated       = "token.created"       // Detail: the token's ID
+	EventTokenRevoked       = "token.revoked"       // Detail: the token's ID
+	EventRegionJoined       = "region.joined"       // Detail: the region
+)
+
+// emit adds an event to the ring. Its place, time and actor are the command's, its
+// region this one unless it is set.
+func (t *tx) emit(e starling.Event) {
+	e.Index, e.N, e.At, e.Actor = t.index, t.n, t.now, t.actor
+	if e.Region == "" {
+		e.Region = t.region
+	}
+	t.n++
+	put(t, tableEvents, nil, &row[starling.Event]{rec: &e})
+	if t.meta.Events++; t.meta.Events <= MaxEventsKept {
+		return
+	}
+	if oldest := get[starling.Event](t.reader, tableEvents, byID, nil); oldest != nil {
+		drop(t, tableEvents, oldest)
+		t.meta.Events--
+		t.meta.Dropped = position{oldest.rec.Index, oldest.rec.N}
+	}
+}
+
+func (t *tx) emitFor(kind string, d *starling.Deployment, detail string) {
+	t.emit(starling.Event{Type: kind, Region: d.Home, App: d.App, Deployment: d.ID, Phase: d.Phase, Detail: detail})
+}
+
+// EventsAfter returns events after position (index, n), oldest first, limit at most.
+// The second result is true if events after it have left the ring.
+func (v View) EventsAfter(index uint64, n, limit int) ([]starling.Event, bool) {
+	d := v.meta.Dropped
+	gap := index < d.Index || (index == d.Index && n < d.N)
+	if n == math.MaxInt {
+		n-- // no entry has that many: n+1 must not overflow
+	}
+	var out []starling.Event
+	for r := range scanFrom[starling.Event](v.reader, tableEvents, byID, eventKey(position{index, max(n+1, 0)})) {
+		if len(out) >= limit {
+			break
+		}
+		out = append(out, *r.rec)
+	}
+	return out, gap
+}

@@ -1,0 +1,43 @@
+package raftfsm
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/starlingdeploy/starling"
+)
+
+func (t *tx) regionUpsert(p *RegionUpsert) (Result, error) {
+	g := p.Region
+	if err := starling.CheckName("region", g.Name); err != nil {
+		return Result{}, err
+	}
+	if len(g.Servers) > MaxServersPerRegion {
+		return Result{}, starling.Invalidf("region.servers", "%d servers, more than %d", len(g.Servers), MaxServersPerRegion)
+	}
+	for _, s := range g.Servers {
+		if err := checkText("region.servers", s, MaxServerAddrBytes); err != nil {
+			return Result{}, err
+		}
+	}
+	old := get[Region](t.reader, tableRegions, byID, strKey(g.Name))
+	switch {
+	case old == nil && len(t.regions()) >= MaxRegions:
+		return Result{}, fmt.Errorf("%w: there are %d regions already", starling.ErrConflict, MaxRegions)
+	case old != nil && slices.Equal(old.rec.Servers, g.Servers):
+		return Result{}, nil
+	}
+	put(t, tableRegions, old, &row[Region]{rec: &g})
+	if old == nil {
+		t.emit(starling.Event{Type: EventRegionJoined, Detail: g.Name})
+	}
+	return Result{Created: old == nil}, nil
+}
+
+func (r reader) regions() []Region {
+	var out []Region
+	for g := range scan[Region](r, tableRegions, byID, nil) {
+		out = append(out, *g.rec)
+	}
+	return out
+}

@@ -1,0 +1,123 @@
+package raftfsm
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/starlingdeploy/starling"
+)
+
+// show prints records of a state for transcripts.
+func show(v View, kind, name string) string {
+	var out strings.Builder
+	p := func(format string, args ...any) { fmt.Fprintf(&out, format+"\n", args...) }
+	list := func(ds []*starling.Deployment) {
+		for _, d := range ds {
+			p("%s", deploymentText(d))
+		}
+	}
+	switch kind {
+	case "deployment":
+		d, ok := v.Deployment(name)
+		if !ok {
+			return "none\n"
+		}
+		p("%s", deploymentText(d))
+		p("  priority %d, created %s, phase at %s, deadline %s, wave at %s, ended %s", d.Priority, clockText(d.CreatedAt), clockText(d.PhaseAt), clockText(d.Deadline), clockText(d.WaveAt), clockText(d.EndedAt))
+		p("  regions %v, timings %+v, bytes %+v", d.Regions, d.Timings, d.Bytes)
+	case "deployments":
+		list(v.Deployments(starling.DeploymentFilter{App: name}))
+	case "active":
+		list(v.Active())
+	case "startable":
+		list(v.Startable())
+	case "buildable":
+		list(v.Buildable())
+	case "goals":
+		for _, g := range v.Goals() {
+			p("%s@%s %s rev %d by %s: %s from %s, %s to %d, waves %v; previous %s", g.App, g.Home, g.Generation, g.Revision, g.Deployment,
+				g.Artifact.Short(), g.Origin, g.Stage, g.Cutoff, g.Deploy.Strategy.Waves, g.Previous.Short())
+		}
+	case "releases":
+		for _, r := range v.Releases(name) {
+			p("%s@%s %s by %s: %s from %s at %s", r.App, r.Home, r.Generation, r.Deployment, r.Artifact.Short(), r.Origin, clockText(r.At))
+		}
+	case "artifacts":
+		for _, a := range v.Artifacts() {
+			p("%s placed=%v", artifactText(a), v.Placed(a.Digest))
+		}
+	case "apps":
+		for _, a := range v.Apps() {
+			p("%s@%s revision %d", a.Name, a.Home, a.Revision)
+		}
+	case "tokens":
+		for _, k := range v.Tokens() {
+			p("%s %s@%s revoked=%v", k.ID, k.Role, k.Region, k.Revoked)
+		}
+	case "regions":
+		for _, g := range v.Regions() {
+			p("%s %v", g.Name, g.Servers)
+		}
+	case "events":
+		events, gap := v.EventsAfter(0, 0, MaxEventsKept)
+		if gap {
+			p("gap")
+		}
+		for _, e := range events {
+			if name == "" || strings.HasPrefix(e.Type, name) {
+				p("%d/%d %s %s %s", e.Index, e.N, e.Region, clockText(e.At), strings.Join(strings.Fields(
+					fmt.Sprintln(e.Type, e.App, e.Deployment, e.Phase, e.Actor, e.Detail)), " "))
+			}
+		}
+	default:
+		return "what is " + kind + "?\n"
+	}
+	if out.Len() == 0 {
+		return "none\n"
+	}
+	return out.String()
+}
+
+func clockText(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.Format("15:04:05")
+}
+
+func deploymentText(d *starling.Deployment) string {
+	parts := []string{d.ID, d.App + "@" + d.Home, string(d.Phase)}
+	add := func(set bool, format string, args ...any) {
+		if set {
+			parts = append(parts, fmt.Sprintf(format, args...))
+		}
+	}
+	add(!d.Artifact.IsZero(), "artifact=%s", d.Artifact.Short())
+	add(d.CacheHit, "cached")
+	add(!d.Generation.IsZero(), "gen=%s", d.Generation)
+	add(d.Attempt > 0, "attempt=%d", d.Attempt)
+	add(d.Worker != "", "worker=%s", d.Worker)
+	add(d.Lease > 0, "lease=%d", d.Lease)
+	add(d.Wave > 0, "wave=%d", d.Wave)
+	add(d.Paused, "paused")
+	add(d.RollbackOf != "", "rollback_of=%s", d.RollbackOf)
+	add(!d.RevertedTo.IsZero(), "reverted_to=%s", d.RevertedTo.Short())
+	add(d.Reason != "", "reason=%q", d.Reason)
+	return strings.Join(parts, " ")
+}
+
+func artifactText(a *starling.Artifact) string {
+	return fmt.Sprintf("artifact %s of %q from %s by %q, %d bytes", a.Digest.Short(), a.App, a.Region, a.Actor, a.Bytes)
+}
+
+// bytesOf returns a snapshot of a state.
+func bytesOf(f *FSM) io.ReadCloser {
+	var b bytes.Buffer
+	if err := f.View().WriteSnapshot(&b); err != nil {
+		panic(err)
+	}
+	return io.NopCloser(&b)
+}

@@ -1,0 +1,281 @@
+package raftfsm
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+
+	"github.com/hashicorp/go-memdb"
+	"github.com/hashicorp/raft"
+
+	"github.com/starlingdeploy/starling"
+)
+
+// A snapshot is lines of JSON: a header, one line for each record in order of table
+// and key, and a trailer with the SHA-256 of all bytes before it. The same state
+// always gives the same bytes.
+const (
+	snapshotFormat  = "starling-state"
+	snapshotVersion = 1
+
+	// MaxRecordBytes bounds one line of a snapshot.
+	MaxRecordBytes = 8 << 20
+
+	snapshotBufferBytes = 64 << 10
+)
+
+type header struct {
+	Format  string `json:"format"`
+	Version int    `json:"version"`
+	Region  string `json:"region"`
+}
+
+type trailer struct {
+	Records int             `json:"records"`
+	Sum     starling.Digest `json:"sha256"`
+}
+
+// line is one record.
+type line struct {
+	Table string          `json:"t"`
+	Mod   uint64          `json:"mod,omitempty"`
+	Seq   uint64          `json:"seq,omitempty"`
+	Rec   json.RawMessage `json:"rec"`
+}
+
+// stored is what a snapshot keeps of each table, in this order.
+func stored() []string {
+	return []string{tableMeta, tableHomes, tableRegions, tableApps, tableArtifacts, tableBuilds, tablePlaced,
+		tableDeployments, tableGoals, tableReleases, tableTokens, tableEvents}
+}
+
+// snapshot is a state on its way to disk.
+type snapshot struct{ view View }
+
+var _ raft.FSMSnapshot = snapshot{}
+
+// Persist implements raft.FSMSnapshot.
+func (s snapshot) Persist(sink raft.SnapshotSink) error {
+	if err := s.view.WriteSnapshot(sink); err != nil {
+		return errors.Join(fmt.Errorf("persist snapshot: %w", err), sink.Cancel())
+	}
+	if err := sink.Close(); err != nil {
+		return fmt.Errorf("persist snapshot: %w", err)
+	}
+	return nil
+}
+
+// Release implements raft.FSMSnapshot: the garbage collector does it.
+func (snapshot) Release() {}
+
+// WriteSnapshot writes the whole state in the form that FSM.Restore reads.
+func (v View) WriteSnapshot(w io.Writer) error {
+	sum := sha256.New()
+	buf := bufio.NewWriterSize(w, snapshotBufferBytes)
+	out := json.NewEncoder(io.MultiWriter(buf, sum))
+	out.SetEscapeHTML(false)
+	if err := out.Encode(header{snapshotFormat, snapshotVersion, v.region}); err != nil {
+		return err
+	}
+	records := 0
+	for _, table := range stored() {
+		it, err := v.txn.Get(table, byID)
+		if err != nil {
+			return err
+		}
+		for o := it.Next(); o != nil; o = it.Next() {
+			l, err := o.(liner).line()
+			if err != nil {
+				return fmt.Errorf("table %s: %w", table, err)
+			}
+			l.Table = table
+			if err := out.Encode(l); err != nil {
+				return fmt.Errorf("table %s: %w", table, err)
+			}
+			records++
+		}
+	}
+	end, err := trailerLine(records, sum)
+	if err != nil {
+		return err
+	}
+	if _, err := buf.Write(end); err != nil {
+		return err
+	}
+	return buf.Flush()
+}
+
+func trailerLine(records int, sum hash.Hash) ([]byte, error) {
+	b, err := json.Marshal(trailer{records, starling.Digest(sum.Sum(nil))})
+	return append(b, '\n'), err
+}
+
+// liner is a row of any table.
+type liner interface{ line() (line, error) }
+
+func (r *row[T]) line() (line, error) {
+	b, err := json.Marshal(r.rec)
+	return line{Mod: r.mod, Seq: r.seq, Rec: b}, err
+}
+
+func insertLine[T any](txn *memdb.Txn, l *line) error {
+	r := &row[T]{rec: new(T), mod: l.Mod, seq: l.Seq}
+	if err := json.Unmarshal(l.Rec, r.rec); err != nil {
+		return err
+	}
+	return txn.Insert(l.Table, r)
+}
+
+// readSnapshot reads a snapshot of a region into a new database.
+func readSnapshot(rd io.Reader, region string) (*memdb.MemDB, meta, error) {
+	in := lineReader{r: bufio.NewReaderSize(rd, snapshotBufferBytes), sum: sha256.New()}
+	if err := in.header(region); err != nil {
+		return nil, meta{}, err
+	}
+	db := newDB()
+	t := begin(db, region, 0)
+	defer t.txn.Abort()
+	if err := in.records(t.txn); err != nil {
+		return nil, meta{}, err
+	}
+	t.rebuildLanes()
+	if t.err != nil {
+		return nil, meta{}, t.err
+	}
+	var m meta
+	if r := get[meta](t.reader, tableMeta, byID, strKey(tableMeta)); r != nil {
+		m = *r.rec
+	}
+	t.txn.Commit()
+	return db, m, nil
+}
+
+// lineReader reads lines and sums up what it has handed out.
+type lineReader struct {
+	r     *bufio.Reader
+	sum   hash.Hash
+	count int
+}
+
+func (in *lineReader) next() ([]byte, error) {
+	var b []byte
+	for {
+		part, err := in.r.ReadSlice('\n')
+		if len(b)+len(part) > MaxRecordBytes {
+			return nil, fmt.Errorf("%w: a line is longer than %d bytes", starling.ErrCorrupt, MaxRecordBytes)
+		}
+		b = append(b, part...)
+		switch {
+		case errors.Is(err, bufio.ErrBufferFull):
+		case errors.Is(err, io.EOF):
+			return nil, fmt.Errorf("%w: it ends too early", starling.ErrCorrupt)
+		default:
+			return b, err
+		}
+	}
+}
+
+func (in *lineReader) header(region string) error {
+	b, err := in.next()
+	if err != nil {
+		return err
+	}
+	in.sum.Write(b)
+	var h header
+	if err := json.Unmarshal(b, &h); err != nil || h.Format != snapshotFormat {
+		return fmt.Errorf("%w: not a snapshot of a region's state", starling.ErrCorrupt)
+	}
+	if h.Version != snapshotVersion {
+		return fmt.Errorf("%w: version %d of the format is not supported (this program reads %d)", starling.ErrConflict, h.Version, snapshotVersion)
+	}
+	if h.Region != region {
+		return fmt.Errorf("%w: it is of region %.80q, not of %s", starling.ErrConflict, h.Region, region)
+	}
+	return nil
+}
+
+// records inserts all records and checks the trailer and that nothing follows it.
+func (in *lineReader) records(txn *memdb.Txn) error {
+	for {
+		b, err := in.next()
+		if err != nil {
+			return err
+		}
+		var l line
+		if err := json.Unmarshal(b, &l); err != nil {
+			return fmt.Errorf("%w: record %d: %v", starling.ErrCorrupt, in.count+1, err)
+		}
+		if l.Table == "" {
+			return in.trailer(b)
+		}
+		in.sum.Write(b)
+		in.count++
+		if err := insert(txn, &l); err != nil {
+			return fmt.Errorf("%w: record %d: %v", starling.ErrCorrupt, in.count, err)
+		}
+	}
+}
+
+func (in *lineReader) trailer(b []byte) error {
+	want, err := trailerLine(in.count, in.sum)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(b, want) {
+		return fmt.Errorf("%w: the checksum does not match", starling.ErrCorrupt)
+	}
+	switch _, err := in.r.ReadByte(); {
+	case err == nil:
+		return fmt.Errorf("%w: bytes after the end", starling.ErrCorrupt)
+	case errors.Is(err, io.EOF):
+		return nil
+	default:
+		return err
+	}
+}
+
+func insert(txn *memdb.Txn, l *line) error {
+	switch l.Table {
+	case tableMeta:
+		return insertLine[meta](txn, l)
+	case tableHomes:
+		return insertLine[home](txn, l)
+	case tableRegions:
+		return insertLine[Region](txn, l)
+	case tableApps:
+		return insertLine[starling.App](txn, l)
+	case tableArtifacts:
+		return insertLine[starling.Artifact](txn, l)
+	case tableBuilds:
+		return insertLine[build](txn, l)
+	case tablePlaced:
+		return insertLine[placed](txn, l)
+	case tableDeployments:
+		return insertLine[starling.Deployment](txn, l)
+	case tableGoals:
+		return insertLine[starling.Goal](txn, l)
+	case tableReleases:
+		return insertLine[starling.Release](txn, l)
+	case tableTokens:
+		return insertLine[starling.Token](txn, l)
+	case tableEvents:
+		return insertLine[starling.Event](txn, l)
+	}
+	return fmt.Errorf("table %.40q is not known", l.Table)
+}
+
+// rebuildLanes derives the lanes from the deployments.
+func (t *tx) rebuildLanes() {
+	last := ""
+	for r := range scan[starling.Deployment](t.reader, tableDeployments, byLane, nil) {
+		if r.rec.App != last {
+			last = r.rec.App
+			t.relane(last)
+		}
+	}
+}

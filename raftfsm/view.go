@@ -1,0 +1,210 @@
+package raftfsm
+
+import (
+	"bytes"
+	"cmp"
+	"slices"
+
+	"github.com/starlingdeploy/starling"
+)
+
+// MaxListed bounds a list of deployments.
+const MaxListed = 1000
+
+// View is one consistent state. It stays as it is for as long as it is held and may
+// be read by many goroutines. What it returns is shared: read only.
+type View struct {
+	reader
+	meta meta
+}
+
+// Index returns the Raft index of the last entry applied to this state.
+func (v View) Index() uint64 { return v.meta.Index }
+
+// find turns a row into a result.
+func find[T any](r *row[T]) (*T, bool) {
+	if r == nil {
+		return nil, false
+	}
+	return r.rec, true
+}
+
+// App returns an app of any home.
+func (v View) App(name string) (*starling.App, bool) {
+	return find(get[starling.App](v.reader, tableApps, byID, strKey(name)))
+}
+
+// Apps returns all apps, by name.
+func (v View) Apps() []*starling.App {
+	return records(scan[starling.App](v.reader, tableApps, byID, nil))
+}
+
+// Deployment returns a deployment of any home.
+func (v View) Deployment(id string) (*starling.Deployment, bool) { return find(v.deployment(id)) }
+
+// Deployments returns those that f chooses, newest first, MaxListed at most. With an
+// unknown Before there are none.
+func (v View) Deployments(f starling.DeploymentFilter) []*starling.Deployment {
+	limit := f.Limit
+	if limit <= 0 || limit > MaxListed {
+		limit = MaxListed
+	}
+	var before *row[starling.Deployment]
+	if f.Before != "" {
+		if before = v.deployment(f.Before); before == nil {
+			return nil
+		}
+	}
+	var out []*row[starling.Deployment]
+	switch {
+	case f.Active: // few, and not in order of age
+		for r := range scan[starling.Deployment](v.reader, tableDeployments, byActive, nil) {
+			if (f.App == "" || r.rec.App == f.App) && (before == nil || byAge(r, before) < 0) {
+				out = append(out, r)
+			}
+		}
+		slices.SortFunc(out, func(a, b *row[starling.Deployment]) int { return byAge(b, a) })
+		out = out[:min(limit, len(out))]
+	case f.App != "":
+		out = v.older(byApp, newKey().str(f.App), before, limit)
+	default:
+		out = v.older(byCreated, newKey(), before, limit)
+	}
+	ds := make([]*starling.Deployment, len(out))
+	for i, r := range out {
+		ds[i] = r.rec
+	}
+	return ds
+}
+
+// older returns the newest deployments of a list that are older than before, which is
+// nil for all.
+func (v View) older(index string, prefix key, before *row[starling.Deployment], limit int) []*row[starling.Deployment] {
+	list := scanBack[starling.Deployment](v.reader, tableDeployments, index, prefix)
+	if before != nil {
+		it, err := v.txn.ReverseLowerBound(tableDeployments, index, []byte(createdKey(slices.Clone(prefix), before)))
+		list = rows[starling.Deployment](it, err)
+	}
+	var out []*row[starling.Deployment]
+	for r := range list {
+		if len(out) >= limit || index == byApp && !bytes.Equal(strKey(r.rec.App), prefix) {
+			break // full, or the list goes on with another app
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// byAge compares deployments in order of creation.
+func byAge(a, b *row[starling.Deployment]) int {
+	return cmp.Or(a.rec.CreatedAt.Compare(b.rec.CreatedAt), cmp.Compare(a.seq, b.seq))
+}
+
+// Active returns the deployments homed here that have not ended, oldest first.
+func (v View) Active() []*starling.Deployment {
+	return records(scan[starling.Deployment](v.reader, tableDeployments, byActive, newKey().byte(place(1))))
+}
+
+// Startable returns the deployments that may start now, most urgent first: each goes
+// next in its app, has its artifact, and nothing of its app is under way.
+func (v View) Startable() []*starling.Deployment {
+	return v.next(byStart)
+}
+
+// Buildable returns the deployments that a worker may lease now, in the order in
+// which they will be leased.
+func (v View) Buildable() []*starling.Deployment {
+	return v.next(byBuild)
+}
+
+func (v View) next(index string) []*starling.Deployment {
+	var out []*starling.Deployment
+	for l := range scan[lane](v.reader, tableLanes, index, nil) {
+		if d := v.deployment(l.rec.next); d != nil {
+			out = append(out, d.rec)
+		}
+	}
+	return out
+}
+
+// NextForApp returns the queued deployment of an app homed here that goes before all
+// others of the app, whether or not one is under way.
+func (v View) NextForApp(app string) (*starling.Deployment, bool) {
+	return find(v.firstInLane(app, laneQueued))
+}
+
+// UnderWay returns the deployment of an app homed here that is neither queued nor ended.
+func (v View) UnderWay(app string) (*starling.Deployment, bool) {
+	return find(v.firstInLane(app, laneUnderWay))
+}
+
+// Goal returns the goal in force for an app of any home. A goal without an artifact
+// says that nothing is to run.
+func (v View) Goal(app string) (*starling.Goal, bool) {
+	return find(get[starling.Goal](v.reader, tableGoals, byID, strKey(app)))
+}
+
+// Goals returns all goals in force, by app.
+func (v View) Goals() []*starling.Goal {
+	return records(scan[starling.Goal](v.reader, tableGoals, byID, nil))
+}
+
+// Artifact returns an artifact of any region.
+func (v View) Artifact(d starling.Digest) (*starling.Artifact, bool) {
+	return find(get[starling.Artifact](v.reader, tableArtifacts, byID, digKey(d)))
+}
+
+// ArtifactByBuildKey returns what a build gave before.
+func (v View) ArtifactByBuildKey(k string) (*starling.Artifact, bool) { return v.artifactByBuildKey(k) }
+
+// Artifacts returns all artifacts, newest first.
+func (v View) Artifacts() []*starling.Artifact {
+	out := records(scan[starling.Artifact](v.reader, tableArtifacts, byID, nil))
+	slices.SortStableFunc(out, func(a, b *starling.Artifact) int { return b.CreatedAt.Compare(a.CreatedAt) })
+	return out
+}
+
+// Placed reports whether this region's caches hold all of an artifact.
+func (v View) Placed(d starling.Digest) bool {
+	return get[placed](v.reader, tablePlaced, byID, digKey(d)) != nil
+}
+
+// PlacedAll returns the artifacts that this region's caches hold, by digest.
+func (v View) PlacedAll() []starling.Digest {
+	var out []starling.Digest
+	for r := range scan[placed](v.reader, tablePlaced, byID, nil) {
+		out = append(out, r.rec.Artifact)
+	}
+	return out
+}
+
+// Releases returns the kept releases of an app of any home, newest first.
+func (v View) Releases(app string) []*starling.Release {
+	return records(scanBack[starling.Release](v.reader, tableReleases, byID, strKey(app)))
+}
+
+// Regions returns the known regions, by name.
+func (v View) Regions() []Region { return v.regions() }
+
+// MirrorIndex returns the Index of the last batch applied from a home; 0: none yet.
+func (v View) MirrorIndex(name string) uint64 {
+	if h := get[home](v.reader, tableHomes, byID, strKey(name)); h != nil {
+		return h.rec.Mirror
+	}
+	return 0
+}
+
+// Token returns a token of any region.
+func (v View) Token(id string) (*starling.Token, bool) {
+	return find(get[starling.Token](v.reader, tableTokens, byID, strKey(id)))
+}
+
+// TokenByHash returns the token whose secret has this SHA-256.
+func (v View) TokenByHash(d starling.Digest) (*starling.Token, bool) {
+	return find(get[starling.Token](v.reader, tableTokens, byHash, digKey(d)))
+}
+
+// Tokens returns all tokens, by ID.
+func (v View) Tokens() []*starling.Token {
+	return records(scan[starling.Token](v.reader, tableTokens, byID, nil))
+}

@@ -1,0 +1,143 @@
+package raftnode
+
+import (
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/raftfsm"
+)
+
+// Bounds of the proposer.
+const (
+	maxQueuedProposals  = 4096     // calls of Propose that wait to become part of an entry
+	maxQueuedBytes      = 64 << 20 // of their commands
+	maxInFlightEntries  = 8        // entries handed to Raft whose outcome is open
+	maxEnqueueWait      = 5 * time.Second
+	maxCloseWait        = 3 * time.Second // for open futures, before Raft is stopped
+	maxChangeWait       = 10 * time.Second
+	maxDialWait         = 2 * time.Second
+	logCacheEntries     = 512
+	snapshotsRetained   = 2
+	poolConnsPerPeer    = 3
+	rpcTimeout          = 10 * time.Second
+	storeLockTimeout    = time.Second
+	maxLeadershipEvents = 16
+	maxBootstrapExpect  = 9
+)
+
+// entryOverheadBytes bounds what an entry holds beside its commands.
+const entryOverheadBytes = 64
+
+// Tags that servers announce in gossip.
+const (
+	tagExpect = "expect" // servers to begin with
+	tagIntent = "intent" // digest of the set that the server would begin with
+	tagBoot   = "boot"   // "1": has a configuration
+)
+
+// PeerState is what gossip knows of a server's whereabouts.
+type PeerState string
+
+// The states.
+const (
+	PeerAlive  PeerState = "alive"
+	PeerFailed PeerState = "failed" // silent; it may come back
+	PeerLeft   PeerState = "left"   // gone for good
+)
+
+// Peer is a server of the region, as gossip sees it.
+type Peer struct {
+	Name  string
+	Addr  string // QUIC host:port
+	State PeerState
+	Tags  map[string]string // reserved tags
+}
+
+// Timing holds Raft's time-outs and snapshot policy. Zero fields take the defaults.
+type Timing struct {
+	Heartbeat         time.Duration // a follower without contact for so long calls an election; 1 s
+	Election          time.Duration // 1 s
+	LeaderLease       time.Duration // a leader without a quorum for so long steps down; 500 ms
+	Commit            time.Duration // longest delay of a commit notice without traffic; 50 ms
+	Reconcile         time.Duration // between two looks at gossip without a change; 1 s
+	SnapshotInterval  time.Duration // between two looks at SnapshotThreshold; 2 min
+	SnapshotThreshold uint64        // entries since the last snapshot that make the next one due; 8192
+	TrailingLogs      uint64        // entries kept behind a snapshot, for followers that are late; 10240
+}
+
+func (t Timing) withDefaults() Timing {
+	d := raft.DefaultConfig()
+	set := func(v *time.Duration, def time.Duration) {
+		if *v == 0 {
+			*v = def
+		}
+	}
+	set(&t.Heartbeat, d.HeartbeatTimeout)
+	set(&t.Election, max(d.ElectionTimeout, t.Heartbeat))
+	set(&t.LeaderLease, min(d.LeaderLeaseTimeout, t.Heartbeat))
+	set(&t.Commit, d.CommitTimeout)
+	set(&t.Reconcile, time.Second)
+	set(&t.SnapshotInterval, d.SnapshotInterval)
+	if t.SnapshotThreshold == 0 {
+		t.SnapshotThreshold = d.SnapshotThreshold
+	}
+	if t.TrailingLogs == 0 {
+		t.TrailingLogs = d.TrailingLogs
+	}
+	return t
+}
+
+// Config says how to take part in a region's Raft cluster.
+type Config struct {
+	Name, Region string
+	DataDir      string // made if missing; one process at a time
+	// Layer carries Raft's streams. Its Addr is the address that other servers dial. Close closes it.
+	Layer raft.StreamLayer
+	// FSM is the state machine. Apply must return []raftfsm.Result, one for each command.
+	FSM raft.FSM
+	// Peers returns the servers of the region in gossip, this one included.
+	Peers func() []Peer
+	// Changed returns a channel that is closed at the next change in gossip. Nil: look
+	// at Peers every Timing.Reconcile only.
+	Changed func() <-chan struct{}
+	// SetTag announces a reserved tag of this server in gossip.
+	SetTag func(key, value string) error
+	// BootstrapExpect is how many servers begin a new cluster; 0: wait to be added to one.
+	BootstrapExpect int
+	Timing          Timing
+	Logger          *slog.Logger
+}
+
+func (c *Config) check() error {
+	if err := starling.CheckName("name", c.Name); err != nil {
+		return err
+	}
+	if err := starling.CheckName("region", c.Region); err != nil {
+		return err
+	}
+	if c.BootstrapExpect < 0 || c.BootstrapExpect > maxBootstrapExpect {
+		return starling.Invalidf("server.bootstrap_expect", "%d is not within 0 and %d", c.BootstrapExpect, maxBootstrapExpect)
+	}
+	switch {
+	case c.DataDir == "":
+		return starling.Invalidf("data_dir", "is empty")
+	case c.Layer == nil, c.FSM == nil, c.Peers == nil, c.SetTag == nil, c.Logger == nil:
+		return errors.New("raftnode: Layer, FSM, Peers, SetTag and Logger must be set")
+	}
+	return nil
+}
+
+// ErrOutcomeUnknown says that a proposal failed so late that it may have been, or may
+// yet be, committed. Only commands that are harmless twice may be proposed again.
+var ErrOutcomeUnknown = errors.New("the outcome is unknown")
+
+// ErrTooLarge says that the commands of one call do not fit into a log entry, see
+// raftfsm.MaxEntryCommands and raftfsm.MaxEntryBytes.
+var ErrTooLarge = errors.New("too large for one log entry")
+
+// results is what raftfsm answers to an entry.
+type results = []raftfsm.Result

@@ -1,0 +1,358 @@
+package raftnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/starlingdeploy/starling"
+)
+
+// Node is one server's Raft. Its methods are safe for concurrent use.
+type Node struct {
+	conf      Config
+	logger    *slog.Logger
+	stores    *stores
+	transport *raft.NetworkTransport
+	raft      *raft.Raft
+	directory *directory
+
+	notify   chan bool             // Raft blocks when this is not read
+	observed chan raft.Observation // of leaders
+	observer *raft.Observer
+
+	proposals chan *proposal
+	queued    atomic.Int64  // bytes in proposals
+	inFlight  chan struct{} // a place for each entry
+
+	stop   context.CancelFunc
+	done   <-chan struct{} // closed when stop is called
+	owned  sync.WaitGroup  // the loops
+	closed sync.Once
+
+	mu       sync.Mutex
+	closing  bool
+	waiting  sync.WaitGroup // futures that are waited for; not begun once closing
+	leaderCh chan struct{}  // closed and replaced at each change
+
+	snapshotMu sync.Mutex // one Snapshot at a time: Raft names them by the millisecond
+	snapshotAt uint64     // applied index at the last one
+
+	// Of the configuration loop alone.
+	announced map[string]string // tags in gossip
+	complaint string            // the last reason not to begin a cluster
+}
+
+// Open starts a server's Raft on the state in DataDir, or on none, and the loops that
+// bootstrap and keep the configuration. It fails if another process has the directory.
+func Open(conf Config) (*Node, error) {
+	if err := conf.check(); err != nil {
+		return nil, err
+	}
+	conf.Timing = conf.Timing.withDefaults()
+	log := &hlog{to: conf.Logger}
+	st, err := openStores(conf.DataDir, log)
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{
+		conf:      conf,
+		logger:    conf.Logger,
+		stores:    st,
+		notify:    make(chan bool, maxLeadershipEvents),
+		observed:  make(chan raft.Observation, maxLeadershipEvents),
+		proposals: make(chan *proposal, maxQueuedProposals),
+		inFlight:  make(chan struct{}, maxInFlightEntries),
+		leaderCh:  make(chan struct{}),
+		announced: make(map[string]string),
+		directory: &directory{self: raft.ServerID(conf.Name), addr: raft.ServerAddress(conf.Layer.Addr().String())},
+	}
+	n.directory.refresh(conf.Peers())
+	n.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		ServerAddressProvider:   n.directory,
+		Logger:                  log,
+		Stream:                  conf.Layer,
+		MaxPool:                 poolConnsPerPeer,
+		Timeout:                 rpcTimeout,
+		MsgpackUseNewTimeFormat: true,
+	})
+	n.raft, err = raft.NewRaft(n.raftConfig(log), conf.FSM, st.logs, st.bolt, st.snaps, n.transport)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start raft on %s: %w", conf.DataDir, err), n.transport.Close(), st.bolt.Close())
+	}
+	n.directory.raft.Store(n.raft)
+	n.observer = raft.NewObserver(n.observed, false, func(o *raft.Observation) bool {
+		_, ok := o.Data.(raft.LeaderObservation)
+		return ok
+	})
+	n.raft.RegisterObserver(n.observer)
+
+	ctx, cancel := context.WithCancel(context.Background())
+	n.stop, n.done = cancel, ctx.Done()
+	n.owned.Go(func() { n.watchLeadership(ctx) })
+	n.owned.Go(func() { n.keepConfiguration(ctx) })
+	n.owned.Go(func() { n.propose(ctx) })
+	return n, nil
+}
+
+func (n *Node) raftConfig(log *hlog) *raft.Config {
+	c := raft.DefaultConfig()
+	t := n.conf.Timing
+	c.LocalID = raft.ServerID(n.conf.Name)
+	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = t.Heartbeat, t.Election, t.LeaderLease
+	c.CommitTimeout = t.Commit
+	c.SnapshotInterval, c.SnapshotThreshold, c.TrailingLogs = t.SnapshotInterval, t.SnapshotThreshold, t.TrailingLogs
+	c.NotifyCh = n.notify
+	c.Logger = log
+	c.NoLegacyTelemetry = true
+	c.ShutdownOnRemove = false // a removed server may be added again
+	return c
+}
+
+// directory tells Raft where a server is: where gossip sees it, since a server may have
+// come back at another address than the configuration names.
+type directory struct {
+	self raft.ServerID
+	addr raft.ServerAddress
+	seen atomic.Pointer[[]Peer] // in gossip; a copy, since Raft asks before each call
+	raft atomic.Pointer[raft.Raft]
+}
+
+func (d *directory) peers() []Peer { return *d.seen.Load() }
+
+func (d *directory) refresh(peers []Peer) []Peer {
+	d.seen.Store(&peers)
+	return peers
+}
+
+// ServerAddr implements raft.ServerAddressProvider.
+func (d *directory) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
+	if id == d.self {
+		return d.addr, nil
+	}
+	for _, p := range d.peers() {
+		if raft.ServerID(p.Name) == id && p.State == PeerAlive && p.Addr != "" {
+			return raft.ServerAddress(p.Addr), nil
+		}
+	}
+	if r := d.raft.Load(); r != nil {
+		for _, s := range r.GetConfiguration().Configuration().Servers {
+			if s.ID == id {
+				return s.Address, nil
+			}
+		}
+	}
+	return "", fmt.Errorf("server %q: %w", id, starling.ErrNotFound)
+}
+
+// watchLeadership drains Raft's notices and signals changes of leader.
+func (n *Node) watchLeadership(ctx context.Context) {
+	for {
+		select {
+		case <-n.notify:
+		case <-n.observed:
+		case <-ctx.Done():
+			return
+		}
+		n.mu.Lock()
+		close(n.leaderCh)
+		n.leaderCh = make(chan struct{})
+		n.mu.Unlock()
+	}
+}
+
+// Leadership returns a channel that is closed at the next change of leader. Take it
+// before asking Leader or IsLeader.
+func (n *Node) Leadership() <-chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.leaderCh
+}
+
+// Leader returns the leader that this server knows, and false if there is none.
+func (n *Node) Leader() (Peer, bool) {
+	addr, id := n.raft.LeaderWithID()
+	if id == "" {
+		return Peer{}, false
+	}
+	for _, p := range n.directory.peers() {
+		if p.Name == string(id) {
+			if p.Addr == "" {
+				p.Addr = string(addr)
+			}
+			return p, true
+		}
+	}
+	return Peer{Name: string(id), Addr: string(addr), State: PeerAlive}, true
+}
+
+// IsLeader reports whether this server believes that it leads. Use VerifyLeader or
+// Barrier where that must be sure.
+func (n *Node) IsLeader() bool { return n.raft.State() == raft.Leader }
+
+// Bootstrapped reports whether this server has a Raft configuration.
+func (n *Node) Bootstrapped() bool { return len(n.servers()) > 0 }
+
+func (n *Node) servers() []raft.Server {
+	return n.raft.GetConfiguration().Configuration().Servers
+}
+
+// Barrier returns once everything that was committed before it has been applied here.
+// Errors wrap starling.ErrNotLeader or starling.ErrUnavailable.
+func (n *Node) Barrier(ctx context.Context) error {
+	return n.await(ctx, "barrier", func() raft.Future { return n.raft.Barrier(maxEnqueueWait) })
+}
+
+// VerifyLeader asks a quorum whether this server still leads.
+func (n *Node) VerifyLeader(ctx context.Context) error {
+	return n.await(ctx, "verify leadership", func() raft.Future { return n.raft.VerifyLeader() })
+}
+
+// Snapshot writes a snapshot now, unless nothing was applied since the last call.
+func (n *Node) Snapshot(ctx context.Context) error {
+	n.snapshotMu.Lock()
+	defer n.snapshotMu.Unlock()
+	applied := n.raft.AppliedIndex()
+	if applied == n.snapshotAt {
+		return nil
+	}
+	err := n.await(ctx, "snapshot", func() raft.Future { return n.raft.Snapshot() })
+	if err == nil || errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		n.snapshotAt = applied
+		return nil
+	}
+	return err
+}
+
+// await runs a future and waits for it, for ctx or for Close.
+func (n *Node) await(ctx context.Context, what string, begin func() raft.Future) error {
+	if !n.enter() {
+		return fmt.Errorf("%s: the server is shutting down: %w", what, starling.ErrUnavailable)
+	}
+	out := make(chan error, 1)
+	go func() { // ends with the future; Close waits for it
+		defer n.waiting.Done()
+		out <- begin().Error()
+	}()
+	select {
+	case err := <-out:
+		if err != nil {
+			return fmt.Errorf("%s: %w", what, mapError(err))
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%s: %w", what, ctx.Err())
+	}
+}
+
+// enter registers a wait for a future, unless the node is closing.
+func (n *Node) enter() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closing {
+		return false
+	}
+	n.waiting.Add(1)
+	return true
+}
+
+// mapError turns Raft's errors into the domain's, keeping the cause.
+func mapError(err error) error {
+	switch {
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		return fmt.Errorf("%w (%w)", starling.ErrNotLeader, err)
+	case errors.Is(err, raft.ErrNothingNewToSnapshot):
+		return err
+	case errors.Is(err, raft.ErrEnqueueTimeout):
+		return fmt.Errorf("%w: busy (%w)", starling.ErrUnavailable, err)
+	default:
+		return fmt.Errorf("%w: %w", starling.ErrUnavailable, err)
+	}
+}
+
+// Stats tells how the server's Raft is doing.
+type Stats struct {
+	State        string        `json:"state"` // Follower, Candidate, Leader, Shutdown
+	Term         uint64        `json:"term"`
+	LastIndex    uint64        `json:"last_index"`
+	CommitIndex  uint64        `json:"commit_index"`
+	AppliedIndex uint64        `json:"applied_index"`
+	LastContact  time.Duration `json:"last_contact_ns"` // since the leader was heard; 0 on the leader, -1: never
+	Bootstrapped bool          `json:"bootstrapped"`
+	Voter        bool          `json:"voter"` // this server votes
+	Voters       int           `json:"voters"`
+	Queued       int           `json:"queued"`       // calls of Propose that wait
+	QueuedBytes  int64         `json:"queued_bytes"` // of their commands
+	InFlight     int           `json:"in_flight"`    // entries handed to Raft
+}
+
+// Stats returns a reading of the moment.
+func (n *Node) Stats() Stats {
+	s := Stats{
+		State:        n.raft.State().String(),
+		Term:         n.raft.CurrentTerm(),
+		LastIndex:    n.raft.LastIndex(),
+		CommitIndex:  n.raft.CommitIndex(),
+		AppliedIndex: n.raft.AppliedIndex(),
+		QueuedBytes:  n.queued.Load(),
+		InFlight:     len(n.inFlight),
+		Queued:       len(n.proposals),
+	}
+	if last := n.raft.LastContact(); n.IsLeader() {
+		s.LastContact = 0
+	} else if last.IsZero() {
+		s.LastContact = -1
+	} else {
+		s.LastContact = time.Since(last)
+	}
+	for _, v := range n.servers() {
+		s.Bootstrapped = true
+		if v.Suffrage == raft.Voter {
+			s.Voters++
+			s.Voter = s.Voter || string(v.ID) == n.conf.Name
+		}
+	}
+	return s
+}
+
+// Close stops Raft: it lets open calls end for a few seconds, then shuts Raft, its
+// transport and its stores. Committed state stays on disk.
+func (n *Node) Close() error {
+	var err error
+	n.closed.Do(func() { err = n.close() })
+	return err
+}
+
+func (n *Node) close() error {
+	n.mu.Lock()
+	n.closing = true
+	n.mu.Unlock()
+	n.stop()
+	n.owned.Wait()
+	// Raft forgets some futures when it stops: they must end before it.
+	idle := make(chan struct{})
+	go func() {
+		n.waiting.Wait()
+		close(idle)
+	}()
+	select {
+	case <-idle:
+	case <-time.After(maxCloseWait):
+		n.logger.Warn("raft calls are still open at shutdown")
+	}
+	n.raft.DeregisterObserver(n.observer)
+	err := n.raft.Shutdown().Error()
+	if err != nil {
+		err = fmt.Errorf("stop raft: %w", err)
+	}
+	if cerr := n.stores.bolt.Close(); cerr != nil {
+		err = errors.Join(err, fmt.Errorf("close the raft log: %w", cerr))
+	}
+	return err
+}

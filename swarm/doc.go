@@ -1,0 +1,24 @@
+// Package swarm is the brain of a peer that fetches artifacts together with the
+// other machines of its cell: whom to link to, which chunk to ask of whom, when to
+// hedge or give up, what to announce, whom to distrust.
+//
+// A [Peer] is plain data with one method, Step: an event and the time go in, effects
+// come out. It reads no clock, does no I/O, takes no lock and draws no random number
+// (ties are broken by a hash seeded in [Config]); the same events give the same
+// effects. Package agent runs it on wall time and QUIC, package sim on virtual time.
+//
+// How the runner serves matters as much as how the brain asks: a machine should send
+// at most [UploadSlots] chunks at once, the others waiting in order of arrival, so
+// that chunks finish one after the other and can be passed on; when more than
+// [UploadQueueChunks] wait it should answer busy.
+//
+// The parts:
+//
+//   - overlay.go: who is linked to whom, from the membership alone (no tracker).
+//   - deal.go: which machine asks the region's caches for which chunk, so that about
+//     one copy of an artifact leaves them.
+//   - download.go: one artifact's bitsets and rarest-first pick.
+//   - source.go: what is known of one peer or cache: pace, depth, back-off.
+//   - fetch.go: filling the pipelines, hedging, time-outs.
+//   - peer.go: Step.
+package swarm

@@ -1,0 +1,466 @@
+package swarm
+
+import (
+	"cmp"
+	"math/bits"
+	"slices"
+	"time"
+
+	"github.com/starlingdeploy/starling"
+)
+
+// Peer is the brain of one machine's part in the swarms of its cell. It is not safe
+// for concurrent use: one goroutine owns it.
+type Peer struct {
+	cfg  Config
+	hash uint64 // of self and seed
+	spin uint64 // counts draws
+
+	now     time.Duration
+	out     []Effect
+	wake    time.Duration // the pending Tick; 0: none
+	sources []*source     // in order of appearance
+	peers   map[string]*source
+	caches  map[string]*source // a process may be both: its two parts are told apart
+	origins []string
+	// downloads in order of Begin.
+	downloads []*download
+
+	inFlightBytes int64
+	took          time.Duration // mean over all sources; 0: nothing came yet
+	pace          float64       // likewise
+	minTook       time.Duration // the least
+	rate          float64       // bytes a second from peers, over the last spell
+	spellAt       time.Duration // when the spell began
+	spellBytes    int64
+	flushedAt     time.Duration
+	flushAt       time.Duration // when news go out; 0: there are none
+	hedgeAt       time.Duration // not before
+	rewire        bool          // the overlay must be computed anew
+}
+
+// New returns a peer that takes part in nothing yet.
+func New(cfg Config) *Peer {
+	if cfg.MaxInFlightBytes <= 0 {
+		cfg.MaxInFlightBytes = DefaultInFlightBytes
+	}
+	return &Peer{
+		cfg: cfg, hash: mix(hashName(cfg.Self) ^ mix(cfg.Seed)), peers: make(map[string]*source), caches: make(map[string]*source),
+		flushedAt: -announceEvery,
+	}
+}
+
+// Step takes in what happened and returns what is to be done, in order. now never
+// runs backwards (an earlier time counts as the last one). The result is valid until
+// the next Step. The cost does not grow with the number of machines, except for
+// Members; with the number of chunks only as far as whole bitmaps are read.
+func (p *Peer) Step(now time.Duration, ev Event) []Effect {
+	p.now = max(p.now, now)
+	clear(p.out)
+	p.out = p.out[:0]
+	if p.wake > 0 && p.now >= p.wake {
+		p.wake = 0
+	}
+	p.apply(ev)
+	p.expire()
+	if p.rewire {
+		p.rewire = false
+		p.overlay()
+	}
+	p.dial()
+	p.fallBack()
+	p.fill()
+	p.flush()
+	p.sleep()
+	return p.out
+}
+
+// Progress returns how many chunks of an artifact are held, and how many there are.
+func (p *Peer) Progress(artifact starling.Digest) (held, total int) {
+	if d := p.download(artifact); d != nil {
+		return d.n - d.left, d.n
+	}
+	return 0, 0
+}
+
+// Links returns the number of links that stand.
+func (p *Peer) Links() int {
+	n := 0
+	for _, s := range p.sources {
+		if s.up {
+			n++
+		}
+	}
+	return n
+}
+
+func (p *Peer) apply(ev Event) {
+	switch ev := ev.(type) {
+	case Begin:
+		p.begin(ev)
+	case End:
+		p.end(ev.Artifact)
+	case Members:
+		if d := p.download(ev.Artifact); d != nil {
+			d.members = ev.Members
+			d.redeal(p.cfg.Self)
+			p.rewire = true
+		}
+	case Origins:
+		p.setOrigins(ev.Names)
+	case PeerUp:
+		p.peerUp(ev.Peer)
+	case PeerDown:
+		if s := p.peers[ev.Peer]; s != nil {
+			p.peerDown(s)
+		}
+	case PeerHas:
+		p.peerHas(ev)
+	case Got:
+		p.got(ev)
+	case Held:
+		if d := p.download(ev.Artifact); d != nil {
+			for _, c := range ev.Chunks {
+				if int(c) < d.n {
+					p.hold(d, int(c), nil)
+				}
+			}
+		}
+	case Lost:
+		p.lost(ev)
+	case Failed:
+		p.failed(ev)
+	case Tick:
+	}
+}
+
+func (p *Peer) emit(e Effect) { p.out = append(p.out, e) }
+
+// draw returns the next number of this peer's own sequence.
+func (p *Peer) draw() uint64 {
+	p.spin++
+	return mix(p.hash ^ p.spin)
+}
+
+func (p *Peer) download(artifact starling.Digest) *download {
+	for _, d := range p.downloads {
+		if d.artifact == artifact {
+			return d
+		}
+	}
+	return nil
+}
+
+func (p *Peer) begin(ev Begin) {
+	d := p.download(ev.Artifact)
+	switch {
+	case d != nil && d.n != len(ev.Chunks), d == nil && len(p.downloads) >= MaxDownloads:
+		return
+	case d == nil:
+		d = newDownload(ev, p.now)
+		for i, o := range p.downloads {
+			if i == 0 || o.bytes < d.bytes {
+				d.bytes = o.bytes // start level with the others
+			}
+		}
+		p.downloads = append(p.downloads, d)
+	}
+	d.priority, d.seed = ev.Priority, ev.Seed
+	if ev.Have.Valid(d.n) {
+		for c := range d.n {
+			switch had := d.held.has(c); {
+			case ev.Have.Has(c) && !had:
+				p.take(d, c, nil)
+			case !ev.Have.Has(c) && had:
+				p.drop(d, c)
+			}
+		}
+	}
+	for _, s := range p.sources {
+		if s.up {
+			p.hello(s, d, true)
+		}
+	}
+	p.finished(d)
+}
+
+func (p *Peer) end(artifact starling.Digest) {
+	d := p.download(artifact)
+	if d == nil {
+		return
+	}
+	for _, s := range p.sources {
+		for _, f := range slices.Clone(s.fetches) {
+			if f.d == d {
+				p.cancel(s, f)
+			}
+		}
+		s.views = slices.DeleteFunc(s.views, func(v *view) bool { return v.d == d })
+	}
+	p.downloads = slices.DeleteFunc(p.downloads, func(o *download) bool { return o == d })
+	p.overlay()
+	for _, s := range p.sources {
+		if s.up && !s.wanted && len(s.views) == 0 {
+			p.emit(Disconnect{Peer: s.name})
+			p.peerDown(s)
+		}
+	}
+}
+
+// take counts a chunk as held. from is the source whose fetch of it ended.
+func (p *Peer) take(d *download, c int, from *source) {
+	if d.held.has(c) {
+		return
+	}
+	d.unwant(c)
+	d.held.set(c)
+	d.left--
+	d.seen.set(c)
+	delete(d.tries, c)
+	for _, s := range p.sources {
+		if f := s.find(d, c); f != nil && s != from {
+			p.cancel(s, f)
+		}
+	}
+}
+
+// drop is take undone.
+func (p *Peer) drop(d *download, c int) {
+	if d.held.has(c) {
+		d.held.clear(c)
+		d.left++
+		d.done = false
+		p.rewant(d, c)
+	}
+}
+
+// hold takes a chunk and tells those who lack it.
+func (p *Peer) hold(d *download, c int, from *source) {
+	if d.held.has(c) {
+		return
+	}
+	p.take(d, c, from)
+	for _, s := range p.sources {
+		if !s.up {
+			continue
+		}
+		if v := s.view(d); v != nil && !v.has.has(c) {
+			v.news = append(v.news, uint32(c))
+			if p.flushAt == 0 {
+				p.flushAt = max(p.now, p.flushedAt+announceEvery)
+			}
+		}
+	}
+	p.finished(d)
+}
+
+func (p *Peer) finished(d *download) {
+	if d.left == 0 && !d.done {
+		d.done = true
+		p.emit(Done{Artifact: d.artifact})
+	}
+}
+
+func (p *Peer) lost(ev Lost) {
+	d := p.download(ev.Artifact)
+	if d == nil {
+		return
+	}
+	for _, c := range ev.Chunks {
+		if int(c) < d.n {
+			p.drop(d, int(c))
+		}
+	}
+	for _, s := range p.sources {
+		if s.up && s.view(d) != nil {
+			p.hello(s, d, false)
+		}
+	}
+}
+
+// hello sends all that is held of d; ask wants an answer.
+func (p *Peer) hello(s *source, d *download, ask bool) {
+	if v := s.view(d); v != nil {
+		v.news = v.news[:0]
+	}
+	p.emit(Announce{To: s.name, Artifact: d.artifact, Hello: ask, All: d.held.bitmap(d.n)})
+}
+
+// peerHas takes in an announcement. Its sender may be hostile.
+func (p *Peer) peerHas(ev PeerHas) {
+	s, d := p.peers[ev.Peer], p.download(ev.Artifact)
+	if s == nil || !s.up || d == nil {
+		return
+	}
+	if ev.All != nil && !ev.All.Valid(d.n) {
+		p.distrust(s, "announced a bitmap of the wrong form")
+		return
+	}
+	for _, c := range ev.Chunks {
+		if int(c) >= d.n {
+			p.distrust(s, "announced a chunk that does not exist")
+			return
+		}
+	}
+	v := s.view(d)
+	if v == nil {
+		v = &view{s: s, d: d, has: newBitset(d.n)}
+		s.views = append(s.views, v)
+	}
+	if ev.All != nil {
+		p.replace(v, ev.All)
+	}
+	for _, c := range ev.Chunks {
+		p.learn(v, int(c))
+	}
+	v.dry = false
+	if ev.Hello {
+		p.hello(s, d, false)
+	}
+}
+
+func (p *Peer) replace(v *view, all Bitmap) {
+	for w := range v.has {
+		var word uint64
+		for i := range 8 {
+			if at := w*8 + i; at < len(all) {
+				word |= uint64(all[at]) << (8 * i)
+			}
+		}
+		for x := word &^ v.has[w]; x != 0; x &= x - 1 {
+			p.learn(v, w<<6+bits.TrailingZeros64(x))
+		}
+		for x := v.has[w] &^ word; x != 0; x &= x - 1 {
+			p.unlearn(v, w<<6+bits.TrailingZeros64(x))
+		}
+	}
+}
+
+func (p *Peer) learn(v *view, c int) {
+	if !v.has.has(c) {
+		v.has.set(c)
+		if !v.s.doubted {
+			v.d.more(c)
+			v.d.novelty(p.now, c)
+		}
+	}
+}
+
+// unlearn notes that a source does not hold c.
+func (p *Peer) unlearn(v *view, c int) {
+	if v.has.has(c) {
+		v.has.clear(c)
+		if !v.s.doubted {
+			v.d.fewer(c)
+			v.d.vanish(c)
+		}
+	}
+}
+
+func (p *Peer) got(ev Got) {
+	s, d := p.find(ev.Request), p.download(ev.Artifact)
+	if d == nil || ev.Chunk < 0 || ev.Chunk >= d.n {
+		return
+	}
+	if s != nil {
+		if f := s.find(d, ev.Chunk); f != nil {
+			p.land(s, f)
+			s.sample(f, max(ev.Took, time.Microsecond))
+			s.trust()
+			p.measure(s, f, max(ev.Took, time.Microsecond))
+		}
+	}
+	if !d.held.has(ev.Chunk) {
+		d.bytes += d.size(ev.Chunk)
+		if s != nil && s.origin && d.phase == 0 {
+			d.novelty(p.now, ev.Chunk)
+		}
+	}
+	p.hold(d, ev.Chunk, s)
+}
+
+// measure learns the pace of the whole from a chunk that took so long.
+func (p *Peer) measure(s *source, f *fetch, took time.Duration) {
+	x := took.Seconds() / float64(f.ahead)
+	if p.took == 0 {
+		p.took, p.pace, p.minTook = took, x, took
+		p.spellAt = p.now
+		for _, o := range p.sources { // the first guess was a long one
+			for _, f := range o.fetches {
+				f.deadline = min(f.deadline, p.now+p.patience(o, f))
+			}
+		}
+	} else {
+		p.took += (took - p.took) / 16
+		p.pace += (x - p.pace) / 16
+		p.minTook = min(p.minTook, took)
+	}
+	if s.origin {
+		return
+	}
+	p.spellBytes += f.size
+	if spell := p.now - p.spellAt; spell >= max(minSpell, 2*p.took) {
+		p.rate = float64(p.spellBytes) / spell.Seconds()
+		p.spellAt, p.spellBytes = p.now, 0
+	}
+}
+
+// setOrigins replaces the caches that are asked.
+func (p *Peer) setOrigins(names []string) {
+	names = slices.Clone(names)
+	slices.Sort(names)
+	p.origins = slices.Compact(names)
+	for _, s := range p.sources {
+		if s.origin && !slices.Contains(p.origins, s.name) {
+			for _, f := range slices.Clone(s.fetches) {
+				p.giveUp(s, f)
+			}
+		}
+	}
+	for _, name := range p.origins {
+		p.source(name, true)
+	}
+}
+
+// source returns the record of a name, making it if need be.
+func (p *Peer) source(name string, origin bool) *source {
+	m := p.peers
+	if origin {
+		m = p.caches
+	}
+	s := m[name]
+	if s == nil {
+		s = &source{name: name, origin: origin}
+		m[name] = s
+		p.sources = append(p.sources, s)
+	}
+	return s
+}
+
+// find returns the source that a request went to, nil if it is not known.
+func (p *Peer) find(r Request) *source {
+	if r.Origin {
+		return p.caches[r.From]
+	}
+	return p.peers[r.From]
+}
+
+// order returns the downloads that may fetch, the most deserving first.
+func (p *Peer) order() []*download {
+	if len(p.downloads) == 1 {
+		if d := p.downloads[0]; d.seed || d.left == 0 {
+			return nil
+		}
+		return p.downloads
+	}
+	out := make([]*download, 0, len(p.downloads))
+	for _, d := range p.downloads {
+		if !d.seed && d.left > 0 {
+			out = append(out, d)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b *download) int {
+		return cmp.Or(cmp.Compare(b.priority, a.priority), cmp.Compare(a.bytes, b.bytes))
+	})
+	return out
+}
