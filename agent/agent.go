@@ -91,28 +91,41 @@ func (a *Agent) Run(ctx context.Context) error {
 	group, inner := errgroup.WithContext(ctx)
 	client := a.setUp(inner)
 	defer client.Close()
-	if err := a.load(); err != nil {
-		return fmt.Errorf("agent: %w", err)
-	}
-	group.Go(func() error { a.loop(inner); return nil })
-	group.Go(func() error { a.pollGoals(inner); return nil })
-	group.Go(func() error { a.reports.run(inner); return nil })
-	group.Go(func() error { return a.flock.acceptLinks(inner, a.conf.AcceptSwarm) })
-	group.Go(func() error { return a.serveBlobs(inner) })
-	err = group.Wait()
-	a.run.wg.Wait()
-	for len(a.run.events) > 0 {
-		(<-a.events).discard()
-	}
-	for _, r := range a.catalog.all() {
-		if cerr := r.close(); cerr != nil {
-			a.log.Warn("a release was not closed well", "error", cerr)
+	group.Go(func() error {
+		if err := a.load(); err != nil {
+			return err
 		}
-	}
+		group.Go(func() error { a.pollGoals(inner); return nil })
+		group.Go(func() error { a.reports.run(inner); return nil })
+		group.Go(func() error { return a.flock.acceptLinks(inner, a.conf.AcceptSwarm) })
+		group.Go(func() error { return a.serveBlobs(inner) })
+		a.loop(inner)
+		return nil
+	})
+	err = group.Wait()
+	a.cleanUp()
 	if ctx.Err() != nil {
 		return nil // the wish of the caller
 	}
 	return fmt.Errorf("agent: %w", err)
+}
+
+// cleanUp waits for the workers and closes what they have left.
+func (a *Agent) cleanUp() {
+	a.run.wg.Wait()
+	for len(a.events) > 0 {
+		(<-a.events).discard()
+	}
+	for _, r := range a.catalog.all() {
+		if err := r.close(); err != nil {
+			a.log.Warn("a release was not closed well", "error", err)
+		}
+	}
+	for _, p := range a.apps {
+		if err := p.ops.out.Close(); err != nil {
+			p.log.Warn("a log was not closed well", "error", err)
+		}
+	}
 }
 
 func (a *Agent) setUp(ctx context.Context) *blobcache.Client {
@@ -233,6 +246,9 @@ func (p *app) load() error {
 	default:
 		p.rec = rec
 	}
+	if p.rec.Goal != nil {
+		p.choose()
+	}
 	known := map[string]bool{}
 	for _, e := range slices.Clone(p.rec.Releases) {
 		known[filepath.Base(p.dir.release(e.Artifact))] = true
@@ -311,11 +327,9 @@ func (a *Agent) startDownload(p *app, g *starling.Goal) *download {
 		if p.rec.Goal.Artifact == d.artifact {
 			p.bytes = d.bytes
 		}
-		if d.rel != nil && !d.finished {
-			a.catalog.remove(d.rel)
-			if err := d.rel.close(); err != nil {
-				d.log.Warn("a release was not closed well", "error", err)
-			}
+		if !d.finished {
+			a.flock.end(d.artifact) // another app may hold all of it: then it begins again with that
+			a.abandon(d)
 		}
 		for _, q := range a.apps { // another app may wait for the same artifact
 			q.reconcile()
@@ -324,6 +338,17 @@ func (a *Agent) startDownload(p *app, g *starling.Goal) *download {
 	a.flock.downloads[g.Artifact] = d
 	d.start()
 	return d
+}
+
+// abandon closes what an unfinished download has made; it stays on disk for now.
+func (a *Agent) abandon(d *download) {
+	if d.rel == nil {
+		return
+	}
+	a.catalog.remove(d.rel)
+	if err := d.rel.close(); err != nil {
+		d.log.Warn("a release was not closed well", "error", err)
+	}
 }
 
 // steerSwarm takes part in the swarms of the artifacts that goals ask for, and in no other.
@@ -341,7 +366,7 @@ func (a *Agent) steerSwarm() {
 		}
 		wanted[g.Artifact] = true
 	}
-	for _, d := range slices.Collect(maps.Keys(a.flock.selectors)) {
+	for _, d := range slices.Collect(maps.Keys(a.flock.parts)) {
 		if !wanted[d] {
 			a.flock.end(d)
 		}

@@ -12,6 +12,7 @@ import (
 )
 
 func TestReleaseIsFetchedActivatedAndReported(t *testing.T) {
+	t.Parallel()
 	r := newRegion(t)
 	r.startCache()
 	m := r.machine("m1")
@@ -41,6 +42,7 @@ func TestReleaseIsFetchedActivatedAndReported(t *testing.T) {
 }
 
 func TestUpdateMovesOnlyWhatChangedAndRollbackNothing(t *testing.T) {
+	t.Parallel()
 	r := newRegion(t)
 	r.startCache()
 	m := r.machine("m1")
@@ -73,6 +75,7 @@ func TestUpdateMovesOnlyWhatChangedAndRollbackNothing(t *testing.T) {
 }
 
 func TestFailedActivationsGoBack(t *testing.T) {
+	t.Parallel()
 	hook := func(args ...string) func(*starling.Goal, string) {
 		return func(g *starling.Goal, exe string) { g.Deploy.Hooks.Pre = append([]string{exe, "helper-hook"}, args...) }
 	}
@@ -138,6 +141,7 @@ func TestFailedActivationsGoBack(t *testing.T) {
 }
 
 func TestFirstReleaseThatFailsLeavesNothing(t *testing.T) {
+	t.Parallel()
 	r := newRegion(t)
 	r.startCache()
 	m := r.machine("m1")
@@ -152,6 +156,7 @@ func TestFirstReleaseThatFailsLeavesNothing(t *testing.T) {
 }
 
 func TestHooksRunInOrderInTheNewRelease(t *testing.T) {
+	t.Parallel()
 	r := newRegion(t)
 	r.startCache()
 	m := r.machine("m1")
@@ -169,6 +174,7 @@ func TestHooksRunInOrderInTheNewRelease(t *testing.T) {
 }
 
 func TestGoalWithoutArtifactStopsTheApp(t *testing.T) {
+	t.Parallel()
 	r := newRegion(t)
 	r.startCache()
 	m := r.machine("m1")
@@ -193,6 +199,7 @@ func TestGoalWithoutArtifactStopsTheApp(t *testing.T) {
 }
 
 func TestCutoffAndStageHoldTheMachineBack(t *testing.T) {
+	t.Parallel()
 	r := newRegion(t)
 	r.startCache()
 	m := r.machine("m1")
@@ -223,6 +230,7 @@ func TestCutoffAndStageHoldTheMachineBack(t *testing.T) {
 }
 
 func TestRunningArtifactIsAdoptedWithoutRestart(t *testing.T) {
+	t.Parallel()
 	r := newRegion(t)
 	r.startCache()
 	m := r.machine("m1")
@@ -237,6 +245,7 @@ func TestRunningArtifactIsAdoptedWithoutRestart(t *testing.T) {
 }
 
 func TestOlderGenerationIsIgnoredAfterARestart(t *testing.T) {
+	t.Parallel()
 	r := newRegion(t)
 	r.startCache()
 	m := r.machine("m1")
@@ -263,6 +272,7 @@ func TestOlderGenerationIsIgnoredAfterARestart(t *testing.T) {
 }
 
 func TestRestartGoesOnWithoutAnyServer(t *testing.T) {
+	t.Parallel()
 	r := newRegion(t)
 	r.startCache()
 	m := r.machine("m1")
@@ -278,6 +288,7 @@ func TestRestartGoesOnWithoutAnyServer(t *testing.T) {
 }
 
 func TestCrashedReleaseIsStartedAgain(t *testing.T) {
+	t.Parallel()
 	r := newRegion(t)
 	r.startCache()
 	m := r.machine("m1")
@@ -298,6 +309,7 @@ func TestCrashedReleaseIsStartedAgain(t *testing.T) {
 }
 
 func TestNewerGoalInterruptsAnActivation(t *testing.T) {
+	t.Parallel()
 	r := newRegion(t)
 	r.startCache()
 	m := r.machine("m1")
@@ -316,6 +328,7 @@ func TestNewerGoalInterruptsAnActivation(t *testing.T) {
 }
 
 func TestOldReleasesAreRemoved(t *testing.T) {
+	t.Parallel()
 	r := newRegion(t)
 	r.startCache()
 	m := r.machine("m1")
@@ -346,6 +359,7 @@ func TestOldReleasesAreRemoved(t *testing.T) {
 }
 
 func TestMachineThatIsNoLongerATargetStops(t *testing.T) {
+	t.Parallel()
 	r := newRegion(t)
 	r.startCache()
 	m := r.machine("m1")
@@ -362,6 +376,7 @@ func TestMachineThatIsNoLongerATargetStops(t *testing.T) {
 }
 
 func TestDataDirectoryInUse(t *testing.T) {
+	t.Parallel()
 	r := newRegion(t)
 	m := r.machine("m1")
 	eventually(t, 5*time.Second, "the agent holds the lock", func() bool { _, err := os.Stat(filepath.Join(m.dir, lockName)); return err == nil })
@@ -385,6 +400,7 @@ func TestDataDirectoryInUse(t *testing.T) {
 }
 
 func TestConfigIsChecked(t *testing.T) {
+	t.Parallel()
 	if _, err := New(Config{}); !starling.IsInvalid(err) {
 		t.Errorf("empty config: %v", err)
 	}

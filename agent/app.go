@@ -22,6 +22,7 @@ type app struct {
 	ops  operator
 
 	rec     *record
+	chosen  bool   // the goal's selector chooses this machine
 	version uint64 // of rec; counts changes
 	saved   uint64 // the version that is on disk
 	saving  bool
@@ -61,19 +62,34 @@ func (p *app) accept(g *starling.Goal) {
 		}
 		p.bytes = starling.Bytes{}
 	}
-	p.rec.Goal = g
+	p.rec.Goal = withDefaults(g)
+	p.choose()
 	p.changedRecord()
 }
 
-// targeted reports whether the goal's selector chooses this machine.
-func (p *app) targeted() bool {
+// withDefaults returns a copy of g without zero time-outs: a server fills them in,
+// but a machine must not spin if one does not.
+func withDefaults(g *starling.Goal) *starling.Goal {
+	c := *g
+	if g.Deploy.Health != nil {
+		h := *g.Deploy.Health
+		c.Deploy.Health = &h
+	}
+	a := starling.App{Deploy: c.Deploy}
+	a.SetDefaults()
+	c.Deploy = a.Deploy
+	return &c
+}
+
+// choose notes whether the goal's selector chooses this machine.
+func (p *app) choose() {
 	sel, err := starling.ParseSelector(p.rec.Goal.Deploy.Targets)
-	return err == nil && sel.Matches(&p.a.conf.Node)
+	p.chosen = err == nil && sel.Matches(&p.a.conf.Node)
 }
 
 // wanted returns the artifact that this machine is to run; zero: none.
 func (p *app) wanted() starling.Digest {
-	if !p.targeted() {
+	if !p.chosen {
 		return starling.Digest{}
 	}
 	return p.rec.Goal.Artifact
@@ -329,7 +345,7 @@ func (p *app) publish() {
 	if g == nil {
 		return
 	}
-	if !p.targeted() {
+	if !p.chosen {
 		p.a.reports.drop(p.name)
 		return
 	}
@@ -361,7 +377,7 @@ func (p *app) state() (state starling.MachineState, reason string, ok bool) {
 	case p.failed():
 		return starling.MachineFailed, p.rec.Failed.Reason, true
 	case g.Artifact.IsZero() && running == nil, running != nil && running.Generation == g.Generation:
-		if p.saved < p.version {
+		if p.saved < p.version || !p.resumed {
 			return starling.MachineActivating, p.problem, true
 		}
 		if p.now.svc != nil {

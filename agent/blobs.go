@@ -61,11 +61,19 @@ func (s source) Manifest(_ context.Context, artifact starling.Digest) ([]byte, e
 	return s.envelope(artifact)
 }
 
+// Source returns what this machine holds, for a process that serves it together with
+// a cache's store; otherwise the agent does, by Config.AcceptBlob.
+func (a *Agent) Source() blobcache.Source {
+	return source{catalog: a.catalog, spoiled: func(r *release) { a.run.post(releaseSpoiled{a: a, rel: r}) }}
+}
+
 // serveBlobs serves what this machine holds to the other machines of its region.
 func (a *Agent) serveBlobs(ctx context.Context) error {
-	src := source{catalog: a.catalog, spoiled: func(r *release) { a.run.post(releaseSpoiled{a: a, rel: r}) }}
+	if a.conf.AcceptBlob == nil {
+		return nil
+	}
 	server := blobcache.NewServer(blobcache.ServerConfig{
-		Region: a.conf.Node.Region, Source: src, Logger: a.log,
+		Region: a.conf.Node.Region, Source: a.Source(), Logger: a.log,
 		MaxStreams: maxServeStreams, MaxBufferBytes: maxServeBufferBytes,
 	})
 	slots := semaphore.NewWeighted(swarm.UploadSlots)

@@ -53,7 +53,7 @@ type Config struct {
 
 	DialBlob    BlobDial
 	DialSwarm   SwarmDial
-	AcceptBlob  Accept
+	AcceptBlob  Accept // nil: the process serves Agent.Source itself
 	AcceptSwarm Accept
 	Verify      VerifyFunc
 
@@ -74,7 +74,7 @@ func (c *Config) check() error {
 	}{
 		{"node.name", c.Node.Name == ""}, {"data_dir", c.DataDir == ""}, {"leader", c.Leader == nil},
 		{"members", c.Members == nil}, {"dial_blob", c.DialBlob == nil}, {"dial_swarm", c.DialSwarm == nil},
-		{"accept_blob", c.AcceptBlob == nil}, {"accept_swarm", c.AcceptSwarm == nil}, {"verify", c.Verify == nil},
+		{"accept_swarm", c.AcceptSwarm == nil}, {"verify", c.Verify == nil},
 	} {
 		if f.missing {
 			return starling.Invalidf("agent."+f.name, "is missing")

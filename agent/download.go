@@ -252,6 +252,9 @@ func prepareRelease(ctx context.Context, d *download, sources []starling.Node) (
 	rel, err := openRelease(d.dir, d.artifact)
 	switch {
 	case err == nil:
+		if err := rel.recheck(ctx, d.f.buffers); err != nil {
+			return nil, errors.Join(err, rel.close())
+		}
 		return rel, nil
 	case !errors.Is(err, starling.ErrNotFound):
 		d.log.Warn("what is on disk of the artifact is of no use", "error", err)

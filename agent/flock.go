@@ -27,9 +27,9 @@ type flock struct {
 	todo  []swarm.Event // to be stepped next
 	busy  bool          // step is under way
 
-	machines   map[string]starling.Node              // live machines of the region, by name
-	caches     map[string]starling.Node              // live caches
-	selectors  map[starling.Digest]starling.Selector // of the artifacts that the brain takes part in
+	machines   map[string]starling.Node  // live machines of the region, by name
+	caches     map[string]starling.Node  // live caches
+	parts      map[starling.Digest]*part // artifacts whose swarm the brain takes part in
 	links      map[string]*link
 	dials      map[string]*dialing
 	fetches    map[swarm.Request]*chunkFetch
@@ -119,8 +119,22 @@ func (f *flock) setMembers(nodes []starling.Node) {
 		}
 	}
 	f.step(swarm.Origins{Names: sortedKeys(f.caches)})
-	for artifact, sel := range f.selectors {
-		f.step(swarm.Members{Artifact: artifact, Members: f.targets(sel)})
+	for artifact, p := range f.parts {
+		f.tellMembers(artifact, p)
+	}
+}
+
+// part is what the brain was told of one artifact's swarm.
+type part struct {
+	sel     starling.Selector
+	members []swarm.Member
+}
+
+// tellMembers tells the brain who takes part, if that is news.
+func (f *flock) tellMembers(artifact starling.Digest, p *part) {
+	if now := f.targets(p.sel); p.members == nil || !slices.Equal(now, p.members) {
+		p.members = now
+		f.step(swarm.Members{Artifact: artifact, Members: now})
 	}
 }
 
@@ -128,20 +142,18 @@ func (f *flock) setMembers(nodes []starling.Node) {
 // chooses are the others.
 func (f *flock) begin(r *release, sel starling.Selector) {
 	f.step(swarm.Begin{Artifact: r.artifact, Chunks: r.manifest.Chunks, Have: haveOf(r)})
-	f.selectors[r.artifact] = sel
-	f.step(swarm.Members{Artifact: r.artifact, Members: f.targets(sel)})
+	p := &part{sel: sel}
+	f.parts[r.artifact] = p
+	f.tellMembers(r.artifact, p)
 }
 
 // taking reports whether the brain takes part in an artifact's swarm.
-func (f *flock) taking(artifact starling.Digest) bool {
-	_, ok := f.selectors[artifact]
-	return ok
-}
+func (f *flock) taking(artifact starling.Digest) bool { return f.parts[artifact] != nil }
 
 // end has the brain forget an artifact.
 func (f *flock) end(artifact starling.Digest) {
 	if f.taking(artifact) {
-		delete(f.selectors, artifact)
+		delete(f.parts, artifact)
 		f.step(swarm.End{Artifact: artifact})
 	}
 }
@@ -181,7 +193,7 @@ func newFlock(a *Agent, from blobs) *flock {
 	f := &flock{
 		node: &a.conf.Node, log: a.log, run: a.run, dial: a.conf.DialSwarm, blobs: from, catalog: a.catalog, buffers: &buffers{},
 		trace: a.conf.Trace, brain: swarm.New(swarm.Config{Self: a.conf.Node.Name}), begun: time.Now(), wake: time.NewTimer(time.Hour),
-		machines: map[string]starling.Node{}, caches: map[string]starling.Node{}, selectors: map[starling.Digest]starling.Selector{},
+		machines: map[string]starling.Node{}, caches: map[string]starling.Node{}, parts: map[starling.Digest]*part{},
 		links: map[string]*link{}, dials: map[string]*dialing{}, fetches: map[swarm.Request]*chunkFetch{},
 		downloads: map[starling.Digest]*download{}, distrusted: map[string]bool{},
 	}

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 )
 
 // The test binary is also the program of the releases under test, and an agent of
@@ -29,7 +31,7 @@ func TestMain(m *testing.M) {
 			helperFamily()
 		}
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // exe is the test binary.

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -47,28 +48,38 @@ func (l *logFile) Write(b []byte) (int, error) {
 }
 
 func (l *logFile) write(b []byte) error {
-	if l.f != nil && l.size+int64(len(b)) > l.maxBytes {
+	if err := l.open(); err != nil {
+		return err
+	}
+	if l.size > 0 && l.size+int64(len(b)) > l.maxBytes {
 		if err := l.rotate(); err != nil {
 			return err
 		}
-	}
-	if l.f == nil {
-		f, err := os.OpenFile(l.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
-		if err != nil {
-			return fmt.Errorf("open log: %w", err)
+		if err := l.open(); err != nil {
+			return err
 		}
-		st, err := f.Stat()
-		if err != nil {
-			f.Close()
-			return fmt.Errorf("open log: %w", err)
-		}
-		l.f, l.size = f, st.Size()
 	}
 	n, err := l.f.Write(b)
 	l.size += int64(n)
 	if err != nil {
 		return fmt.Errorf("write log: %w", err)
 	}
+	return nil
+}
+
+func (l *logFile) open() error {
+	if l.f != nil {
+		return nil
+	}
+	f, err := os.OpenFile(l.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
+	if err != nil {
+		return fmt.Errorf("open log: %w", err)
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("open log: %w", errors.Join(err, f.Close()))
+	}
+	l.f, l.size = f, st.Size()
 	return nil
 }
 

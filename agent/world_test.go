@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -267,7 +268,10 @@ func (r *region) machine(name string, edit ...func(*Config)) *machine {
 func (m *machine) start() {
 	t := m.r.t
 	t.Helper()
-	m.endpoint = newEndpoint(t, identityOf(m.node))
+	var err error
+	if m.endpoint, err = listenEndpoint(identityOf(m.node), "127.0.0.1:0"); err != nil { // closed by stop
+		t.Fatal(err)
+	}
 	m.node.Addr = m.endpoint.addr()
 	c := m.conf
 	c.Node, c.DialBlob, c.DialSwarm = m.node, m.endpoint.dialBlob, m.endpoint.dialSwarm
@@ -298,7 +302,9 @@ func (m *machine) stop() {
 	if err := <-m.done; err != nil {
 		m.r.t.Errorf("%s: %v", m.node.Name, err)
 	}
-	m.endpoint.close()
+	if m.endpoint != nil {
+		m.endpoint.close()
+	}
 }
 
 func (m *machine) app(parts ...string) string {
@@ -346,14 +352,22 @@ func (m *machine) current(name string) string {
 	return strings.TrimSpace(readFileOr(m.app("current", name), ""))
 }
 
+var ports atomic.Int64
+
+// freePort returns a port below the range that the kernel gives to outgoing
+// connections, so that it stays free.
 func freePort(t testing.TB) int {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		port := 20000 + (os.Getpid()*97+int(ports.Add(1)))%10000
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			ln.Close()
+			return port
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port
+	t.Fatal("no free port")
+	return 0
 }
 
 // goal is a goal of app hello that every machine is to run at once.

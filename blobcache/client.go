@@ -168,7 +168,7 @@ func (c *Client) exchange(ctx context.Context, addr string, q request, body []by
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return fmt.Errorf("dial: %w", errors.Join(starling.ErrUnavailable, err))
+		return unavailable(err)
 	}
 	_, err = c.exchangeOn(ctx, conn, addr, q, body, receive)
 	return err
@@ -201,13 +201,21 @@ func (c *Client) exchangeOn(ctx context.Context, conn net.Conn, addr string, q r
 	case errors.Is(err, errProtocol):
 		return answered, err
 	default:
-		return answered, errors.Join(starling.ErrUnavailable, err)
+		return answered, unavailable(err)
 	}
+}
+
+// unavailable is a failure of the network, unless it was the far side's refusal.
+func unavailable(err error) error {
+	if errors.Is(err, starling.ErrForbidden) || errors.Is(err, starling.ErrUnavailable) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", starling.ErrUnavailable, err)
 }
 
 // talk does one exchange. whole reports whether the stream is ready for the next,
 // whatever the peer's answer was.
-func talk(conn net.Conn, q request, body []byte, receive func(r io.Reader, size int) error) (answered, whole bool, err error) {
+func talk(conn io.ReadWriter, q request, body []byte, receive func(r io.Reader, size int) error) (answered, whole bool, err error) {
 	head := q.encode()
 	if _, err := conn.Write(head[:]); err != nil {
 		return false, false, err

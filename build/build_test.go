@@ -64,7 +64,7 @@ func TestFailures(t *testing.T) {
 		change       func(*starling.BuildSpec)
 		want         []string
 	}{
-		{name: "exit status", script: "echo almost; echo the last words >&2; exit 3", want: []string{"build failed: exit status 3", "almost\nthe last words"}},
+		{name: "exit status", script: "echo almost; echo the last words >&2; exit 3", want: []string{"build failed: exit status 3\nalmost\nthe last words"}},
 		{name: "killed", script: "kill -9 $$", want: []string{"build failed: ", "SIGKILL"}},
 		{name: "no such program", change: func(b *starling.BuildSpec) { b.Command = []string{"no-such-program"} }, want: []string{"no-such-program"}},
 		{name: "no output", script: "true", want: []string{"the build left no output at out"}},

@@ -18,7 +18,7 @@
 // workspace on disk, not in memory, so that they count as disk. With build.network the
 // build shares the worker's network, loopback included. Where bubblewrap is missing or
 // does not work, builds run as plain processes of the worker's user and every log and
-// result says so.
+// result says so. Either way, what a build has started is killed when its command ends.
 //
 // # Limits
 //

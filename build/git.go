@@ -169,12 +169,13 @@ func (g *git) run(ctx context.Context, repo string, extraEnv []string, args ...s
 // tidy makes git's words fit for a reason: no secrets, few lines.
 func tidy(said string) string {
 	said = strings.ToValidUTF8(redact(strings.TrimSpace(said)), "")
-	lines := strings.Split(said, "\n")
-	lines = lines[max(0, len(lines)-6):]
-	for i, l := range lines {
-		lines[i] = strings.TrimSpace(l[strings.LastIndexByte(l, '\r')+1:])
+	var lines []string
+	for l := range strings.SplitSeq(said, "\n") {
+		if l = strings.TrimSpace(l[strings.LastIndexByte(l, '\r')+1:]); l != "" {
+			lines = append(lines, l)
+		}
 	}
-	s := strings.Join(lines, "; ")
+	s := strings.Join(lines[max(0, len(lines)-6):], "; ")
 	return s[max(0, len(s)-800):]
 }
 

@@ -207,6 +207,7 @@ func (w *Worker) runBuild(ctx context.Context, job *rpc.Job, ws workspace, guard
 		c.cgroup = group
 	}
 	out.printf("running %s", strings.Join(spec.Command, " "))
+	out.begin()
 	timeout := spec.Timeout.D()
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, &hungError{timeout})
 	defer cancel()

@@ -28,6 +28,7 @@ type buildLog struct {
 	tail  []byte // ring of tailMax bytes once full
 	at    int    // start of the ring
 	total int64  // bytes written
+	own   int64  // of which were written before the build's command began
 	final []byte // the whole text; nil until finished
 }
 
@@ -72,6 +73,13 @@ func (l *buildLog) printf(format string, args ...any) {
 	fmt.Fprintf(l, "starling: "+format+"\n", args...)
 }
 
+// begin marks that from here on the text is the build's.
+func (l *buildLog) begin() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.own = l.total
+}
+
 // finish ends the log and returns its whole text.
 func (l *buildLog) finish() []byte {
 	l.mu.Lock()
@@ -109,9 +117,11 @@ func (l *buildLog) from(offset int64, limit int) (piece []byte, size int64, done
 	return piece, int64(len(text)), l.final != nil
 }
 
-// lastLines returns the last lines, limit bytes at most, for a reason. Call it before finish.
+// lastLines returns the last lines that were written after begin, limit bytes at most,
+// for a reason. Call it before finish.
 func (l *buildLog) lastLines(lines, limit int) string {
 	l.mu.Lock()
+	limit = int(min(int64(limit), l.total-l.own))
 	text := l.head
 	if len(l.tail) > 0 {
 		text = l.appendTail(nil)

@@ -63,6 +63,11 @@ func TestLogKeepsHeadAndTail(t *testing.T) {
 
 func TestLastLines(t *testing.T) {
 	l := newBuildLog()
+	l.printf("a line of ours")
+	l.begin()
+	if got := l.lastLines(5, 1000); got != "" {
+		t.Errorf("got %q", got)
+	}
 	for i := range 100 {
 		fmt.Fprintf(l, "line %d\n", i)
 	}

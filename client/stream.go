@@ -34,11 +34,10 @@ func (c *Client) BuildLog(ctx context.Context, id string, offset int64, follow b
 	return offset + n, err
 }
 
-// ServerEvent is one event of GET /v1/events. Type "gap" says that events between the
-// last one seen and the next are gone; its Event is empty.
+// ServerEvent is one event of GET /v1/events.
 type ServerEvent struct {
-	ID   string // what to resume after
-	Type string
+	ID  string // what to resume after
+	Gap bool   // events between the last one seen and the next are gone; Event is empty
 	starling.Event
 }
 
@@ -111,7 +110,7 @@ func (c *Client) readEvents(ctx context.Context, lastID *string, f func(ServerEv
 		case field == "id":
 			ev.ID = value
 		case field == "event":
-			ev.Type = value
+			ev.Gap = value == "gap"
 		case field == "data":
 			data.WriteString(value)
 		}

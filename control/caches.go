@@ -118,19 +118,39 @@ func (b *cacheBoard) holding(artifact starling.Digest) holding {
 	return h
 }
 
+// keepGoals begins to count what is pulled for new goals and forgets those that are
+// no longer in force. It must see a goal before its artifact can be placed.
+func (b *cacheBoard) keepGoals(goals []*starling.Goal, placed func(starling.Digest) bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	have := make(map[string]bool, len(goals))
+	for _, g := range goals {
+		have[g.App] = true
+		if base := b.baseline[g.App]; base != nil && base.generation == g.Generation {
+			continue
+		}
+		base := &wanBaseline{generation: g.Generation, had: placed(g.Artifact), before: map[string]int64{}}
+		for name, holds := range b.holds {
+			if h, ok := holds[g.Artifact]; ok && base.had {
+				base.before[name] = h.WANBytes
+			}
+		}
+		b.baseline[g.App] = base
+	}
+	for app := range b.baseline {
+		if !have[app] {
+			delete(b.baseline, app)
+		}
+	}
+}
+
 // wanBytes returns what the region's caches pulled from other regions for a goal.
-func (b *cacheBoard) wanBytes(goal *starling.Goal, placed bool) int64 {
+func (b *cacheBoard) wanBytes(goal *starling.Goal) int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	base := b.baseline[goal.App]
 	if base == nil || base.generation != goal.Generation {
-		base = &wanBaseline{generation: goal.Generation, had: placed, before: map[string]int64{}}
-		for name, holds := range b.holds {
-			if h, ok := holds[goal.Artifact]; ok {
-				base.before[name] = h.WANBytes
-			}
-		}
-		b.baseline[goal.App] = base
+		return 0
 	}
 	var sum int64
 	for name, holds := range b.holds {
@@ -146,24 +166,6 @@ func (b *cacheBoard) wanBytes(goal *starling.Goal, placed bool) int64 {
 		sum += h.WANBytes - before
 	}
 	return sum
-}
-
-// keepApps forgets the baselines of apps that have no goal any more.
-func (b *cacheBoard) keepApps(goals []*starling.Goal) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.baseline) == 0 {
-		return
-	}
-	have := make(map[string]bool, len(goals))
-	for _, g := range goals {
-		have[g.App] = true
-	}
-	for app := range b.baseline {
-		if !have[app] {
-			delete(b.baseline, app)
-		}
-	}
 }
 
 // placingOf describes a region's progress with an artifact in chunks of the artifact.

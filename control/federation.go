@@ -48,11 +48,12 @@ func (t *term) pull(ctx context.Context, region string, client *rpc.Client) erro
 		pause  backoff
 		cursor uint64 // what this term has seen; an empty batch is not worth a log entry
 		up     = true
-		asked  time.Time
+		known  bool      // who leads it
+		asked  time.Time // when
 	)
 	for {
-		if t.now().Sub(asked) > regionSeenWithin {
-			t.measure(ctx, region, client)
+		if !known || t.now().Sub(asked) > regionSeenWithin {
+			known = t.measure(ctx, region, client)
 			asked = t.now()
 		}
 		next, err := t.pullOnce(ctx, region, client, cursor)
@@ -61,7 +62,11 @@ func (t *term) pull(ctx context.Context, region string, client *rpc.Client) erro
 		}
 		if (err == nil) != up {
 			up = err == nil
-			t.s.cfg.Logger.Info("region", "region", region, "reachable", up, "err", err)
+			if up {
+				t.s.cfg.Logger.Info("a region answers again", "other", region)
+			} else {
+				t.s.cfg.Logger.Warn("a region does not answer", "other", region, "err", err)
+			}
 		}
 		if err != nil {
 			if err := pause.wait(ctx); err != nil {
@@ -111,16 +116,18 @@ func emptyMirror(m *starling.Mirror) bool {
 	return len(m.Apps)+len(m.Deployments)+len(m.Goals)+len(m.Artifacts)+len(m.Releases)+len(m.Tokens) == 0
 }
 
-// measure notes how far a region is and who leads it. That it fails shows in the
-// pull that follows.
-func (t *term) measure(ctx context.Context, region string, client *rpc.Client) {
+// measure notes how far a region is and who leads it, if anybody does. That it fails
+// shows in the pull that follows.
+func (t *term) measure(ctx context.Context, region string, client *rpc.Client) bool {
 	ctx, cancel := context.WithTimeout(ctx, statusWithin)
 	defer cancel()
 	begin := t.now()
 	st, err := client.Status(ctx)
-	if err == nil && st.Region == region {
-		t.dirs.measured(region, st.Leader, t.now().Sub(begin).Round(10*time.Millisecond))
+	if err != nil || st.Region != region {
+		return false
 	}
+	t.dirs.measured(region, st.Leader, t.now().Sub(begin).Round(10*time.Millisecond))
+	return st.Leader != ""
 }
 
 // report tells a home how this region stands with the goals homed there that are not

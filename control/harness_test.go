@@ -283,6 +283,8 @@ type endpoint struct {
 	stop  chan struct{}
 	addr  string
 	down  bool
+	srv   *http.Server
+	once  sync.Once
 }
 
 type identified struct {
@@ -301,7 +303,7 @@ func (e *endpoint) Accept() (net.Conn, error) {
 	}
 }
 
-func (e *endpoint) Close() error   { return nil }
+func (e *endpoint) Close() error   { e.once.Do(func() { close(e.stop) }); return nil }
 func (e *endpoint) Addr() net.Addr { return &net.UnixAddr{Name: e.addr} }
 
 // serve answers at addr until the test ends.
@@ -313,19 +315,22 @@ func (w *wire) serve(t testing.TB, addr string, h http.Handler) {
 	srv := &http.Server{Handler: h, ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 		return starling.WithIdentity(ctx, c.(*identified).id)
 	}}
+	e.srv = srv
 	done := make(chan struct{})
 	go func() { defer close(done); _ = srv.Serve(e) }()
 	t.Cleanup(func() {
-		close(e.stop)
 		_ = srv.Close()
 		<-done
 	})
 }
 
-func (w *wire) cut(addr string, down bool) {
+// cut makes an endpoint unreachable for good, open connections included.
+func (w *wire) cut(addr string) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.endpoints[addr].down = down
+	e := w.endpoints[addr]
+	e.down = true
+	w.mu.Unlock()
+	_ = e.srv.Close()
 }
 
 // dialer returns DialControl for a node.

@@ -55,7 +55,7 @@ func newTerm(ctx context.Context, s *Server) *term {
 
 // lead runs a term whenever this server is the leader.
 func (s *Server) lead(ctx context.Context) error {
-	for {
+	for ctx.Err() == nil {
 		changed := s.cfg.Raft.Leadership()
 		if s.cfg.Raft.IsLeader() {
 			if err := s.reign(ctx, changed); err != nil && ctx.Err() == nil {
@@ -69,9 +69,9 @@ func (s *Server) lead(ctx context.Context) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return ctx.Err()
 		}
 	}
+	return ctx.Err()
 }
 
 // reign runs one term from its barrier to the loss of the lead.
@@ -180,7 +180,7 @@ func (t *term) decide(v raftfsm.View) []Decision {
 	now := t.now()
 	goals := v.Goals()
 	t.machines.keepApps(goals)
-	t.caches.keepApps(goals)
+	t.caches.keepGoals(goals, v.Placed)
 	t.wants.update(v, t.dirs, t.s.cfg.Region, min(t.s.cfg.Replicas, t.caches.count()))
 	out := t.regional(v)
 	obs := t.observe(v, now)

@@ -97,7 +97,7 @@ func (t *term) reportOn(v raftfsm.View, app string, now time.Time) (starling.Reg
 	placed := v.Placed(g.Artifact)
 	artifact, _ := v.Artifact(g.Artifact)
 	counts, moved := t.machines.count(g, now)
-	moved.WAN = t.caches.wanBytes(g, placed)
+	moved.WAN = t.caches.wanBytes(g)
 	return starling.RegionReport{
 		Region: t.s.cfg.Region, App: app, Generation: g.Generation, Revision: g.Revision,
 		Placing: placingOf(t.s.cfg.Region, placed, t.caches.holding(g.Artifact), artifact),

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -20,6 +21,7 @@ import (
 type sim struct {
 	*bench
 	rt        *rapid.T
+	rng       *rand.Rand
 	term      *term
 	apps      []string
 	ids       []string
@@ -33,7 +35,7 @@ type sim struct {
 	jobs      map[string]*rpc.Job
 }
 
-const simStep = 500 * time.Millisecond
+const simStep = time.Second
 
 func newSim(t *testing.T, rt *rapid.T) *sim {
 	n := rapid.IntRange(0, 6).Draw(rt, "machines")
@@ -45,20 +47,19 @@ func newSim(t *testing.T, rt *rapid.T) *sim {
 		nodes = append(nodes, node("us", w, starling.RoleWorker))
 	}
 	s := &sim{
-		bench: newBench(t, "us", nil, nodes...), rt: rt, machines: names(machineNodes("us", n)),
+		bench: newBench(t, "us", nil, nodes...), rt: rt, rng: rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 1)), machines: names(machineNodes("us", n)),
 		last: map[string]starling.Generation{}, ended: map[string]starling.Phase{},
 		moods: map[string]int{}, jobs: map[string]*rpc.Job{}, euUp: true,
 	}
 	for _, actor := range []string{"worker", "cache", "machine", "eu"} {
-		s.moods[actor] = rapid.SampledFrom([]int{0, 5, 50, 95}).Draw(rt, actor)
+		s.moods[actor] = rapid.SampledFrom([]int{0, 50, 95, 95}).Draw(rt, actor)
 	}
+	s.moods["failure"] = rapid.SampledFrom([]int{0, 0, 1, 30}).Draw(rt, "failure")
 	s.term = s.elect()
 	return s
 }
 
-func (s *sim) chance(percent int, what string) bool {
-	return rapid.IntRange(0, 99).Draw(s.rt, what) < percent
-}
+func (s *sim) chance(percent int) bool { return s.rng.IntN(100) < percent }
 
 func (s *sim) newApp(name string) {
 	s.apps = append(s.apps, name)
@@ -88,12 +89,12 @@ func (s *sim) step() {
 }
 
 func (s *sim) people() {
-	if len(s.ids) < 6 && s.chance(15, "submit?") {
+	if len(s.ids) < 6 && s.chance(15) {
 		sub := raftfsm.Submit{
-			ID: fmt.Sprintf("d%d", len(s.ids)), App: rapid.SampledFrom(s.apps).Draw(s.rt, "app"),
-			Regions: []string{"us", "eu"}, Priority: rapid.IntRange(0, 2).Draw(s.rt, "priority"),
+			ID: fmt.Sprintf("d%d", len(s.ids)), App: s.apps[s.rng.IntN(len(s.apps))],
+			Regions: []string{"us", "eu"}, Priority: s.rng.IntN(3),
 		}
-		switch rapid.IntRange(0, 2).Draw(s.rt, "kind") {
+		switch s.rng.IntN(3) {
 		case 0:
 			sub.SHA = fmt.Sprintf("%040x", len(s.ids)+1)
 		case 1:
@@ -105,18 +106,18 @@ func (s *sim) people() {
 			s.ids = append(s.ids, sub.ID)
 		}
 	}
-	if len(s.ids) > 0 && s.chance(10, "act?") {
-		id := rapid.SampledFrom(s.ids).Draw(s.rt, "id")
-		switch rapid.IntRange(0, 3).Draw(s.rt, "action") {
-		case 0:
-			s.try(raftfsm.TypePause, raftfsm.Pause{ID: id, Paused: rapid.Bool().Draw(s.rt, "pause")})
-		case 1, 2:
+	if len(s.ids) > 0 && s.chance(20) {
+		id := s.ids[s.rng.IntN(len(s.ids))]
+		switch s.rng.IntN(10) {
+		case 0, 1:
+			s.try(raftfsm.TypePause, raftfsm.Pause{ID: id, Paused: s.chance(50)})
+		case 2, 3, 4, 5, 6, 7, 8:
 			s.try(raftfsm.TypeApprove, raftfsm.Approve{ID: id})
 		default:
 			s.try(raftfsm.TypeFinish, raftfsm.Finish{ID: id, Phase: starling.PhaseCancelled})
 		}
 	}
-	if s.chance(2, "elect?") {
+	if s.chance(2) {
 		s.term = s.elect()
 	}
 }
@@ -136,7 +137,7 @@ func (s *sim) try(t raftfsm.Type, payload any) bool {
 
 func (s *sim) workers() {
 	for _, name := range []string{"w1", "w2"} {
-		if !s.chance(s.moods["worker"], name) {
+		if !s.chance(s.moods["worker"]) {
 			continue // silent for now
 		}
 		client := clientOf(s.server, node("us", name, starling.RoleWorker))
@@ -149,7 +150,7 @@ func (s *sim) workers() {
 			s.jobs[name] = job
 			continue
 		}
-		switch rapid.IntRange(0, 4).Draw(s.rt, "work") {
+		switch s.rng.IntN(5) {
 		case 0:
 			art := starling.Artifact{Digest: starling.DigestOf([]byte(job.SHA)), Bytes: 10, Files: 1, Chunks: 1}
 			_ = client.Complete(context.Background(), job.Deployment, rpc.CompleteRequest{Lease: job.Lease, Artifact: art})
@@ -167,12 +168,12 @@ func (s *sim) workers() {
 
 func (s *sim) caches() {
 	for _, name := range []string{"c1", "c2"} {
-		if !s.chance(s.moods["cache"], name) {
+		if !s.chance(s.moods["cache"]) {
 			continue
 		}
 		var holds []rpc.CacheHold
 		for _, w := range s.term.wants.wait(context.Background(), 0, 0).Wants {
-			done := rapid.IntRange(0, 10).Draw(s.rt, "done")
+			done := s.rng.IntN(11)
 			holds = append(holds, rpc.CacheHold{
 				Artifact: w.Artifact, ChunksDone: done, ChunksTotal: 10, Complete: done > 3, Caches: []string{"c1", "c2"},
 			})
@@ -185,18 +186,19 @@ func (s *sim) caches() {
 
 func (s *sim) activate() {
 	for _, m := range s.machines {
-		if s.chance(3, "blink "+m) {
-			s.members.alive(m, rapid.Bool().Draw(s.rt, "alive"))
+		if s.chance(3) {
+			s.members.alive(m, s.chance(50))
 		}
-		if !s.chance(s.moods["machine"], m) {
+		if !s.chance(s.moods["machine"]) {
 			continue
 		}
 		for _, g := range s.fsm.View().Goals() {
 			r := starling.MachineReport{Node: m, App: g.App, Generation: g.Generation, State: starling.MachineFetching}
 			if g.Stage.AtLeast(starling.StageFetch) {
-				r.State = rapid.SampledFrom([]starling.MachineState{
-					starling.MachineStaged, starling.MachineStaged, starling.MachineStaged, starling.MachineFailed,
-				}).Draw(s.rt, "state")
+				r.State = starling.MachineStaged
+				if s.chance(s.moods["failure"]) {
+					r.State = starling.MachineFailed
+				}
 			}
 			if g.Stage.AtLeast(starling.StageActivate) && g.Cutoff.Selects(m, g.Deployment) && r.State == starling.MachineStaged {
 				r.State = starling.MachineHealthy
@@ -211,7 +213,7 @@ func (s *sim) activate() {
 // abroadStep lets region eu report on some goals, sometimes on an old revision.
 func (s *sim) abroadStep() {
 	for _, g := range s.fsm.View().Goals() {
-		if !s.chance(s.moods["eu"], "eu") {
+		if !s.chance(s.moods["eu"]) {
 			continue
 		}
 		c := starling.Counts{Target: 2, Staged: 2}
@@ -219,8 +221,8 @@ func (s *sim) abroadStep() {
 			c.Due, c.Healthy = 2, 2
 		}
 		s.term.home.record(starling.RegionReport{
-			Region: "eu", App: g.App, Generation: g.Generation, Revision: g.Revision - uint64(rapid.IntRange(0, 1).Draw(s.rt, "behind")),
-			Placing: starling.Placing{Name: "eu", Placed: rapid.Bool().Draw(s.rt, "placed")}, Counts: c,
+			Region: "eu", App: g.App, Generation: g.Generation, Revision: g.Revision - uint64(s.rng.IntN(2)),
+			Placing: starling.Placing{Name: "eu", Placed: s.chance(50)}, Counts: c,
 		}, s.clock.Now())
 	}
 }
@@ -262,12 +264,14 @@ func (s *sim) check() {
 }
 
 func TestEveryDeploymentEndsOnce(t *testing.T) {
+	ends := map[starling.Phase]int{}
+	defer func() { t.Logf("ends: %v", ends) }()
 	rapid.Check(t, func(rt *rapid.T) {
 		s := newSim(t, rt)
 		for i := range rapid.IntRange(1, 2).Draw(rt, "apps") {
 			s.newApp(fmt.Sprintf("app%d", i))
 		}
-		for range 80 {
+		for range 50 {
 			s.step()
 		}
 		// Whoever is still under way ends by its deadline even if nobody does anything.
@@ -279,6 +283,7 @@ func TestEveryDeploymentEndsOnce(t *testing.T) {
 			s.check()
 		}
 		for _, id := range s.ids {
+			ends[s.ended[id]]++
 			if !slices.Contains([]starling.Phase{starling.PhaseSucceeded, starling.PhaseFailed, starling.PhaseCancelled}, s.ended[id]) {
 				rt.Fatalf("%s never ended: %+v", id, s.deployment(id))
 			}

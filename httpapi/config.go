@@ -16,10 +16,10 @@ import (
 
 // Bounds.
 const (
-	maxJSONBytes       = 1 << 20                             // of a request's body, where nothing else is said
+	maxJSONBytes       = 1 << 20                              // of a request's body, where nothing else is said
 	maxRegisterBytes   = starling.MaxManifestBytes/3*4 + 4096 // a manifest in base64
-	maxMissingDigests  = 4096                                // in one question
-	maxIdempotencyKey  = 128                                 // bytes
+	maxMissingDigests  = 4096                                 // in one question
+	maxIdempotencyKey  = 128                                  // bytes
 	maxDeploymentsList = 1000
 	defDeploymentsList = 100
 	maxStreams         = 1024 // event and log streams open at once

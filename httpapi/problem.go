@@ -48,19 +48,17 @@ func (p *Problem) GetHeaders() http.Header {
 	return h
 }
 
-// kinds maps the domain's sentinel errors to statuses, the first that fits.
-func kinds() []struct {
+// kind says how an error of the domain is told.
+type kind struct {
 	err    error
 	status int
-	kind   string
+	name   string
 	hint   string
-} {
-	return []struct {
-		err    error
-		status int
-		kind   string
-		hint   string
-	}{
+}
+
+// kinds maps the domain's sentinel errors; the first that fits counts.
+func kinds() []kind {
+	return []kind{
 		{starling.ErrNotFound, http.StatusNotFound, "not_found", "the lists at /v1/apps, /v1/deployments and /v1/artifacts show what there is"},
 		{starling.ErrFenced, http.StatusGone, "fenced", "it was overtaken by something newer: look again"},
 		{starling.ErrConflict, http.StatusConflict, "conflict", "it is not possible in the present state: look at it and decide again"},
@@ -86,7 +84,7 @@ func problemOf(err error) (*Problem, bool) {
 	}
 	for _, k := range kinds() {
 		if errors.Is(err, k.err) {
-			return &Problem{Status: k.status, Kind: k.kind, Detail: err.Error(), Hint: k.hint}, true
+			return &Problem{Status: k.status, Kind: k.name, Detail: err.Error(), Hint: k.hint}, true
 		}
 	}
 	return &Problem{
@@ -140,11 +138,14 @@ func invalidStatus(status int) int {
 	return status
 }
 
+// humaContext is huma.Context by a name that does not hide its method Context.
+type humaContext huma.Context
+
 // plainContext applies invalidStatus to what huma writes.
-type plainContext struct{ huma.Context }
+type plainContext struct{ humaContext }
 
 // SetStatus implements huma.Context.
-func (c plainContext) SetStatus(status int) { c.Context.SetStatus(invalidStatus(status)) }
+func (c plainContext) SetStatus(status int) { c.humaContext.SetStatus(invalidStatus(status)) }
 
 // Unwrap lets humago find the request below.
-func (c plainContext) Unwrap() huma.Context { return c.Context }
+func (c plainContext) Unwrap() huma.Context { return c.humaContext }

@@ -11,6 +11,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"reflect"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -230,11 +231,13 @@ func (a *api) route(r route, req *http.Request, body []byte) (http.RoundTripper,
 		deployment = req.PathValue("id")
 	}
 	// What cannot be a name is nowhere: the handler says so, without a search.
-	if r.place != atLeader && (app+deployment == "" || starling.CheckName("name", app+deployment) != nil) {
+	if r.place != atLeader && !nameRE.MatchString(app+deployment) {
 		return nil, nil
 	}
 	return a.Backend.Route(req.Context(), app, deployment)
 }
+
+var nameRE = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
 // stale reports whether the caller is content with this region's copy: ?stale.
 func stale(req *http.Request) bool {

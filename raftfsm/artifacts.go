@@ -64,7 +64,7 @@ func (t *tx) putBuild(buildKey string, d starling.Digest) {
 // uses, sparing keep.
 func (t *tx) pruneArtifacts(region string, keep starling.Digest) {
 	h, _ := t.home(region)
-	excess := h.Artifacts - MaxArtifactsPerRegion
+	excess := h.Artifacts - t.limits.artifacts
 	if excess <= 0 {
 		return
 	}

@@ -24,6 +24,18 @@ const (
 	MaxMirroredRecordBytes  = 512 << 10
 )
 
+// limits are the bounds that history grows into; tests that reach them set lower ones.
+type limits struct {
+	events    int // kept in the ring
+	ended     int // deployments, per home
+	artifacts int // records, per region
+	tokens    int // per region
+}
+
+func defaultLimits() limits {
+	return limits{MaxEventsKept, MaxEndedDeployments, MaxArtifactsPerRegion, MaxTokensPerRegion}
+}
+
 // Bounds of the input.
 const (
 	MaxIDBytes             = 64

@@ -69,12 +69,21 @@ func (d *driver) history(n int) {
 	}
 }
 
+// What a state keeps in the tests that fill it.
+const (
+	keptEnded     = 800
+	keptEvents    = 500
+	keptArtifacts = 300
+	keptTokens    = 100
+)
+
 func TestHistoryIsBounded(t *testing.T) {
-	d := newDriver(t)
-	const extra = 300
-	d.history(MaxEndedDeployments + extra)
+	d, west := newDriver(t), New("west")
+	d.fsm.limits.ended, d.fsm.limits.events, west.limits.ended = keptEnded, keptEvents, keptEnded
+	const extra = 100
+	d.history(keptEnded + extra)
 	v := d.fsm.View()
-	if h := get[home](v.reader, tableHomes, byID, strKey("east")); h.rec.Ended != MaxEndedDeployments+1 { // pruned at submission, before the last one ended
+	if h := get[home](v.reader, tableHomes, byID, strKey("east")); h.rec.Ended != keptEnded+1 { // pruned at submission, before the last one ended
 		t.Errorf("%d ended deployments are kept", h.rec.Ended)
 	}
 	if _, ok := v.Deployment("old0"); ok {
@@ -89,7 +98,7 @@ func TestHistoryIsBounded(t *testing.T) {
 	}
 
 	events, gap := v.EventsAfter(0, 0, math.MaxInt)
-	if len(events) != MaxEventsKept || !gap {
+	if len(events) != keptEvents || !gap {
 		t.Fatalf("%d events, gap %v", len(events), gap)
 	}
 	for i := 1; i < len(events); i++ {
@@ -97,9 +106,9 @@ func TestHistoryIsBounded(t *testing.T) {
 			t.Fatalf("%d/%d comes after %d/%d", b.Index, b.N, a.Index, a.N)
 		}
 	}
-	mid := events[1000]
+	mid := events[100]
 	rest, gap := v.EventsAfter(mid.Index, mid.N, 10)
-	if gap || len(rest) != 10 || rest[0] != events[1001] {
+	if gap || len(rest) != 10 || rest[0] != events[101] {
 		t.Errorf("after %d/%d: %d events, gap %v", mid.Index, mid.N, len(rest), gap)
 	}
 	last := events[len(events)-1]
@@ -108,7 +117,7 @@ func TestHistoryIsBounded(t *testing.T) {
 	}
 
 	// All of it goes to another region in batches, whole indexes at a time.
-	batches, seen, west := 0, 0, New("west")
+	batches, seen := 0, 0
 	for at := uint64(0); ; batches++ {
 		m := v.ChangedSince("east", at)
 		if m.Index == at {
@@ -126,10 +135,10 @@ func TestHistoryIsBounded(t *testing.T) {
 		}
 		at, seen = m.Index, seen+len(m.Deployments)
 	}
-	if batches < MaxEndedDeployments/(MaxMirrorRecords+MaxEntryCommands) || seen != MaxEndedDeployments+1 {
+	if batches < 2 || seen != keptEnded+1 {
 		t.Errorf("%d deployments in %d batches", seen, batches)
 	}
-	if n := get[home](west.View().reader, tableHomes, byID, strKey("east")).rec.Ended; n != MaxEndedDeployments {
+	if n := get[home](west.View().reader, tableHomes, byID, strKey("east")).rec.Ended; n != keptEnded {
 		t.Errorf("the mirror keeps %d", n)
 	}
 	if m := west.View().ChangedSince("east", 0); m.Index != 0 || m.Deployments != nil {
@@ -162,6 +171,7 @@ func TestReleasesAreBounded(t *testing.T) {
 
 func TestArtifactRecordsAreBoundedButThoseInUseStay(t *testing.T) {
 	d := newDriver(t)
+	d.fsm.limits.artifacts = keptArtifacts
 	d.must(d.cmd(TypeAppApply, AppApply{App: starling.App{Name: "a"}}))
 	name := func(i int) starling.Digest { return starling.DigestOf([]byte(fmt.Sprint(i))) }
 	register := func(from, to int) {
@@ -175,9 +185,9 @@ func TestArtifactRecordsAreBoundedButThoseInUseStay(t *testing.T) {
 	}
 	register(0, 10)
 	d.must(d.cmd(TypeSubmit, Submit{ID: "d1", App: "a", Artifact: name(0)}), d.cmd(TypeArtifactPlaced, ArtifactPlaced{Artifact: name(1)}))
-	register(10, MaxArtifactsPerRegion+2)
+	register(10, keptArtifacts+2)
 	v := d.fsm.View()
-	if n := len(v.Artifacts()); n != MaxArtifactsPerRegion {
+	if n := len(v.Artifacts()); n != keptArtifacts {
 		t.Errorf("%d artifacts are kept", n)
 	}
 	for i, want := range []bool{true, false, false, true} {
@@ -188,20 +198,21 @@ func TestArtifactRecordsAreBoundedButThoseInUseStay(t *testing.T) {
 	if v.Placed(name(1)) || len(v.PlacedAll()) != 0 {
 		t.Error("a dropped artifact is still placed")
 	}
-	if got := v.Artifacts()[0].Digest; got != name(MaxArtifactsPerRegion+1) {
+	if got := v.Artifacts()[0].Digest; got != name(keptArtifacts+1) {
 		t.Error("the newest is not first")
 	}
 }
 
 func TestDeadTokensMakeRoom(t *testing.T) {
 	d := newDriver(t)
+	d.fsm.limits.tokens = keptTokens
 	token := func(i int, expires time.Time) Command {
 		id := fmt.Sprintf("t%d", i)
 		return d.cmd(TypeTokenCreate, TokenCreate{starling.Token{ID: id, Role: starling.ACLViewer, Hash: starling.DigestOf([]byte(id)), ExpiresAt: expires}})
 	}
-	for i := 0; i < MaxTokensPerRegion; {
+	for i := 0; i < keptTokens; {
 		var cmds []Command
-		for ; i < MaxTokensPerRegion && len(cmds) < MaxEntryCommands; i++ {
+		for ; i < keptTokens && len(cmds) < MaxEntryCommands; i++ {
 			cmds = append(cmds, token(i, time.Time{}))
 		}
 		d.must(cmds...)
@@ -210,17 +221,17 @@ func TestDeadTokensMakeRoom(t *testing.T) {
 		t.Fatalf("beyond the bound: %v", r[0].Err)
 	}
 	d.must(d.cmd(TypeTokenRevoke, TokenRevoke{ID: "t7"}))
-	d.must(token(MaxTokensPerRegion, d.clock.Add(time.Minute)))
+	d.must(token(keptTokens, d.clock.Add(time.Minute)))
 	if _, ok := d.fsm.View().Token("t7"); ok {
 		t.Error("a revoked token took the room")
 	}
 	d.clock = d.clock.Add(time.Hour)
-	d.must(token(MaxTokensPerRegion+1, time.Time{}))
+	d.must(token(keptTokens+1, time.Time{}))
 	v := d.fsm.View()
-	if _, ok := v.TokenByHash(starling.DigestOf([]byte(fmt.Sprintf("t%d", MaxTokensPerRegion)))); ok {
+	if _, ok := v.TokenByHash(starling.DigestOf([]byte(fmt.Sprintf("t%d", keptTokens)))); ok {
 		t.Error("an expired token took the room")
 	}
-	if len(v.Tokens()) != MaxTokensPerRegion {
+	if len(v.Tokens()) != keptTokens {
 		t.Errorf("%d tokens", len(v.Tokens()))
 	}
 }

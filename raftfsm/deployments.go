@@ -302,7 +302,7 @@ func (t *tx) relane(app string) {
 // pruneEnded drops the oldest ended deployments of a home beyond the bound.
 func (t *tx) pruneEnded(name string) {
 	h, _ := t.home(name)
-	for ; h.Ended > MaxEndedDeployments; h.Ended-- {
+	for ; h.Ended > t.limits.ended; h.Ended-- {
 		r := get[starling.Deployment](t.reader, tableDeployments, byEnded, strKey(name))
 		if r == nil {
 			return

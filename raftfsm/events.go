@@ -32,7 +32,7 @@ func (t *tx) emit(e starling.Event) {
 	}
 	t.n++
 	put(t, tableEvents, nil, &row[starling.Event]{rec: &e})
-	if t.meta.Events++; t.meta.Events <= MaxEventsKept {
+	if t.meta.Events++; t.meta.Events <= t.limits.events {
 		return
 	}
 	if oldest := get[starling.Event](t.reader, tableEvents, byID, nil); oldest != nil {

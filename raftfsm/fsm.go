@@ -17,6 +17,7 @@ const MaxWaits = 4096
 // goroutine may take views and wait.
 type FSM struct {
 	region string
+	limits limits
 	db     atomic.Pointer[memdb.MemDB]
 
 	mu      sync.Mutex
@@ -28,7 +29,7 @@ var _ raft.FSM = (*FSM)(nil)
 
 // New returns the empty state of a region.
 func New(region string) *FSM {
-	f := &FSM{region: region, waits: map[uint64]chan struct{}{}}
+	f := &FSM{region: region, limits: defaultLimits(), waits: map[uint64]chan struct{}{}}
 	f.db.Store(newDB())
 	return f
 }
@@ -53,7 +54,7 @@ func (f *FSM) Apply(l *raft.Log) any {
 
 func (f *FSM) apply(index uint64, data []byte) []Result {
 	e, err := DecodeEntry(data)
-	t := begin(f.db.Load(), f.region, index)
+	t := begin(f.db.Load(), f.region, f.limits, index)
 	var results []Result
 	if err != nil {
 		results = make([]Result, min(max(len(e.Commands), 1), MaxEntryCommands))

@@ -25,7 +25,7 @@ func TestAnySequenceKeepsTheInvariants(t *testing.T) {
 		g := newGenerator(rt)
 		one, two := New("east"), New("east")
 		w := newWatcher(rt)
-		entries := uint64(1 + g.below(128))
+		entries := uint64(1 + rounds*g.below(32))
 		for index := uint64(1); index <= entries; index++ {
 			cmds := make([]Command, []int{1, 1, 1, 2, 5}[g.below(5)])
 			for i := range cmds {

@@ -126,7 +126,7 @@ func (f index[T]) FromArgs(args ...any) ([]byte, error) {
 // key builds index keys whose byte order is that of their parts.
 type key []byte
 
-func newKey() key                       { return make(key, 0, 96) }
+func newKey() key                       { return make(key, 0, 64) }
 func (k key) str(s string) key          { return append(append(k, s...), 0) } // s holds no NUL
 func (k key) byte(b byte) key           { return append(k, b) }
 func (k key) uint(v uint64) key         { return binary.BigEndian.AppendUint64(k, v) }

@@ -138,7 +138,7 @@ func readSnapshot(rd io.Reader, region string) (*memdb.MemDB, meta, error) {
 		return nil, meta{}, err
 	}
 	db := newDB()
-	t := begin(db, region, 0)
+	t := begin(db, region, defaultLimits(), 0)
 	defer t.txn.Abort()
 	if err := in.records(t.txn); err != nil {
 		return nil, meta{}, err

@@ -71,9 +71,10 @@ func records[T any](seq iter.Seq[*row[T]]) []*T {
 // refused is undone by itself.
 type tx struct {
 	reader
-	meta  meta
-	index uint64 // of the entry
-	n     int    // events so far
+	limits limits
+	meta   meta
+	index  uint64 // of the entry
+	n      int    // events so far
 
 	// Of the command being applied.
 	at    time.Time // as the proposer read its clock
@@ -91,8 +92,8 @@ type change struct {
 	before, now any // nil: there was, is, none
 }
 
-func begin(db *memdb.MemDB, region string, index uint64) *tx {
-	t := &tx{reader: reader{txn: db.Txn(true), region: region}, index: index}
+func begin(db *memdb.MemDB, region string, lim limits, index uint64) *tx {
+	t := &tx{reader: reader{txn: db.Txn(true), region: region}, limits: lim, index: index}
 	if m := get[meta](t.reader, tableMeta, byID, strKey(tableMeta)); m != nil {
 		t.meta = *m.rec
 	}

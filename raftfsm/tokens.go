@@ -31,7 +31,7 @@ func (t *tx) addToken(k starling.Token) (Result, error) {
 		return Result{}, fmt.Errorf("%w: token %s exists already", starling.ErrConflict, k.ID)
 	}
 	t.pruneTokens(t.region)
-	if h, _ := t.home(t.region); h.Tokens >= MaxTokensPerRegion {
+	if h, _ := t.home(t.region); h.Tokens >= t.limits.tokens {
 		return Result{}, fmt.Errorf("%w: there are %d tokens: revoke some", starling.ErrConflict, h.Tokens)
 	}
 	t.putToken(nil, &k)
@@ -62,7 +62,7 @@ func (t *tx) putToken(old *row[starling.Token], k *starling.Token) {
 // pruneTokens makes room for a token by dropping the dead ones of a region, once they
 // are many. Operator tokens stay: they show that there was a bootstrap.
 func (t *tx) pruneTokens(region string) {
-	if h, _ := t.home(region); h.Tokens < MaxTokensPerRegion {
+	if h, _ := t.home(region); h.Tokens < t.limits.tokens {
 		return
 	}
 	for r := range scan[starling.Token](t.reader, tableTokens, byID, nil) {

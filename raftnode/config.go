@@ -136,7 +136,7 @@ func (c *Config) check() error {
 var ErrOutcomeUnknown = errors.New("the outcome is unknown")
 
 // ErrTooLarge says that the commands of one call do not fit into a log entry, see
-// raftfsm.MaxEntryCommands and raftfsm.MaxEntryBytes.
+// raftfsm.MaxEntryCommands, MaxEntryBytes and MaxCommandBytes.
 var ErrTooLarge = errors.New("too large for one log entry")
 
 // results is what raftfsm answers to an entry.

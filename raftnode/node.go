@@ -77,7 +77,7 @@ func Open(conf Config) (*Node, error) {
 	n.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		ServerAddressProvider:   n.directory,
 		Logger:                  log,
-		Stream:                  conf.Layer,
+		Stream:                  newLayer(conf.Layer),
 		MaxPool:                 poolConnsPerPeer,
 		Timeout:                 rpcTimeout,
 		MsgpackUseNewTimeFormat: true,
@@ -347,7 +347,8 @@ func (n *Node) close() error {
 		n.logger.Warn("raft calls are still open at shutdown")
 	}
 	n.raft.DeregisterObserver(n.observer)
-	err := n.raft.Shutdown().Error()
+	err := n.raft.Shutdown().Error() // closes the transport as well
+	n.transport.CloseStreams()
 	if err != nil {
 		err = fmt.Errorf("stop raft: %w", err)
 	}

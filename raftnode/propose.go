@@ -48,7 +48,7 @@ func (n *Node) Propose(ctx context.Context, cmds ...raftfsm.Command) ([]raftfsm.
 		p.commands[i] = b
 		p.bytes += len(b) + 1
 	}
-	if len(cmds) > raftfsm.MaxEntryCommands || p.bytes > raftfsm.MaxEntryBytes-entryOverheadBytes {
+	if len(cmds) > raftfsm.MaxEntryCommands || p.bytes > maxCallBytes(len(cmds)) {
 		return nil, fmt.Errorf("propose %d commands of %d bytes: %w", len(cmds), p.bytes, ErrTooLarge)
 	}
 	if !n.IsLeader() {
@@ -66,6 +66,15 @@ func (n *Node) Propose(ctx context.Context, cmds ...raftfsm.Command) ([]raftfsm.
 		}
 		return nil, fmt.Errorf("propose: %w: %w", ErrOutcomeUnknown, ctx.Err())
 	}
+}
+
+// maxCallBytes is what the commands of one call may take: a single one, a mirror batch
+// perhaps, may be larger than several together, and then has an entry to itself.
+func maxCallBytes(commands int) int {
+	if commands == 1 {
+		return raftfsm.MaxCommandBytes - entryOverheadBytes
+	}
+	return raftfsm.MaxEntryBytes - entryOverheadBytes
 }
 
 func (n *Node) enqueue(p *proposal) error {
@@ -116,11 +125,12 @@ func (n *Node) propose(ctx context.Context) {
 	}
 }
 
-// gather takes first and what else is queued, up to the bounds of an entry.
+// gather takes first, whatever its size, and what else is queued, up to the bounds of
+// an entry.
 func (n *Node) gather(first *proposal) (batch []*proposal, next *proposal) {
 	commands, bytes := 0, entryOverheadBytes
 	for p := first; p != nil; {
-		if commands+len(p.commands) > raftfsm.MaxEntryCommands || bytes+p.bytes > raftfsm.MaxEntryBytes {
+		if commands > 0 && (commands+len(p.commands) > raftfsm.MaxEntryCommands || bytes+p.bytes > raftfsm.MaxEntryBytes) {
 			return batch, p
 		}
 		n.queued.Add(-int64(p.bytes))

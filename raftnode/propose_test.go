@@ -69,8 +69,16 @@ func TestProposeBounds(t *testing.T) {
 	if _, err := s.Propose(t.Context(), many[1:]...); err != nil {
 		t.Errorf("as many commands as fit: %v", err)
 	}
-	if _, err := s.Propose(t.Context(), command(t, strings.Repeat("x", raftfsm.MaxEntryBytes))); !errors.Is(err, ErrTooLarge) {
+	if _, err := s.Propose(t.Context(), command(t, strings.Repeat("x", raftfsm.MaxCommandBytes))); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("too many bytes: %v", err)
+	}
+	half := command(t, strings.Repeat("x", raftfsm.MaxEntryBytes/2))
+	if _, err := s.Propose(t.Context(), half, half); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("too many bytes in two commands: %v", err)
+	}
+	large := command(t, strings.Repeat("x", raftfsm.MaxCommandBytes-1000))
+	if _, err := s.Propose(t.Context(), large); err != nil {
+		t.Errorf("one large command: %v", err)
 	}
 	if _, err := s.Propose(t.Context(), raftfsm.Command{Data: []byte("{")}); err == nil {
 		t.Error("proposed a payload that is no JSON")
@@ -182,10 +190,13 @@ func TestEntriesHoldWhatWasProposed(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := &Node{proposals: make(chan *proposal, maxQueuedProposals)}
 		var want []raftfsm.Command
-		calls := rapid.SliceOfN(rapid.IntRange(1, raftfsm.MaxEntryCommands), 1, 5).Draw(t, "calls")
+		calls := rapid.SliceOfN(rapid.IntRange(1, raftfsm.MaxEntryCommands), 1, 3).Draw(t, "calls")
 		for _, k := range calls {
 			p := &proposal{answer: make(chan answer, 1)}
 			size := rapid.SampledFrom([]int{0, 10, 5000, 16000}).Draw(t, "size")
+			if rapid.IntRange(0, 9).Draw(t, "large") == 0 {
+				k, size = 1, raftfsm.MaxEntryBytes+1
+			}
 			actor := rapid.String().Draw(t, "actor")
 			for range k {
 				c := raftfsm.Command{Type: "t", Actor: actor, Data: []byte(`"` + strings.Repeat("x", size) + `"`)}
@@ -212,7 +223,7 @@ func TestEntriesHoldWhatWasProposed(t *testing.T) {
 			if err := json.Unmarshal(b, &e); err != nil {
 				t.Fatal(err)
 			}
-			if len(b) > raftfsm.MaxEntryBytes || len(e.Commands) > raftfsm.MaxEntryCommands || e.Version != raftfsm.EntryVersion {
+			if len(b) > entryOverheadBytes+maxCallBytes(len(e.Commands)) || len(e.Commands) > raftfsm.MaxEntryCommands || e.Version != raftfsm.EntryVersion {
 				t.Fatalf("entry of %d bytes, %d commands, version %d", len(b), len(e.Commands), e.Version)
 			}
 			for i, c := range e.Commands {

@@ -12,7 +12,7 @@ type Config struct {
 	MaxInFlightBytes int64
 }
 
-// Bounds. Each has its unit in its name.
+// Bounds for runners.
 const (
 	DefaultInFlightBytes = 48 << 20 // all sources together
 	UploadSlots          = 4        // chunks that a machine should send at once
@@ -21,14 +21,52 @@ const (
 	MaxDownloads         = 64       // artifacts at once; Begin beyond that is ignored
 )
 
+// Links.
 const (
-	minDepthChunks    = 2                      // asked of one source at once, at least
-	maxCacheDepth     = 2                      // chunks asked of one cache at once: all of the cell queue there
-	maxDepthBytes     = 16 << 20               // asked of one source at once, at most
-	minWindowChunks   = 6                      // asked of all peers at once, at least
-	firstGuess        = 10 * time.Second       // for a chunk, before anything was measured
-	maxSuspicions     = 8                      // chunks claimed and then denied before a peer is distrusted
-	minSpell          = 100 * time.Millisecond // over which the rate is measured
-	announceEvery     = 20 * time.Millisecond
-	maxAnnounceChunks = 4096 // indices in one Announce; beyond that, All
+	targetLinks   = 10                     // neighbours wanted; in a swarm of no more, everybody is one
+	crowdedLinks  = 2 * targetLinks        // beyond it, links that are no longer wanted go
+	maxIdlePeers  = 256                    // records of peers without a link; beyond it old ones go
+	dialPatience  = 300 * time.Millisecond // lets the lesser name of two dial first, so that they rarely cross
+	dialEvery     = 500 * time.Millisecond // after a failed dial; doubles
+	maxDialWait   = 30 * time.Second
+	dialTimeout   = 20 * time.Second // if the runner never answers
+	avoidAfter    = 4                // failed dials, before another neighbour is taken instead
+	avoidFor      = 60 * time.Second
+	announceEvery = 20 * time.Millisecond
+	maxNewsChunks = 4096 // indices in one Announce; beyond it, All
+	maxSuspicions = 8    // chunks announced and then denied before a peer is distrusted
+)
+
+// Pipelines. Delays are multiples of what was measured; the constants are floors and ceilings.
+const (
+	depthGain       = 2.0                    // in flight to a source, in units of its bandwidth-delay product
+	minDepthChunks  = 2                      // asked of one peer at once, at least
+	maxDepthBytes   = 16 << 20               // asked of one peer at once, at most
+	maxCacheChunks  = 2                      // asked of one cache at once: all of the cell queue there
+	windowGain      = 1.25                   // in flight from all peers, in units of the whole's product
+	minWindowChunks = 6                      // asked of all peers at once, at least
+	minSpell        = 100 * time.Millisecond // over which the rate is measured
+	cacheDraws      = 4                      // chunks tried for one whose cache has room
+	firstGuess      = 4 * time.Second        // for a chunk, before anything was measured
+	minPatience     = time.Second            // for a chunk
+	maxPatience     = 2 * time.Minute
+)
+
+// Failures.
+const (
+	pauseFailed  = 250 * time.Millisecond // doubles, as all pauses do
+	pauseBusy    = 30 * time.Millisecond
+	pauseCorrupt = 5 * time.Second // of a cache; a peer is distrusted
+	pauseLocal   = 500 * time.Millisecond
+	maxPause     = 30 * time.Second
+	deferFirst   = 500 * time.Millisecond // for a chunk that no cache gave; doubles up to maxPause
+)
+
+// The protection of the caches and its end.
+const (
+	greetingWait    = 200 * time.Millisecond // for neighbours to say what they hold, before a cache is asked
+	enoughGreetings = 3                      // neighbours
+	minQuiet        = 500 * time.Millisecond // without news, before the fall-back opens further
+	backups         = 3                      // phases of the fall-back in which one more machine asks
+	maxPhase        = 20                     // by then everyone may ask
 )

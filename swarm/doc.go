@@ -19,6 +19,9 @@
 //     one copy of an artifact leaves them.
 //   - download.go: one artifact's bitsets and rarest-first pick.
 //   - source.go: what is known of one peer or cache: pace, depth, back-off.
-//   - fetch.go: filling the pipelines, hedging, time-outs.
-//   - peer.go: Step.
+//   - have.go: what is held here and elsewhere, and telling of it.
+//   - fetch.go: filling the pipelines.
+//   - failure.go, rescue.go: time-outs, blame, hedges, the fall-back to the caches.
+//   - links.go: dialling the overlay's neighbours.
+//   - peer.go: Step. trace.go: records of steps, and their replay.
 package swarm

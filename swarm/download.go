@@ -50,7 +50,8 @@ type download struct {
 	noveltyAt time.Duration
 	gap       time.Duration // mean time between novelties
 	phase     int           // of the fall-back: how many times it opened
-	phaseAt   time.Duration // when it opens next; 0: to be computed
+	readyAt   time.Duration // before it, caches are asked only once neighbours have answered
+	newsAt    time.Duration // the last novelty or opening: the quiet is counted from it
 }
 
 // deferral is a chunk that no cache had or gave; it becomes mine again later.
@@ -64,7 +65,7 @@ func newDownload(ev Begin, now time.Duration) *download {
 	d := &download{
 		artifact: ev.Artifact, chunks: ev.Chunks, n: n, left: n,
 		held: newBitset(n), avail: make([]uint8, n), mine: newBitset(n), seen: newBitset(n),
-		tries: make(map[int]int), noveltyAt: now,
+		tries: make(map[int]int), noveltyAt: now, newsAt: now, readyAt: now + greetingWait,
 	}
 	for i := range ev.Chunks {
 		d.mean += int64(ev.Chunks[i].Size)
@@ -203,14 +204,13 @@ func (d *download) novelty(now time.Duration, c int) {
 		}
 		d.noveltyAt = now
 	}
-	d.phaseAt = 0
+	d.newsAt = now
 }
 
 // vanish notes that no source is left that holds c: if somebody brings it again, that is news.
 func (d *download) vanish(c int) {
 	if d.avail[c] == 0 && !d.held.has(c) && d.seen.has(c) {
 		d.seen.clear(c)
-		d.phaseAt = 0
 	}
 }
 

@@ -10,8 +10,8 @@ import (
 type Event interface{ event() }
 
 // Begin starts a download, or with Seed only the serving of what is held. Beginning
-// an artifact again replaces Have, Priority and Seed. It should be preceded or soon
-// followed by Members for the artifact.
+// an artifact again replaces Have, Priority and Seed. Members for the artifact should
+// follow at once: without them there are neither neighbours nor a share to fetch.
 type Begin struct {
 	Artifact starling.Digest
 	// Chunks are the manifest's, in order. The peer keeps the slice: it must not change.
@@ -35,9 +35,10 @@ type Member struct {
 	Rack string
 }
 
-// Members says which live machines take part in the swarm of an artifact (those the
-// goal targets); self may be among them or not. Each such event replaces the one before.
-// The peer keeps the slice: it must not change.
+// Members says which live machines take part in the swarm of an artifact that has
+// begun (those the goal targets), self included if it is to fetch a share from the
+// caches. Each such event replaces the one before. The peer keeps the slice: it must
+// not change.
 type Members struct {
 	Artifact starling.Digest
 	Members  []Member

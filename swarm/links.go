@@ -5,18 +5,6 @@ import (
 	"time"
 )
 
-const (
-	dialEvery   = 500 * time.Millisecond // first wait after a failed dial; doubles
-	maxDialWait = 30 * time.Second
-	dialTimeout = 20 * time.Second // if the runner never answers
-	// dialPatience lets the lesser name of two dial first, so that they rarely cross.
-	dialPatience   = 300 * time.Millisecond
-	avoidAfter     = 4 // failed dials, before another neighbour is taken instead
-	avoidFor       = 60 * time.Second
-	crowdedLinks   = 2 * targetLinks // beyond it, links that are no longer wanted go
-	maxSourcesKept = 256             // records of peers without a link, beyond which old ones go
-)
-
 // overlay computes anew whom to be linked to.
 func (p *Peer) overlay() {
 	for _, s := range p.sources {
@@ -64,11 +52,11 @@ func (p *Peer) forgetSources() {
 			idle++
 		}
 	}
-	if idle <= maxSourcesKept {
+	if idle <= maxIdlePeers {
 		return
 	}
 	p.sources = slices.DeleteFunc(p.sources, func(s *source) bool {
-		if idle <= maxSourcesKept || !s.idle() {
+		if idle <= maxIdlePeers || !s.idle() {
 			return false
 		}
 		idle--

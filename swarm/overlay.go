@@ -7,12 +7,11 @@ import "slices"
 // everyone is linked to the two beside it: so both ends agree on an edge without
 // asking anybody, and one member's coming or going touches two others per ring.
 const (
-	targetLinks = 10 // neighbours wanted; in a swarm of no more, everybody is one
-	rackRings   = 1
-	zoneRings   = 1
-	allRings    = 2
-	farRings    = 1 // over the members of other zones; only the choosing end knows
-	spareRings  = 6 // over all, as far as the others yielded too few
+	rackRings  = 1
+	zoneRings  = 1
+	allRings   = 2
+	farRings   = 1 // over the members of other zones; only the choosing end knows
+	spareRings = 6 // over all, as far as the others yielded too few
 )
 
 // neighbours returns the names that self should be linked to, sorted. Members for

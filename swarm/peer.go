@@ -2,7 +2,6 @@ package swarm
 
 import (
 	"cmp"
-	"math/bits"
 	"slices"
 	"time"
 
@@ -29,7 +28,7 @@ type Peer struct {
 	inFlightBytes int64
 	took          time.Duration // mean over all sources; 0: nothing came yet
 	pace          float64       // likewise
-	minTook       time.Duration // the least
+	base          time.Duration // mean of the sources' least
 	rate          float64       // bytes a second from peers, over the last spell
 	spellAt       time.Duration // when the spell began
 	spellBytes    int64
@@ -45,7 +44,8 @@ func New(cfg Config) *Peer {
 		cfg.MaxInFlightBytes = DefaultInFlightBytes
 	}
 	return &Peer{
-		cfg: cfg, hash: mix(hashName(cfg.Self) ^ mix(cfg.Seed)), peers: make(map[string]*source), caches: make(map[string]*source),
+		cfg: cfg, hash: mix(hashName(cfg.Self) ^ mix(cfg.Seed)),
+		peers: make(map[string]*source), caches: make(map[string]*source),
 		flushedAt: -announceEvery,
 	}
 }
@@ -207,156 +207,6 @@ func (p *Peer) end(artifact starling.Digest) {
 	}
 }
 
-// take counts a chunk as held. from is the source whose fetch of it ended.
-func (p *Peer) take(d *download, c int, from *source) {
-	if d.held.has(c) {
-		return
-	}
-	d.unwant(c)
-	d.held.set(c)
-	d.left--
-	d.seen.set(c)
-	delete(d.tries, c)
-	for _, s := range p.sources {
-		if f := s.find(d, c); f != nil && s != from {
-			p.cancel(s, f)
-		}
-	}
-}
-
-// drop is take undone.
-func (p *Peer) drop(d *download, c int) {
-	if d.held.has(c) {
-		d.held.clear(c)
-		d.left++
-		d.done = false
-		p.rewant(d, c)
-	}
-}
-
-// hold takes a chunk and tells those who lack it.
-func (p *Peer) hold(d *download, c int, from *source) {
-	if d.held.has(c) {
-		return
-	}
-	p.take(d, c, from)
-	for _, s := range p.sources {
-		if !s.up {
-			continue
-		}
-		if v := s.view(d); v != nil && !v.has.has(c) {
-			v.news = append(v.news, uint32(c))
-			if p.flushAt == 0 {
-				p.flushAt = max(p.now, p.flushedAt+announceEvery)
-			}
-		}
-	}
-	p.finished(d)
-}
-
-func (p *Peer) finished(d *download) {
-	if d.left == 0 && !d.done {
-		d.done = true
-		p.emit(Done{Artifact: d.artifact})
-	}
-}
-
-func (p *Peer) lost(ev Lost) {
-	d := p.download(ev.Artifact)
-	if d == nil {
-		return
-	}
-	for _, c := range ev.Chunks {
-		if int(c) < d.n {
-			p.drop(d, int(c))
-		}
-	}
-	for _, s := range p.sources {
-		if s.up && s.view(d) != nil {
-			p.hello(s, d, false)
-		}
-	}
-}
-
-// hello sends all that is held of d; ask wants an answer.
-func (p *Peer) hello(s *source, d *download, ask bool) {
-	if v := s.view(d); v != nil {
-		v.news = v.news[:0]
-	}
-	p.emit(Announce{To: s.name, Artifact: d.artifact, Hello: ask, All: d.held.bitmap(d.n)})
-}
-
-// peerHas takes in an announcement. Its sender may be hostile.
-func (p *Peer) peerHas(ev PeerHas) {
-	s, d := p.peers[ev.Peer], p.download(ev.Artifact)
-	if s == nil || !s.up || d == nil {
-		return
-	}
-	if ev.All != nil && !ev.All.Valid(d.n) {
-		p.distrust(s, "announced a bitmap of the wrong form")
-		return
-	}
-	for _, c := range ev.Chunks {
-		if int(c) >= d.n {
-			p.distrust(s, "announced a chunk that does not exist")
-			return
-		}
-	}
-	v := s.view(d)
-	if v == nil {
-		v = &view{s: s, d: d, has: newBitset(d.n)}
-		s.views = append(s.views, v)
-	}
-	if ev.All != nil {
-		p.replace(v, ev.All)
-	}
-	for _, c := range ev.Chunks {
-		p.learn(v, int(c))
-	}
-	v.dry = false
-	if ev.Hello {
-		p.hello(s, d, false)
-	}
-}
-
-func (p *Peer) replace(v *view, all Bitmap) {
-	for w := range v.has {
-		var word uint64
-		for i := range 8 {
-			if at := w*8 + i; at < len(all) {
-				word |= uint64(all[at]) << (8 * i)
-			}
-		}
-		for x := word &^ v.has[w]; x != 0; x &= x - 1 {
-			p.learn(v, w<<6+bits.TrailingZeros64(x))
-		}
-		for x := v.has[w] &^ word; x != 0; x &= x - 1 {
-			p.unlearn(v, w<<6+bits.TrailingZeros64(x))
-		}
-	}
-}
-
-func (p *Peer) learn(v *view, c int) {
-	if !v.has.has(c) {
-		v.has.set(c)
-		if !v.s.doubted {
-			v.d.more(c)
-			v.d.novelty(p.now, c)
-		}
-	}
-}
-
-// unlearn notes that a source does not hold c.
-func (p *Peer) unlearn(v *view, c int) {
-	if v.has.has(c) {
-		v.has.clear(c)
-		if !v.s.doubted {
-			v.d.fewer(c)
-			v.d.vanish(c)
-		}
-	}
-}
-
 func (p *Peer) got(ev Got) {
 	s, d := p.find(ev.Request), p.download(ev.Artifact)
 	if d == nil || ev.Chunk < 0 || ev.Chunk >= d.n {
@@ -383,7 +233,7 @@ func (p *Peer) got(ev Got) {
 func (p *Peer) measure(s *source, f *fetch, took time.Duration) {
 	x := took.Seconds() / float64(f.ahead)
 	if p.took == 0 {
-		p.took, p.pace, p.minTook = took, x, took
+		p.took, p.pace, p.base = took, x, took
 		p.spellAt = p.now
 		for _, o := range p.sources { // the first guess was a long one
 			for _, f := range o.fetches {
@@ -393,7 +243,7 @@ func (p *Peer) measure(s *source, f *fetch, took time.Duration) {
 	} else {
 		p.took += (took - p.took) / 16
 		p.pace += (x - p.pace) / 16
-		p.minTook = min(p.minTook, took)
+		p.base += (s.minTook - p.base) / 16
 	}
 	if s.origin {
 		return
@@ -410,13 +260,16 @@ func (p *Peer) setOrigins(names []string) {
 	names = slices.Clone(names)
 	slices.Sort(names)
 	p.origins = slices.Compact(names)
+	gone := func(s *source) bool { return s.origin && !slices.Contains(p.origins, s.name) }
 	for _, s := range p.sources {
-		if s.origin && !slices.Contains(p.origins, s.name) {
+		if gone(s) {
 			for _, f := range slices.Clone(s.fetches) {
 				p.giveUp(s, f)
 			}
+			delete(p.caches, s.name)
 		}
 	}
+	p.sources = slices.DeleteFunc(p.sources, gone)
 	for _, name := range p.origins {
 		p.source(name, true)
 	}
@@ -430,7 +283,7 @@ func (p *Peer) source(name string, origin bool) *source {
 	}
 	s := m[name]
 	if s == nil {
-		s = &source{name: name, origin: origin}
+		s = &source{name: name, origin: origin, tie: mix(p.hash ^ hashName(name))}
 		m[name] = s
 		p.sources = append(p.sources, s)
 	}

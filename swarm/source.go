@@ -9,6 +9,7 @@ import (
 type source struct {
 	name   string
 	origin bool
+	tie    uint64 // breaks ties
 
 	// Links; peers only.
 	up        bool
@@ -45,8 +46,9 @@ type view struct {
 	s    *source
 	d    *download
 	has  bitset
-	dry  bool // nothing wanted was found; cleared when either side changes
-	news []uint32
+	dry  bool     // nothing wanted was found; cleared when either side changes
+	news []uint32 // to be announced to the source
+	owed bool     // it asked for all that is held here
 }
 
 // fetch is one chunk asked of one source.
@@ -113,9 +115,9 @@ func (s *source) room(size int64) bool {
 	switch n := len(s.fetches); {
 	case n == 0:
 		return true
-	case s.doubted: // on probation
+	case s.doubted || s.samples == 0 && !s.origin: // on probation
 		return false
-	case s.inFlightBytes+size > maxDepthBytes, s.origin && n >= maxCacheDepth:
+	case s.inFlightBytes+size > maxDepthBytes, s.origin && n >= maxCacheChunks:
 		return false
 	case n < minDepthChunks:
 		return true
@@ -156,6 +158,9 @@ func (s *source) trust() {
 		s.doubted = false
 		for _, v := range s.views {
 			v.has.each(v.d.more)
+		}
+		for _, f := range s.fetches {
+			f.d.unwant(f.chunk)
 		}
 	}
 }

@@ -5,29 +5,6 @@ import (
 	"time"
 )
 
-// flush sends the news that have waited long enough.
-func (p *Peer) flush() {
-	if p.flushAt == 0 || p.now < p.flushAt {
-		return
-	}
-	p.flushAt, p.flushedAt = 0, p.now
-	for _, s := range p.sources {
-		if !s.up {
-			continue
-		}
-		for _, v := range s.views {
-			switch {
-			case len(v.news) == 0:
-			case len(v.news) > maxAnnounceChunks:
-				p.hello(s, v.d, false)
-			default:
-				p.emit(Announce{To: s.name, Artifact: v.d.artifact, Chunks: slices.Clone(v.news)})
-				v.news = v.news[:0]
-			}
-		}
-	}
-}
-
 // sleep asks for the next Tick, if it is needed before the pending one.
 func (p *Peer) sleep() {
 	next := time.Duration(0)
@@ -43,7 +20,10 @@ func (p *Peer) sleep() {
 			continue
 		}
 		busy = true
-		at(d.phaseAt)
+		if len(p.origins) > 0 {
+			at(d.newsAt + p.quiet(d))
+		}
+		at(d.readyAt)
 		for _, x := range d.deferred {
 			at(x.until)
 		}

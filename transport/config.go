@@ -67,6 +67,7 @@ const (
 
 	maxConnectionsPerPeer    = 128 // of one node, so that none can take all room
 	maxPendingPerConnection  = 64  // streams whose kind is not yet read
+	maxWelcomeBytes          = 64
 	maxAddresses             = 4   // of one host name, tried one after the other
 	maxUnverifiedPerSecond   = 500 // handshakes; above, a client must first prove its address
 	maxBlobConnections       = 16

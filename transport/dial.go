@@ -278,13 +278,13 @@ func (e *Endpoint) welcomed(ctx context.Context, l *link) error {
 	if err := stream.SetReadDeadline(time.Now().Add(welcomeTimeout)); err != nil {
 		return err
 	}
-	var version [1]byte
-	if _, err := io.ReadFull(stream, version[:]); err != nil {
+	// To its end: to cancel it would cross with the far side's closing it.
+	word, err := io.ReadAll(io.LimitReader(stream, maxWelcomeBytes))
+	if err != nil {
 		return err
 	}
-	stream.CancelRead(quic.StreamErrorCode(codeNone))
-	if version[0] != protocolVersion {
-		return fmt.Errorf("%w: the far side speaks version %d of the transport, this side version %d", starling.ErrUnavailable, version[0], protocolVersion)
+	if err := checkWelcome(word); err != nil {
+		return err
 	}
 	switch e.join(l) {
 	case codeNone:
@@ -295,6 +295,17 @@ func (e *Endpoint) welcomed(ctx context.Context, l *link) error {
 	default:
 		return net.ErrClosed
 	}
+}
+
+// checkWelcome reads the version of the protocol. Later versions may say more after it.
+func checkWelcome(word []byte) error {
+	if len(word) == 0 {
+		return fmt.Errorf("%w: the far side's welcome is empty", starling.ErrUnavailable)
+	}
+	if word[0] != protocolVersion {
+		return fmt.Errorf("%w: the far side speaks version %d of the transport, this side version %d", starling.ErrUnavailable, word[0], protocolVersion)
+	}
+	return nil
 }
 
 // resolve returns the addresses to dial that the socket's own family can reach.

@@ -222,7 +222,7 @@ type fixedStream struct {
 func (f *fixedStream) SetReadDeadline(t time.Time) error { f.deadline = t; return nil }
 
 // FuzzFirstBytes: whatever a stream begins with, exactly one byte is taken as its kind, and only the
-// kinds of the table get past the rules, whoever asks.
+// kinds of the table get past the rules, whoever asks. As a welcome, only this version is taken.
 func FuzzFirstBytes(f *testing.F) {
 	f.Add([]byte{}, uint8(15), uint8(15), true)
 	f.Add([]byte{1}, uint8(1), uint8(1), true)
@@ -231,6 +231,9 @@ func FuzzFirstBytes(f *testing.F) {
 	f.Fuzz(func(t *testing.T, first []byte, callerBits, farBits uint8, sameRegion bool) {
 		s := &fixedStream{Reader: bytes.NewReader(first)}
 		k, err := readKind(s, time.Second)
+		if welcome := checkWelcome(first); (welcome == nil) != (len(first) > 0 && first[0] == protocolVersion) {
+			t.Fatalf("welcome %x: %v", first, welcome)
+		}
 		if len(first) == 0 {
 			if err == nil {
 				t.Fatal("a kind out of nothing")

@@ -55,23 +55,26 @@ func TestRaftLayer(t *testing.T) {
 		fsms[i] = new(tally)
 		rafts[i] = startRaft(t, ends[i], bootstrap.Servers[i].ID, fsms[i], bootstrap)
 	}
-	leader := waitLeader(t, rafts[:])
 	for i := range entries {
-		if err := rafts[leader].Apply(fmt.Append(nil, i), 10*time.Second).Error(); err != nil {
-			t.Fatal(err)
-		}
+		apply(t, rafts[:], fmt.Append(nil, i))
 	}
 	for _, f := range fsms {
-		eventually(t, "all entries are applied everywhere", func() bool { return f.count() == entries })
+		eventually(t, "all entries are applied everywhere", func() bool { return f.count() >= entries })
 	}
+	leader := waitLeader(t, rafts[:])
 	if err := ends[leader].Close(); err != nil {
 		t.Fatal(err)
 	}
 	others := append(append([]*raft.Raft(nil), rafts[:leader]...), rafts[leader+1:]...)
-	next := waitLeader(t, others)
-	if err := others[next].Apply([]byte("after"), 10*time.Second).Error(); err != nil {
-		t.Error(err)
-	}
+	apply(t, others, []byte("after"))
+}
+
+// apply commits an entry with whoever leads; on a slow machine that may change at any time.
+func apply(t *testing.T, rafts []*raft.Raft, entry []byte) {
+	t.Helper()
+	eventually(t, "an entry is committed", func() bool {
+		return rafts[waitLeader(t, rafts)].Apply(entry, 10*time.Second).Error() == nil
+	})
 }
 
 func startRaft(t *testing.T, e *Endpoint, id raft.ServerID, fsm raft.FSM, bootstrap raft.Configuration) *raft.Raft {

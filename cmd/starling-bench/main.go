@@ -35,7 +35,8 @@ type settings struct {
 	machines int
 	servers  int
 	count    int
-	bytes    int64
+	content  int64 // bytes to cut
+	bytes    int64 // of the artifact
 	rate     int
 	seed     uint64
 	duration time.Duration
@@ -54,9 +55,9 @@ func newRoot() *cobra.Command {
 	f.DurationVar(&s.duration, "duration", 10*time.Minute, "give up after this long")
 
 	chunk := scenario(&s, "chunk", "Cutting and hashing", func(ctx context.Context) (any, error) {
-		return bench.ChunkConfig{Bytes: s.bytes, Seed: s.seed, Dir: memoryDir()}.Run(ctx)
+		return bench.ChunkConfig{Bytes: s.content, Seed: s.seed, Dir: memoryDir()}.Run(ctx)
 	})
-	chunk.Flags().Int64Var(&s.bytes, "bytes", 1<<30, "content")
+	chunk.Flags().Int64Var(&s.content, "bytes", 1<<30, "content")
 	submit := scenario(&s, "submit", "Time to an acknowledged submission", func(ctx context.Context) (any, error) {
 		return bench.SubmitConfig{Bin: s.bin, Servers: s.servers, Count: s.count, Pause: 50 * time.Millisecond}.Run(ctx)
 	})

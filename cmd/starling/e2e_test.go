@@ -159,6 +159,9 @@ func TestPrebuiltArtifact(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	app := starling.App{Name: "files"}
+	app.SetDefaults()
+	c.apply(api, app)
 	record, sent, err := push(t.Context(), api, "files", dir)
 	if err != nil {
 		t.Fatal(err)
@@ -169,9 +172,6 @@ func TestPrebuiltArtifact(t *testing.T) {
 	if _, sent, err = push(t.Context(), api, "files", dir); err != nil || sent != 0 {
 		t.Errorf("pushing again sent %d bytes, %v", sent, err)
 	}
-	app := starling.App{Name: "files"}
-	app.SetDefaults()
-	c.apply(api, app)
 	d, err := api.Submit(t.Context(), starling.Submission{App: "files", Artifact: record.Digest})
 	if err != nil {
 		t.Fatal(err)

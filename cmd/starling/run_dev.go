@@ -104,7 +104,7 @@ func watchWorld(ctx context.Context, out io.Writer, w *world.World) error {
 		return err
 	}
 	fmt.Fprintf(out, "\nexport STARLING_ADDR=http://%s\nstarling app apply FILE.hcl; starling deploy APP; starling node status\nCtrl-C ends it all.\n",
-		w.WithRole(starling.RoleServer)[0].http)
+		w.WithRole(starling.RoleServer)[0].HTTP)
 	ended := make(chan *world.Proc)
 	for _, p := range w.Procs {
 		go func() {

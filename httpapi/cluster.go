@@ -1,0 +1,79 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"github.com/starlingdeploy/starling"
+)
+
+type textAnswer struct {
+	ContentType string `header:"Content-Type"`
+	Body        []byte
+}
+
+func text(s string) *textAnswer { return &textAnswer{"text/plain; charset=utf-8", []byte(s + "\n")} }
+
+func (a *api) registerCluster() {
+	register(a, route{
+		method: http.MethodGet, path: "/v1/regions", id: "list-regions", summary: "Show what this region knows of all regions",
+		role: starling.ACLViewer, place: atLeader,
+	}, func(ctx context.Context, in *listRead) (*answer[[]starling.RegionStatus], error) {
+		index, err := a.block(ctx, in.Blocking)
+		if err != nil {
+			return nil, err
+		}
+		return &answer[[]starling.RegionStatus]{index, list(a.Backend.RegionStatuses())}, nil
+	})
+	register(a, route{
+		method: http.MethodGet, path: "/v1/nodes", id: "list-nodes", summary: "List the members of this region",
+		role: starling.ACLViewer, place: atLeader,
+	}, func(ctx context.Context, in *listRead) (*answer[[]starling.NodeStatus], error) {
+		index, err := a.block(ctx, in.Blocking)
+		if err != nil {
+			return nil, err
+		}
+		return &answer[[]starling.NodeStatus]{index, list(a.Backend.Nodes())}, nil
+	})
+	register(a, route{
+		method: http.MethodGet, path: "/v1/events", id: "watch-events", summary: "Watch this region's events (server-sent events)",
+		role: starling.ACLViewer,
+	}, a.events)
+	register(a, route{
+		method: http.MethodGet, path: "/v1/metrics", id: "get-metrics", summary: "Read this server's metrics, in Prometheus' text form",
+		role: starling.ACLViewer,
+	}, func(context.Context, *none) (*huma.StreamResponse, error) {
+		if a.Metrics == nil {
+			return nil, fmt.Errorf("metrics: %w", starling.ErrNotFound)
+		}
+		return &huma.StreamResponse{Body: func(hctx huma.Context) {
+			r, w := humago.Unwrap(hctx)
+			a.Metrics.ServeHTTP(w, r)
+		}}, nil
+	})
+}
+
+// registerOpen adds what needs no token: for load balancers, and for finding the leader.
+func (a *api) registerOpen() {
+	register(a, route{
+		method: http.MethodGet, path: "/v1/status/leader", id: "get-leader", summary: "Show who leads this region",
+	}, func(context.Context, *none) (*answer[starling.LeaderStatus], error) {
+		l := a.Backend.Leader()
+		return &answer[starling.LeaderStatus]{l.Index, l}, nil
+	})
+	register(a, route{
+		method: http.MethodGet, path: "/healthz", id: "healthz", summary: "Tell that this process serves",
+	}, func(context.Context, *none) (*textAnswer, error) { return text("ok"), nil })
+	register(a, route{
+		method: http.MethodGet, path: "/readyz", id: "readyz", summary: "Tell whether this region has a leader",
+	}, func(context.Context, *none) (*textAnswer, error) {
+		if a.Backend.Leader().Name == "" {
+			return nil, fmt.Errorf("the region has no leader: %w", starling.ErrUnavailable)
+		}
+		return text("ready"), nil
+	})
+}

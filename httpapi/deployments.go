@@ -1,0 +1,238 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"reflect"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"github.com/starlingdeploy/starling"
+)
+
+// deploymentDoc is a deployment as programs outside rely on it: fields that a record
+// leaves out while they are empty are always there.
+type deploymentDoc struct {
+	*starling.Deployment
+	SHA      string             `json:"sha"`
+	Artifact starling.Digest    `json:"artifact"`
+	Reason   string             `json:"reason"`
+	Regions  []starling.Placing `json:"regions"`
+}
+
+// Schema implements huma.SchemaProvider.
+func (deploymentDoc) Schema(r huma.Registry) *huma.Schema {
+	return r.Schema(reflect.TypeFor[starling.Deployment](), true, "")
+}
+
+func document(d *starling.Deployment) deploymentDoc {
+	return deploymentDoc{d, d.SHA, d.Artifact, d.Reason, list(d.Regions)}
+}
+
+type (
+	deploymentList struct {
+		Blocking
+		App    string `query:"app" doc:"Of this app only"`
+		Active bool   `query:"active" doc:"Only those that have not ended"`
+		Before string `query:"before" doc:"Go on after this deployment"`
+		Limit  int    `query:"limit" doc:"1 to 1000; 100 unless given"`
+	}
+	deploymentRead struct {
+		ID string `path:"id"`
+		Blocking
+		Stale
+	}
+	deploymentAct struct {
+		ID string `path:"id"`
+	}
+	submitWrite struct {
+		Key string `header:"Idempotency-Key" doc:"Makes a retry safe; 128 bytes at most"`
+	}
+	logRead struct {
+		ID     string `path:"id"`
+		Offset int64  `query:"offset" doc:"In bytes"`
+		Follow bool   `query:"follow" doc:"Go on until the build has ended"`
+		Stale
+	}
+)
+
+func (a *api) registerDeployments() {
+	register(a, route{
+		method: http.MethodGet, path: "/v1/deployments", id: "list-deployments", summary: "List deployments, newest first",
+		role: starling.ACLViewer,
+	}, a.listDeployments)
+	register(a, route{
+		method: http.MethodPost, path: "/v1/deployments", id: "submit", summary: "Deploy a commit or an artifact of an app",
+		role: starling.ACLDeployer, place: atSubmitted, body: starling.Submission{},
+	}, a.submit)
+	register(a, route{
+		method: http.MethodGet, path: "/v1/deployments/{id}", id: "get-deployment", summary: "Show a deployment",
+		role: starling.ACLViewer, place: atDeployment,
+	}, a.getDeployment)
+	register(a, route{
+		method: http.MethodGet, path: "/v1/deployments/{id}/logs", id: "get-build-log", summary: "Read or follow a deployment's build log",
+		role: starling.ACLViewer, place: atDeployment,
+	}, a.buildLog)
+	for action, role := range map[starling.Action]starling.ACLRole{
+		starling.ActionCancel:  starling.ACLDeployer,
+		starling.ActionApprove: starling.ACLApprover,
+		starling.ActionPause:   starling.ACLApprover,
+		starling.ActionResume:  starling.ACLApprover,
+	} {
+		register(a, route{
+			method: http.MethodPost, path: "/v1/deployments/{id}/" + string(action), id: string(action) + "-deployment",
+			summary: string(action) + " a deployment", role: role, place: atDeployment,
+		}, func(ctx context.Context, in *deploymentAct) (*answer[deploymentDoc], error) {
+			return a.act(ctx, in.ID, action)
+		})
+	}
+}
+
+func (a *api) listDeployments(ctx context.Context, in *deploymentList) (*answer[[]deploymentDoc], error) {
+	switch {
+	case in.Limit == 0:
+		in.Limit = defDeploymentsList
+	case in.Limit < 0 || in.Limit > maxDeploymentsList:
+		return nil, starling.Invalidf("limit", "%d is not within 1 and %d", in.Limit, maxDeploymentsList)
+	}
+	index, err := a.block(ctx, in.Blocking)
+	if err != nil {
+		return nil, err
+	}
+	docs := []deploymentDoc{}
+	for _, d := range a.Backend.Deployments(starling.DeploymentFilter{App: in.App, Active: in.Active, Before: in.Before, Limit: in.Limit}) {
+		docs = append(docs, document(d))
+	}
+	return &answer[[]deploymentDoc]{index, docs}, nil
+}
+
+func (a *api) getDeployment(ctx context.Context, in *deploymentRead) (*answer[deploymentDoc], error) {
+	index, err := a.block(ctx, in.Blocking)
+	if err != nil {
+		return nil, err
+	}
+	d, ok := a.Backend.Deployment(in.ID)
+	if !ok {
+		return nil, noDeployment(in.ID)
+	}
+	return &answer[deploymentDoc]{index, document(d)}, nil
+}
+
+func noDeployment(id string) error {
+	return fmt.Errorf("deployment %.80q: %w", id, starling.ErrNotFound)
+}
+
+func checkKey(key string) error {
+	if len(key) > maxIdempotencyKey {
+		return starling.Invalidf("Idempotency-Key", "%d bytes, more than %d", len(key), maxIdempotencyKey)
+	}
+	return nil
+}
+
+func (a *api) submit(ctx context.Context, in *submitWrite) (*created[deploymentDoc], error) {
+	c := callOf(ctx)
+	var s starling.Submission
+	if err := decode(c.body, &s); err != nil {
+		return nil, err
+	}
+	s.IdempotencyKey = in.Key
+	if err := checkSubmission(&s); err != nil {
+		return nil, err
+	}
+	d, isNew, err := a.Backend.Submit(ctx, c.actor, s)
+	if err != nil {
+		return nil, err
+	}
+	return submitted(d, isNew), nil
+}
+
+func checkSubmission(s *starling.Submission) error {
+	if err := checkKey(s.IdempotencyKey); err != nil {
+		return err
+	}
+	if err := starling.CheckName("app", s.App); err != nil {
+		return err
+	}
+	switch {
+	case s.SHA == "" && s.Artifact.IsZero():
+		return starling.Invalidf("sha", "is missing: name the commit to build, or an artifact")
+	case s.SHA != "" && !s.Artifact.IsZero():
+		return starling.Invalidf("artifact", "a commit is named too: name one of the two")
+	case s.Priority < 0 || s.Priority > starling.MaxPriority:
+		return starling.Invalidf("priority", "%d is not within 0 and %d", s.Priority, starling.MaxPriority)
+	case s.SHA != "":
+		return starling.CheckSHA(s.SHA)
+	}
+	return nil
+}
+
+// submitted answers 201 to a new deployment and 200 to one that the same key made before.
+func submitted(d *starling.Deployment, isNew bool) *created[deploymentDoc] {
+	status := http.StatusOK
+	if isNew {
+		status = http.StatusCreated
+	}
+	return &created[deploymentDoc]{status, "/v1/deployments/" + d.ID, document(d)}
+}
+
+func (a *api) act(ctx context.Context, id string, action starling.Action) (*answer[deploymentDoc], error) {
+	d, err := a.Backend.Act(ctx, callOf(ctx).actor, id, action)
+	if err != nil {
+		return nil, err
+	}
+	return &answer[deploymentDoc]{a.Backend.Leader().Index, document(d)}, nil
+}
+
+// buildLog streams a log as text. An error after the first byte can only end the
+// stream; the reader goes on from where it is.
+func (a *api) buildLog(ctx context.Context, in *logRead) (*huma.StreamResponse, error) {
+	if in.Offset < 0 {
+		return nil, starling.Invalidf("offset", "%d is negative", in.Offset)
+	}
+	if _, ok := a.Backend.Deployment(in.ID); !ok {
+		return nil, noDeployment(in.ID)
+	}
+	part, err := a.logPart(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	done, err := a.enterStream()
+	if err != nil {
+		return nil, err
+	}
+	return &huma.StreamResponse{Body: func(hctx huma.Context) {
+		defer done()
+		_, w := humago.Unwrap(hctx)
+		s := beginStream(w, "text/plain; charset=utf-8")
+		defer s.end()
+		for {
+			if err := s.write(part.Data); err != nil {
+				return // the reader is gone
+			}
+			if part.Done || (len(part.Data) == 0 && !in.Follow) || ctx.Err() != nil {
+				return
+			}
+			in.Offset = part.Next
+			if part, err = a.logPart(ctx, in); err != nil {
+				a.Logger.Warn("a build log ends early", "deployment", in.ID, "offset", in.Offset, "error", err)
+				return
+			}
+		}
+	}}, nil
+}
+
+// logPart reads the next part; without follow it does not wait for one.
+func (a *api) logPart(ctx context.Context, in *logRead) (starling.LogPart, error) {
+	if !in.Follow {
+		peek, cancel := context.WithTimeout(ctx, logPeek)
+		defer cancel()
+		part, err := a.Backend.BuildLog(peek, in.ID, in.Offset)
+		if err != nil && peek.Err() != nil && ctx.Err() == nil {
+			return starling.LogPart{Next: in.Offset}, nil
+		}
+		return part, err
+	}
+	return a.Backend.BuildLog(ctx, in.ID, in.Offset)
+}

@@ -1,0 +1,52 @@
+package httpapi
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/starlingdeploy/starling"
+)
+
+// stream writes an answer piece by piece. A reader that takes nothing for writeWithin
+// is given up.
+type stream struct {
+	w  http.ResponseWriter
+	rc *http.ResponseController
+}
+
+func beginStream(w http.ResponseWriter, contentType string) *stream {
+	h := w.Header()
+	h.Set("Content-Type", contentType)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Accel-Buffering", "no") // reverse proxies in between must not wait for more
+	w.WriteHeader(http.StatusOK)
+	return &stream{w, http.NewResponseController(w)}
+}
+
+func (s *stream) write(b []byte) error {
+	if err := s.rc.SetWriteDeadline(time.Now().Add(writeWithin)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	if _, err := s.w.Write(b); err != nil {
+		return err
+	}
+	return s.rc.Flush()
+}
+
+// end lifts the deadline, for the next request on the connection.
+func (s *stream) end() {
+	_ = s.rc.SetWriteDeadline(time.Time{}) // a connection that is gone needs none
+}
+
+// enterStream takes a place among the open streams; the caller gives it back.
+func (a *api) enterStream() (leave func(), err error) {
+	select {
+	case a.streams <- struct{}{}:
+		return func() { <-a.streams }, nil
+	default:
+		return nil, fmt.Errorf("%d streams are open: %w", maxStreams, starling.ErrUnavailable)
+	}
+}
