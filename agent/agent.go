@@ -2,11 +2,9 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -212,143 +210,6 @@ func (a *Agent) app(name string) *app {
 	}
 	a.apps[name] = p
 	return p
-}
-
-// load reads what earlier runs have left.
-func (a *Agent) load() error {
-	entries, err := os.ReadDir(filepath.Join(a.conf.DataDir, appsDir))
-	if err != nil {
-		return fmt.Errorf("load: %w", err)
-	}
-	for _, e := range entries {
-		if !e.IsDir() || starling.CheckName("app", e.Name()) != nil {
-			continue
-		}
-		if err := a.app(e.Name()).load(); err != nil {
-			return fmt.Errorf("load app %s: %w", e.Name(), err)
-		}
-	}
-	return nil
-}
-
-// load reads the record and opens the releases that it names.
-func (p *app) load() error {
-	rec, err := loadRecord(p.dir)
-	switch {
-	case errors.Is(err, starling.ErrCorrupt):
-		// Only a broken disk does that. The servers know the goal; caches and peers the rest.
-		p.log.Error("the record is set aside; this machine begins anew", "error", err)
-		if err := os.Rename(p.dir.join(recordName), p.dir.join(recordName+".corrupt")); err != nil {
-			return err
-		}
-	case err != nil:
-		return err
-	default:
-		p.rec = rec
-	}
-	if p.rec.Goal != nil {
-		p.choose()
-	}
-	known := map[string]bool{}
-	for _, e := range slices.Clone(p.rec.Releases) {
-		known[filepath.Base(p.dir.release(e.Artifact))] = true
-		if e.Complete {
-			p.openComplete(e.Artifact)
-		}
-	}
-	return p.sweep(known)
-}
-
-// openComplete opens a release that the record calls complete. One that is of no
-// use will be fetched again if it is wanted.
-func (p *app) openComplete(d starling.Digest) {
-	rel, err := openRelease(p.dir, d)
-	if err == nil && !rel.tree.Finished() {
-		err = errors.Join(starling.ErrCorrupt, rel.close())
-	}
-	switch {
-	case err == nil:
-		p.releases[d] = rel
-		p.a.catalog.add(rel)
-	case errors.Is(err, starling.ErrNotFound), errors.Is(err, starling.ErrCorrupt), starling.IsInvalid(err):
-		p.log.Error("a release on disk is of no use", "artifact", d.Short(), "error", err)
-		p.rec.release(d).Complete = false
-		if r := p.rec.Running; r != nil && r.Artifact == d {
-			p.rec.Running = nil
-		}
-		p.version++
-	default: // it may run nevertheless
-		p.log.Error("a release cannot be read, nor served to others", "artifact", d.Short(), "error", err)
-	}
-}
-
-// sweep removes what the record does not know.
-func (p *app) sweep(known map[string]bool) error {
-	entries, err := os.ReadDir(p.dir.join(releasesDir))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	} else if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if !known[e.Name()] {
-			path := p.dir.join(releasesDir, e.Name())
-			p.a.run.work(func() {
-				if err := removeTree(path); err != nil {
-					p.log.Warn("leftovers cannot be removed", "path", path, "error", err)
-				}
-			})
-		}
-	}
-	return nil
-}
-
-// startDownload begins to fetch g's artifact for p.
-func (a *Agent) startDownload(p *app, g *starling.Goal) *download {
-	sel, _ := starling.ParseSelector(g.Deploy.Targets) // parsed well: it chose this machine
-	ctx, cancel := context.WithCancel(a.run.ctx)
-	d := &download{
-		f: a.flock, dir: p.dir, artifact: g.Artifact, sel: sel, verify: a.conf.Verify,
-		log: p.log.With("artifact", g.Artifact.Short()), ctx: ctx, cancel: cancel,
-		progress: p.publish,
-	}
-	d.complete = func() {
-		d.log.Info("artifact complete", "cache_bytes", d.bytes.CacheOut, "peer_bytes", d.bytes.Peer, "local_bytes", d.bytes.Local)
-		if p.rec.release(d.artifact) == nil {
-			p.rec.use(d.artifact, time.Now())
-		}
-		p.rec.release(d.artifact).Complete = true
-		p.releases[d.artifact] = d.rel
-		p.changedRecord()
-	}
-	d.gone = func() {
-		delete(a.flock.downloads, d.artifact)
-		p.download = nil
-		if p.rec.Goal.Artifact == d.artifact {
-			p.bytes = d.bytes
-		}
-		if !d.finished {
-			a.flock.end(d.artifact) // another app may hold all of it: then it begins again with that
-			a.abandon(d)
-		}
-		for _, q := range a.apps { // another app may wait for the same artifact
-			q.reconcile()
-		}
-	}
-	a.flock.downloads[g.Artifact] = d
-	d.start()
-	return d
-}
-
-// abandon closes what an unfinished download has made; it stays on disk for now.
-func (a *Agent) abandon(d *download) {
-	if d.rel == nil {
-		return
-	}
-	a.catalog.remove(d.rel)
-	if err := d.rel.close(); err != nil {
-		d.log.Warn("a release was not closed well", "error", err)
-	}
 }
 
 // steerSwarm takes part in the swarms of the artifacts that goals ask for, and in no other.

@@ -340,3 +340,51 @@ func cloneChunks(ctx context.Context, rel *release, c *catalog, pool *buffers) (
 	}
 	return local, nil
 }
+
+// startDownload begins to fetch g's artifact for p.
+func (a *Agent) startDownload(p *app, g *starling.Goal) *download {
+	sel, _ := starling.ParseSelector(g.Deploy.Targets) // parsed well: it chose this machine
+	ctx, cancel := context.WithCancel(a.run.ctx)
+	d := &download{
+		f: a.flock, dir: p.dir, artifact: g.Artifact, sel: sel, verify: a.conf.Verify,
+		log: p.log.With("artifact", g.Artifact.Short()), ctx: ctx, cancel: cancel,
+		progress: p.publish,
+	}
+	d.complete = func() {
+		d.log.Info("artifact complete", "cache_bytes", d.bytes.CacheOut, "peer_bytes", d.bytes.Peer, "local_bytes", d.bytes.Local)
+		if p.rec.release(d.artifact) == nil {
+			p.rec.use(d.artifact, time.Now())
+		}
+		p.rec.release(d.artifact).Complete = true
+		p.releases[d.artifact] = d.rel
+		p.changedRecord()
+	}
+	d.gone = func() {
+		delete(a.flock.downloads, d.artifact)
+		p.download = nil
+		if p.rec.Goal.Artifact == d.artifact {
+			p.bytes = d.bytes
+		}
+		if !d.finished {
+			a.flock.end(d.artifact) // another app may hold all of it: then it begins again with that
+			a.abandon(d)
+		}
+		for _, q := range a.apps { // another app may wait for the same artifact
+			q.reconcile()
+		}
+	}
+	a.flock.downloads[g.Artifact] = d
+	d.start()
+	return d
+}
+
+// abandon closes what an unfinished download has made; it stays on disk for now.
+func (a *Agent) abandon(d *download) {
+	if d.rel == nil {
+		return
+	}
+	a.catalog.remove(d.rel)
+	if err := d.rel.close(); err != nil {
+		d.log.Warn("a release was not closed well", "error", err)
+	}
+}

@@ -226,7 +226,7 @@ func TestKilledAtAnyInstant(t *testing.T) {
 		artifacts = append(artifacts, r.push(trees[v]))
 	}
 	rng := rand.New(rand.NewPCG(1, 1))
-	const rounds = 6
+	const rounds = 4
 	kills := 0
 	for round := range rounds {
 		seq := uint64(round + 1)
@@ -298,7 +298,7 @@ func TestKilledFetchResumes(t *testing.T) {
 	t.Parallel()
 	r := newRegion(t)
 	r.startCache()
-	const size, perSecond = 48 << 20, 16 << 20
+	const size, perSecond = 32 << 20, 16 << 20
 	o := r.outside(t, "m1", perSecond)
 	files := map[string][]byte{"big": noise(30, size)}
 	o.setGoal(goal(1, r.push(files)))
@@ -320,5 +320,8 @@ func TestKilledFetchResumes(t *testing.T) {
 	if limit := int64(perSecond) * 2; twice > limit {
 		t.Errorf("%d bytes were fetched twice, more than %d", twice, limit)
 	}
-	t.Logf("%.1f MiB of %d fetched twice", float64(twice)/(1<<20), size>>20)
+	status := readFileOr(fmt.Sprintf("/proc/%d/status", o.cmd.Process.Pid), "")
+	_, rss, _ := strings.Cut(status, "VmRSS:")
+	rss, _, _ = strings.Cut(rss, "\n")
+	t.Logf("%.1f MiB of %d fetched twice; the agent's memory is %s", float64(twice)/(1<<20), size>>20, strings.TrimSpace(rss))
 }

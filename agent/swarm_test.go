@@ -125,7 +125,7 @@ func TestLiarIsDistrustedAndNothingBadIsStored(t *testing.T) {
 	t.Parallel()
 	r := newRegion(t)
 	cache := r.startCache()
-	files := map[string][]byte{"version": []byte("v1"), "big": noise(5, 24<<20)}
+	files := map[string][]byte{"version": []byte("v1"), "big": noise(5, 12<<20)}
 	v1 := r.push(files)
 
 	// The liar's node: it answers links and blob streams itself.
@@ -186,13 +186,17 @@ func TestBrokenStreamsHeal(t *testing.T) {
 	t.Parallel()
 	r := newRegion(t)
 	r.startCache()
-	// Slow enough that the cuts come in the middle.
-	slow := func(c *Config) { c.DownloadBytesPerSecond = 24 << 20 }
+	const size = 12 << 20
+	slow := func(c *Config) { c.DownloadBytesPerSecond = size }
 	machines := []*machine{r.machine("m1", slow), r.machine("m2", slow), r.machine("m3", slow)}
-	files := map[string][]byte{"big": noise(6, 24<<20)}
-	r.leader.setGoal(goal(1, r.push(files)))
-	for range 3 {
-		time.Sleep(150 * time.Millisecond) // somewhere in the middle; the test is right wherever
+	files := map[string][]byte{"big": noise(6, size)}
+	v1 := r.push(files)
+	r.leader.setGoal(goal(1, v1))
+	for i := range 3 {
+		eventually(t, 20*time.Second, "some more has come", func() bool {
+			rep := machines[1].report()
+			return rep.State == starling.MachineHealthy || rep.ChunksDone > i*chunksOf(t, r, v1)/4
+		})
 		machines[1].endpoint.cut()
 	}
 	for _, m := range machines {

@@ -22,9 +22,9 @@ func isLost(err error) bool {
 // another worker meanwhile fences this one at the first heartbeat that gets through.
 func (w *Worker) heartbeats(ctx context.Context, job *rpc.Job, cancel context.CancelCauseFunc) {
 	for {
-		err := w.call(ctx, func(ctx context.Context) error {
-			return w.cfg.Leader.Heartbeat(ctx, job.Deployment, rpc.HeartbeatRequest{Lease: job.Lease})
-		})
+		try, done := context.WithTimeout(ctx, rpc.HeartbeatWithin)
+		err := w.cfg.Leader.Heartbeat(try, job.Deployment, rpc.HeartbeatRequest{Lease: job.Lease})
+		done()
 		if err != nil && isLost(err) {
 			cancel(&lostError{err})
 			return
@@ -32,7 +32,11 @@ func (w *Worker) heartbeats(ctx context.Context, job *rpc.Job, cancel context.Ca
 		if err != nil && ctx.Err() == nil {
 			w.log.Debug("heartbeat", "deployment", job.Deployment, "err", err)
 		}
-		if sleep(ctx, w.heartbeatEvery) != nil {
+		pause := w.heartbeatEvery
+		if err != nil {
+			pause /= 4
+		}
+		if sleep(ctx, pause) != nil {
 			return
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/blobcache"
 	"github.com/starlingdeploy/starling/rpc"
 )
 
@@ -429,3 +430,9 @@ func TestClip(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+// The real counterparts fit.
+var (
+	_ Leader = (*rpc.Client)(nil)
+	_ Blobs  = (*blobcache.Region)(nil)
+)

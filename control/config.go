@@ -136,7 +136,6 @@ const (
 	maxPeerHeaderBytes   = 4 << 10
 	maxIdempotencyBytes  = 128
 	maxTokenNameBytes    = 128
-	maxMirrorEntryBytes  = raftfsm.MaxEntryBytes / 2 // leaves room for the other commands of an entry
 	missingBatchDigests  = 8192
 	recountLargeAfter    = 500 * time.Millisecond
 	recountLargeMachines = 2000

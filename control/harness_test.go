@@ -387,6 +387,7 @@ type bench struct {
 	members *memberList
 	blobs   *memBlobs
 	server  *Server
+	depose  func() // ends the term
 }
 
 func newBench(t testing.TB, region string, change func(*Config), nodes ...starling.Node) *bench {
@@ -416,6 +417,7 @@ func newBench(t testing.TB, region string, change func(*Config), nodes ...starli
 func (b *bench) elect() *term {
 	ctx, cancel := context.WithCancel(context.Background())
 	b.t.Cleanup(cancel)
+	b.depose = cancel
 	t := newTerm(ctx, b.server)
 	b.server.setTerm(t)
 	return t

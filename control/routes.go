@@ -48,6 +48,9 @@ func (s *Server) routes() http.Handler {
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if err := s.serveRoute(w, r, rt); err != nil {
+				if rpc.ProblemOf(err).Status == http.StatusInternalServerError {
+					s.cfg.Logger.Error("request failed", "route", pattern, "err", err)
+				}
 				rpc.WriteProblem(w, err)
 			}
 		})

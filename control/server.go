@@ -126,6 +126,9 @@ func (s *Server) commit(ctx context.Context, cmds ...raftfsm.Command) ([]raftfsm
 	defer cancel()
 	results, err := s.cfg.Raft.Propose(ctx, cmds...)
 	if err != nil {
+		if ctx.Err() != nil && !errors.Is(err, starling.ErrUnavailable) {
+			err = fmt.Errorf("%w: no answer within %s: %w", starling.ErrUnavailable, proposeWithin, err)
+		}
 		return nil, err
 	}
 	if len(results) != len(cmds) {

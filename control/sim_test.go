@@ -20,19 +20,16 @@ import (
 // are the real ones.
 type sim struct {
 	*bench
-	rt        *rapid.T
-	rng       *rand.Rand
-	term      *term
-	apps      []string
-	ids       []string
-	artifacts []starling.Digest
-	last      map[string]starling.Generation // by app
-	ended     map[string]starling.Phase
-	machines  []string
-	eu        starling.Counts
-	euUp      bool
-	moods     map[string]int // chance in 100 that an actor does its work at a step
-	jobs      map[string]*rpc.Job
+	rt       *rapid.T
+	rng      *rand.Rand
+	term     *term
+	apps     []string
+	ids      []string
+	last     map[string]starling.Generation // by app
+	ended    map[string]starling.Phase
+	machines []string
+	moods    map[string]int // chance in 100 that an actor does its work at a step
+	jobs     map[string]*rpc.Job
 }
 
 const simStep = time.Second
@@ -49,7 +46,7 @@ func newSim(t *testing.T, rt *rapid.T) *sim {
 	s := &sim{
 		bench: newBench(t, "us", nil, nodes...), rt: rt, rng: rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 1)), machines: names(machineNodes("us", n)),
 		last: map[string]starling.Generation{}, ended: map[string]starling.Phase{},
-		moods: map[string]int{}, jobs: map[string]*rpc.Job{}, euUp: true,
+		moods: map[string]int{}, jobs: map[string]*rpc.Job{},
 	}
 	for _, actor := range []string{"worker", "cache", "machine", "eu"} {
 		s.moods[actor] = rapid.SampledFrom([]int{0, 50, 95, 95}).Draw(rt, actor)

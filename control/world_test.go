@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -41,7 +40,6 @@ type worldRegion struct {
 	members *memberList
 	blobs   *memBlobs
 	servers []*worldServer
-	peers   map[string]string
 }
 
 type worldServer struct {
@@ -515,5 +513,3 @@ func (w *world) checkRoutes(id string) {
 		return len(st) == 2 && st[1].Name == "eu" && st[1].Seen && st[1].Caches == 1 && st[1].Leader == "s0"
 	})
 }
-
-var _ io.Writer = testLog{}

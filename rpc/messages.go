@@ -82,8 +82,9 @@ type HeartbeatRequest struct {
 // Lease timing. A job whose worker was silent for LeaseTTL is queued again; a new
 // leader grants every lease a fresh TTL.
 const (
-	HeartbeatEvery = 2 * time.Second
-	LeaseTTL       = 10 * time.Second
+	HeartbeatEvery  = 2 * time.Second
+	HeartbeatWithin = 2 * time.Second // one try; several fit into LeaseTTL when servers die
+	LeaseTTL        = 10 * time.Second
 )
 
 // LogRequest appends to a job's log. The leader keeps the log in memory until the

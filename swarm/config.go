@@ -59,6 +59,7 @@ const (
 	pauseCorrupt = 5 * time.Second // of a cache; a peer is distrusted
 	pauseLocal   = 500 * time.Millisecond
 	maxPause     = 30 * time.Second
+	maxBusy      = 5                      // busy answers in a row before a source is not counted on
 	deferFirst   = 500 * time.Millisecond // for a chunk that no cache gave; doubles up to maxPause
 )
 

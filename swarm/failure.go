@@ -52,6 +52,9 @@ func (p *Peer) blame(s *source, f *fetch, reason Reason) {
 			p.distrust(s, "announces chunks that it does not have")
 		}
 	case ReasonBusy:
+		if s.strikes >= maxBusy { // as good as not there
+			p.doubt(s)
+		}
 		s.pause(p.now, pauseBusy, p.draw())
 	case ReasonLocal:
 		s.pause(p.now, pauseLocal, p.draw())
@@ -59,11 +62,16 @@ func (p *Peer) blame(s *source, f *fetch, reason Reason) {
 		if s.origin {
 			f.d.tries[f.chunk]++
 		}
-		s.doubt()
-		for _, o := range s.fetches {
-			p.rewant(o.d, o.chunk)
-		}
+		p.doubt(s)
 		s.pause(p.now, max(pauseFailed, p.took), p.draw())
+	}
+}
+
+// doubt counts on a source no more until it gives something.
+func (p *Peer) doubt(s *source) {
+	s.doubt()
+	for _, f := range s.fetches {
+		p.rewant(f.d, f.chunk)
 	}
 }
 

@@ -1,11 +1,13 @@
 package swarm
 
 import (
+	"cmp"
 	"fmt"
 	"math/bits"
 	"reflect"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -103,7 +105,9 @@ func (r *rig) answer(fits func(Request) bool, with func(Request) Event) (Request
 	if len(found) == 0 {
 		r.t.Fatal("no such fetch is open")
 	}
-	slices.SortFunc(found, func(a, b Request) int { return a.Chunk - b.Chunk })
+	slices.SortFunc(found, func(a, b Request) int {
+		return cmp.Or(a.Chunk-b.Chunk, strings.Compare(a.From, b.From))
+	})
 	q := found[0]
 	ev := with(q)
 	delete(r.open, q)
@@ -294,9 +298,10 @@ func TestHelloIsAnswered(t *testing.T) {
 	r.begin(blobA, 9, "a")
 	r.step(Held{Artifact: blobA, Chunks: []uint32{8}})
 	r.pass(announceEvery)
+	r.seen = nil
 	r.step(PeerHas{Peer: "a", Artifact: blobA, Hello: true, All: NewBitmap(9)})
-	out := r.pass(announceEvery)
-	a, ok := find[Announce](append(r.seen[len(r.seen)-len(out)-2:], out...))
+	r.pass(announceEvery)
+	a, ok := find[Announce](r.seen)
 	if !ok || a.Hello || !a.All.Has(8) || a.All.Count() != 1 {
 		t.Fatalf("answered %+v", a)
 	}
@@ -429,7 +434,7 @@ func TestOverdueChunkIsHedged(t *testing.T) {
 		if r.count(from("a")) > 0 && held < n/2 {
 			r.got(from("a"))
 		} else {
-			r.got(func(q Request) bool { return r.count(anyReq) > 1 || true })
+			r.got(anyReq)
 		}
 		held, _ = r.p.Progress(blobA)
 	}
@@ -440,11 +445,11 @@ func TestOverdueChunkIsHedged(t *testing.T) {
 	for q := range r.open {
 		last = q
 	}
-	for range 20 {
+	for range 60 {
 		r.pass(10 * time.Millisecond)
 	}
 	if n := r.count(func(q Request) bool { return q.Chunk == last.Chunk }); n != 2 {
-		t.Fatalf("the last chunk is asked of %d sources after 200 ms of 10", n)
+		t.Fatalf("the last chunk is asked of %d sources after 600 ms, where others took 10 to 100", n)
 	}
 	out := r.got(func(q Request) bool { return q != last })
 	if c, ok := find[CancelFetch](out); !ok || c.Request != last {

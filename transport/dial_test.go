@@ -360,7 +360,7 @@ func TestBackoffAfterFailure(t *testing.T) {
 		}
 		waited = waited || strings.Contains(err.Error(), "next attempt in")
 	}
-	if n := a.Stats().FailedDials; !waited || n > 10 {
+	if n := a.Stats().FailedDials; !waited || n > 100 {
 		t.Errorf("%d attempts for 200 dials", n)
 	}
 }

@@ -3,13 +3,10 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"hash/fnv"
 	"log/slog"
 	"net"
 	"net/http"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"time"
 
@@ -67,7 +64,7 @@ func newProcess(cfg *Config, log *slog.Logger) (_ *process, err error) {
 	}); err != nil {
 		return nil, err
 	}
-	p.servers = p.clientOf(p.ownServers)
+	p.servers = &rpc.Client{HTTP: &http.Client{Transport: p.newAnyServer()}}
 	p.blobs = blobcache.NewClient(p.dialBlob)
 	p.caches = blobcache.NewRegion(p.blobs, p.pool.Members, p.replicas())
 	return p, nil
@@ -151,56 +148,6 @@ func (p *process) close() error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// ownServers lists the live servers of this region. Each process starts its tries at
-// another one, so that the load spreads over followers too.
-func (p *process) ownServers() []string {
-	var addrs []string
-	for _, n := range p.pool.Members() {
-		if n.Alive && n.Has(starling.RoleServer) {
-			addrs = append(addrs, n.Addr)
-		}
-	}
-	if len(addrs) == 0 {
-		return nil
-	}
-	h := fnv.New32a()
-	h.Write([]byte(p.cfg.Name))
-	first := int(h.Sum32() % uint32(len(addrs)))
-	return slices.Concat(addrs[first:], addrs[:first])
-}
-
-// Bounds of the internal HTTP clients.
-const (
-	idleConnsPerHost = 8
-	idleConnLife     = 90 * time.Second
-	dialServerWithin = 3 * time.Second // one server of several
-)
-
-// clientOf returns an rpc client that dials the first of addrs that answers.
-func (p *process) clientOf(addrs func() []string) *rpc.Client {
-	return &rpc.Client{HTTP: &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var errs []error
-			for _, addr := range addrs() {
-				one, cancel := context.WithTimeout(ctx, dialServerWithin)
-				conn, err := p.endpoint.Dial(one, addr, transport.KindControl)
-				cancel()
-				if err == nil {
-					return conn, nil
-				}
-				errs = append(errs, err)
-			}
-			if len(errs) == 0 {
-				return nil, fmt.Errorf("%w: the gossip knows no live server of region %s", starling.ErrUnavailable, p.cfg.Region)
-			}
-			return nil, errors.Join(errs...)
-		},
-		MaxIdleConnsPerHost: idleConnsPerHost,
-		IdleConnTimeout:     idleConnLife,
-		DisableCompression:  true,
-	}}}
 }
 
 func (p *process) dialBlob(ctx context.Context, addr string) (net.Conn, error) {
