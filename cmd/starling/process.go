@@ -130,11 +130,15 @@ func (p *process) listenQUIC() (*transport.Endpoint, error) {
 	return transport.Listen(conf)
 }
 
-// close leaves the gossip in good order and closes the ports, as far as they were opened.
+// close leaves the gossip and closes the ports, as far as they were opened. A server
+// that stops does not leave: it would lose its vote, and it is to come back.
 func (p *process) close() error {
 	var errs []error
 	if p.pool != nil {
-		errs = append(errs, p.pool.Leave(), p.pool.Close())
+		if !p.cfg.isServer() {
+			errs = append(errs, p.pool.Leave())
+		}
+		errs = append(errs, p.pool.Close())
 	}
 	if p.blobs != nil {
 		p.blobs.Close()
