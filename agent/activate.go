@@ -55,9 +55,6 @@ func (o *operator) activate(life, ctx context.Context, goal *starling.Goal, was 
 	}
 	svc, err := o.bringUp(ctx, goal, env)
 	if err == nil {
-		if svc != nil {
-			svc.keepUp()
-		}
 		return outcome{now: standing{goal: goal, svc: svc}}
 	}
 	if svc != nil {
@@ -86,7 +83,10 @@ func (o *operator) bringUp(ctx context.Context, goal *starling.Goal, env environ
 	}
 	switch {
 	case svc != nil:
-		err = svc.awaitTrial(ctx)
+		if err = svc.awaitTrial(ctx); err == nil && !svc.keepUp() {
+			<-svc.done
+			err = withOutput(svc.err, svc.last)
+		}
 	case goal.Deploy.Health != nil:
 		err = o.checker(goal, env).await(ctx)
 	}
@@ -106,7 +106,7 @@ func (o *operator) goBack(ctx context.Context, was standing, hurry bool) (standi
 	if err != nil || hurry || now.svc == nil {
 		return now, err
 	}
-	return now, now.svc.awaitTrial(ctx)
+	return now, now.svc.awaitUp(ctx)
 }
 
 // resume makes goal's release current again and starts it, already past its trial.

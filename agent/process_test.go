@@ -297,8 +297,21 @@ func TestKeptServiceOutlivesItsCrashes(t *testing.T) {
 	if _, reason := s.status(); !strings.Contains(reason, "exit status 5") || !strings.Contains(reason, "once more") || !strings.Contains(reason, "after 2s") {
 		t.Errorf("reason %q", reason)
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := s.awaitUp(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("await: %v", err)
+	}
 	s.stop()
 	s.stop()
+	good, err := startService(serviceConfig{cmd: command{argv: []string{"/bin/sleep", "1000"}}, out: &tail{}, log: newLog(), kept: true, changed: func() {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := good.awaitUp(t.Context()); err != nil {
+		t.Errorf("await: %v", err)
+	}
+	good.stop()
 }
 
 func TestTrialEndsWithTheProcess(t *testing.T) {

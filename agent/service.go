@@ -28,14 +28,15 @@ type service struct {
 	changed func() // what status returns has changed; called by run
 
 	mu     sync.Mutex
+	kept   bool // past its trial: restart from now on
+	failed bool // the trial has ended by itself
 	up     bool
 	reason string
 
-	keep     chan struct{} // closed: restart from now on
-	keepOnce sync.Once
-	cancel   context.CancelFunc
-	done     chan struct{} // closed when the process is gone for good
-	err      error         // why a trial ended by itself; read after done
+	news   chan struct{} // room for one; the status has changed
+	cancel context.CancelFunc
+	done   chan struct{} // closed when the process is gone for good
+	err    error         // why a trial ended by itself; read after done
 }
 
 // serviceConfig is what a service runs and whom it tells.
@@ -53,11 +54,8 @@ type serviceConfig struct {
 func startService(c serviceConfig) (*service, error) {
 	ctx, cancel := context.WithCancel(context.Background()) // ended by stop, which every owner calls
 	s := &service{cmd: c.cmd, check: c.check, log: c.log, last: &tail{}, changed: c.changed,
-		keep: make(chan struct{}), cancel: cancel, done: make(chan struct{})}
+		kept: c.kept, news: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{})}
 	s.cmd.out = io.MultiWriter(c.out, s.last)
-	if c.kept {
-		s.keepUp()
-	}
 	p, err := startProcess(s.cmd)
 	if err != nil && !c.kept {
 		cancel()
@@ -66,7 +64,7 @@ func startService(c serviceConfig) (*service, error) {
 	go func() {
 		defer close(s.done)
 		defer cancel()
-		s.err = s.run(ctx, p, err)
+		s.err = s.run(ctx, p, err, c.kept)
 	}()
 	return s, nil
 }
@@ -82,19 +80,50 @@ func (s *service) setStatus(up bool, reason string) {
 	s.mu.Lock()
 	s.up, s.reason = up, reason
 	s.mu.Unlock()
+	select {
+	case s.news <- struct{}{}:
+	default:
+	}
 	s.changed()
 }
 
-// keepUp ends the trial.
-func (s *service) keepUp() { s.keepOnce.Do(func() { close(s.keep) }) }
-
-func (s *service) kept() bool {
-	select {
-	case <-s.keep:
-		return true
-	default:
-		return false
+// awaitUp waits until a kept service does well, for as long as that may take.
+func (s *service) awaitUp(ctx context.Context) error {
+	limit := 2 * settleTime
+	if s.check != nil {
+		limit += s.check.spec.Deadline.D()
 	}
+	t := time.NewTimer(limit)
+	defer t.Stop()
+	for {
+		up, reason := s.status()
+		if up {
+			return nil
+		}
+		select {
+		case <-s.news:
+		case <-t.C:
+			return fmt.Errorf("not well within %s: %s", limit, reason)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// keepUp ends the trial well; false: it has ended ill already.
+func (s *service) keepUp() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kept = !s.failed
+	return s.kept
+}
+
+// endTrial ends the trial ill; false: there is none any more.
+func (s *service) endTrial() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failed = !s.kept
+	return s.failed
 }
 
 // stop ends the process, gently at first, and returns when it is gone.
@@ -103,18 +132,19 @@ func (s *service) stop() {
 	<-s.done
 }
 
-// run is the supervisor. p is the first process, or nil with the error of its start.
-func (s *service) run(ctx context.Context, p *process, err error) error {
+// run is the supervisor. p is the first process, or nil with the error of its
+// start; kept tells whether it is past its trial.
+func (s *service) run(ctx context.Context, p *process, err error, kept bool) error {
 	backoff := restartBackoffMin
-	for restarted := false; ; restarted = true {
+	for announce := kept; ; announce = true {
 		began := time.Now()
 		if p != nil {
-			err = s.oversee(ctx, p, restarted || s.kept())
+			err = s.oversee(ctx, p, announce)
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
-		if !s.kept() {
+		if s.endTrial() {
 			return err
 		}
 		if time.Since(began) >= restartStable {

@@ -4,35 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"sync"
 
-	cdc "github.com/PlakarKorp/go-cdc-chunkers"
-	_ "github.com/PlakarKorp/go-cdc-chunkers/chunkers/fastcdc" // registers ChunkerName
 	"golang.org/x/sync/errgroup"
 
 	"github.com/starlingdeploy/starling"
 )
 
-// ChunkerName is the versioned algorithm that cuts content: FastCDC with normalized
-// chunking (Xia et al., USENIX ATC 2016). Other parameters, or another version, move
-// the cuts and so cost every fleet one full transfer: a golden test pins them.
-const ChunkerName = "fastcdc-v1.0.0"
-
-// Sizes of chunks. The last one of an artifact may be shorter than MinChunkBytes.
-const (
-	MinChunkBytes    = 256 << 10
-	NormalChunkBytes = 1 << 20
-	MaxChunkBytes    = starling.MaxChunkBytes
-)
-
-// Bounds of Pack: PackWorkers chunks are hashed and handed to the sink at once, and
-// one more waits. With the scan buffer Pack holds at most 28 MiB.
+// Bounds of Pack: PackWorkers chunks are hashed and handed to the sink at once, one more
+// waits, and one is being read: 24 MiB at most.
 const (
 	PackWorkers = 4
-	packBuffers = PackWorkers + 1
-	scanBytes   = 2 * MaxChunkBytes
+	packBuffers = PackWorkers + 2
 )
 
 // Piece is one chunk on its way out of Pack.
@@ -78,18 +62,20 @@ func cut(ctx context.Context, root *os.Root, files []starling.File, sink func(Pi
 	g.Go(func() error {
 		defer close(pieces)
 		src := &content{ctx: ctx, root: root, files: files}
-		err := scan(src, func(i int, data []byte) error {
-			var buf []byte
+		take := func() ([]byte, error) {
 			select {
-			case buf = <-free:
+			case buf := <-free:
+				if buf == nil {
+					buf = make([]byte, MaxChunkBytes)
+				}
+				return buf, nil
 			case <-ctx.Done():
-				return ctx.Err()
+				return nil, ctx.Err()
 			}
-			if buf == nil {
-				buf = make([]byte, MaxChunkBytes)
-			}
+		}
+		err := scan(src, take, func(i int, chunk []byte) error {
 			select {
-			case pieces <- Piece{Index: i, Data: buf[:copy(buf, data)]}:
+			case pieces <- Piece{Index: i, Data: chunk}:
 				return nil
 			case <-ctx.Done():
 				return ctx.Err()
@@ -119,28 +105,4 @@ func cut(ctx context.Context, root *os.Root, files []starling.File, sink func(Pi
 	}
 	err := g.Wait()
 	return chunks, err
-}
-
-// scan cuts what src holds and calls emit with each chunk, whose data is valid until emit returns.
-func scan(src io.Reader, emit func(i int, data []byte) error) error {
-	c, err := cdc.NewChunkerBuffer(ChunkerName, src, &cdc.ChunkerOpts{
-		MinSize: MinChunkBytes, NormalSize: NormalChunkBytes, MaxSize: MaxChunkBytes,
-	}, make([]byte, scanBytes))
-	if err != nil {
-		return fmt.Errorf("chunker: %w", err)
-	}
-	for i := 0; ; i++ {
-		data, err := c.Next()
-		if err != nil && err != io.EOF {
-			return err
-		}
-		if len(data) > 0 {
-			if err := emit(i, data); err != nil {
-				return err
-			}
-		}
-		if err == io.EOF {
-			return nil
-		}
-	}
 }

@@ -17,6 +17,9 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/iotest"
+
+	cdc "github.com/PlakarKorp/go-cdc-chunkers"
 
 	"github.com/starlingdeploy/starling"
 )
@@ -215,12 +218,25 @@ func TestPackBoundsConcurrency(t *testing.T) {
 	}
 }
 
+// scanAll is scan for tests: emit gets a chunk's data until it returns.
+func scanAll(src io.Reader, emit func(i int, data []byte) error) error {
+	var bufs [2][]byte
+	n := 0
+	return scan(src, func() ([]byte, error) { // one is handed on while the other takes the rest
+		n++
+		if bufs[n%2] == nil {
+			bufs[n%2] = make([]byte, MaxChunkBytes)
+		}
+		return bufs[n%2], nil
+	}, emit)
+}
+
 // TestCutPointsAreGolden fails when cut points move, which would make every fleet
 // fetch everything anew. If it must, ChunkerName has to change with them.
 func TestCutPointsAreGolden(t *testing.T) {
 	var sizes []int
 	h := sha256.New()
-	err := scan(io.LimitReader(noise(42), 24<<20), func(_ int, data []byte) error {
+	err := scanAll(io.LimitReader(noise(42), 24<<20), func(_ int, data []byte) error {
 		sizes = append(sizes, len(data))
 		d := sha256.Sum256(data)
 		h.Write(d[:])
@@ -239,6 +255,46 @@ func TestCutPointsAreGolden(t *testing.T) {
 	}
 }
 
+// TestCutPointsAreTheLibrarys compares our loop with the library's, on content that
+// makes cuts of all kinds: before and after the normal size, at the most, at the end.
+func TestCutPointsAreTheLibrarys(t *testing.T) {
+	sparse := make([]byte, 9<<20)
+	for i := 0; i < len(sparse); i += 37_000 {
+		sparse[i] = byte(i)
+	}
+	contents := map[string][]byte{
+		"nothing": nil, "one byte": {1}, "zeros": make([]byte, 9<<20+5), "sparse": sparse,
+		"text": bytes.Repeat([]byte("the quick brown fox jumps over the lazy dog\n"), 120_000),
+	}
+	for i := range 8 {
+		contents[fmt.Sprintf("noise %d", i)] = noiseBytes(t, byte(60+i), MinChunkBytes-2+i*(700<<10)+i)
+	}
+	for name, content := range contents {
+		var got, want []int
+		if err := scanAll(iotest.HalfReader(bytes.NewReader(content)), func(_ int, data []byte) error {
+			got = append(got, len(data))
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		c, err := cdc.NewChunker(ChunkerName, bytes.NewReader(content), &cdc.ChunkerOpts{
+			MinSize: MinChunkBytes, NormalSize: NormalChunkBytes, MaxSize: MaxChunkBytes,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for err == nil {
+			var data []byte
+			if data, err = c.Next(); len(data) > 0 {
+				want = append(want, len(data))
+			}
+		}
+		if !errors.Is(err, io.EOF) || !slices.Equal(got, want) {
+			t.Errorf("%s: cuts %v, the library %v, %v", name, got, want, err)
+		}
+	}
+}
+
 func TestInsertionAtFrontMovesLittle(t *testing.T) {
 	if raceEnabled {
 		t.Skip("one goroutine over 256 MiB: slow under the race detector, and nothing to find")
@@ -246,7 +302,7 @@ func TestInsertionAtFrontMovesLittle(t *testing.T) {
 	const size = 128 << 20
 	chunksOf := func(r io.Reader) map[[32]byte]int {
 		out := map[[32]byte]int{}
-		if err := scan(r, func(_ int, data []byte) error {
+		if err := scanAll(r, func(_ int, data []byte) error {
 			out[sha256.Sum256(data)] = len(data)
 			return nil
 		}); err != nil {

@@ -78,13 +78,11 @@ func (s *Server) Serve(ctx context.Context, accept Accept) error {
 	defer cancel()
 	for {
 		conn, peer, err := accept(ctx)
-		if ctx.Err() != nil {
-			if err == nil {
-				err = conn.Close()
-			}
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
 			return nil
-		}
-		if err != nil {
+		default:
 			return fmt.Errorf("accept blob stream: %w", err)
 		}
 		select {

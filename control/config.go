@@ -122,6 +122,8 @@ const (
 	leaderHintFor        = 2 * time.Second // that such an answer is believed
 	retryMin             = 200 * time.Millisecond
 	retryMax             = 5 * time.Second
+	mirrorCallWithin     = 10 * time.Second // a mirror batch, its transfer included
+	maxReplayBytes       = 1 << 20          // of a request that may be sent again
 	idleConnFor          = time.Minute
 	idleConnsPerServer   = 16
 	maxKeptReleases      = 5 // of each app, held by the caches

@@ -81,9 +81,9 @@ func (t *term) pull(ctx context.Context, region string, client *rpc.Client) erro
 
 func (t *term) pullOnce(ctx context.Context, region string, client *rpc.Client, cursor uint64) (uint64, error) {
 	cursor = max(cursor, t.s.cfg.FSM.View().MirrorIndex(region))
-	call, cancel := context.WithTimeout(ctx, 2*rpc.MaxWait)
+	call, cancel := context.WithTimeout(ctx, mirrorCallWithin)
 	defer cancel()
-	batch, err := client.Mirror(call, cursor, rpc.MaxWait)
+	batch, err := client.Mirror(call, cursor, mirrorAnswerWithin)
 	if err != nil {
 		return 0, err
 	}

@@ -55,34 +55,18 @@ func (s *Server) passOn(w http.ResponseWriter, r *http.Request, id starling.Iden
 			pr.SetURL(&url.URL{Scheme: "http", Host: leader})
 			pr.Out.Header.Set(rpc.HeaderPeer, string(peer))
 		},
-		Transport: s.transport,
+		Transport: toLocalLeader{s, leader},
 		ErrorLog:  slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug),
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			rpc.WriteProblem(w, fmt.Errorf("pass on to the leader at %s: %w: %w", leader, starling.ErrUnavailable, err))
+			var long *http.MaxBytesError
+			if errors.As(err, &long) {
+				err = starling.Invalidf("body", "longer than %d bytes", long.Limit)
+			}
+			rpc.WriteProblem(w, fmt.Errorf("pass on: %w", err))
 		},
 	}
 	proxy.ServeHTTP(w, r)
 	return nil
-}
-
-// toServer is a transport that sends every request to one server.
-type toServer struct {
-	transport http.RoundTripper
-	addr      string
-}
-
-// at returns a transport to the server at a QUIC address.
-func (s *Server) at(addr string) http.RoundTripper { return toServer{s.transport, addr} }
-
-// RoundTrip implements http.RoundTripper.
-func (t toServer) RoundTrip(req *http.Request) (*http.Response, error) {
-	out := req.Clone(req.Context())
-	out.URL.Scheme, out.URL.Host = "http", t.addr
-	res, err := t.transport.RoundTrip(out)
-	if err != nil {
-		return nil, fmt.Errorf("server %s: %w: %w", t.addr, starling.ErrUnavailable, err)
-	}
-	return res, nil
 }
 
 // Route implements httpapi.Router.
@@ -92,17 +76,13 @@ func (s *Server) Route(ctx context.Context, app, deployment string) (http.RoundT
 		return nil, err
 	}
 	if region == s.cfg.Region {
-		t, leader, err := s.place(ctx, leaderWait)
-		if err != nil || t != nil {
+		if t, _, err := s.place(ctx, leaderWait); err != nil || t != nil {
 			return nil, err
 		}
-		return s.at(leader), nil
-	}
-	leader, err := s.leaderOf(ctx, region)
-	if err != nil {
+	} else if _, err := s.leaderOf(ctx, region); err != nil {
 		return nil, err
 	}
-	return s.at(leader), nil
+	return toLeader{s, region}, nil
 }
 
 // homeOf returns the region that a request concerns. Names that are not known yet

@@ -41,7 +41,11 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, changed: make(chan struct{})}
 	s.transport = &http.Transport{
 		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
-			return cfg.DialControl(ctx, addr)
+			conn, err := cfg.DialControl(ctx, addr)
+			if err != nil {
+				return nil, &dialError{err}
+			}
+			return conn, nil
 		},
 		MaxIdleConnsPerHost:    idleConnsPerServer,
 		IdleConnTimeout:        idleConnFor,

@@ -67,7 +67,7 @@ const (
 const (
 	greetingWait    = 200 * time.Millisecond // for neighbours to say what they hold, before a cache is asked
 	enoughGreetings = 3                      // neighbours
-	minQuiet        = 500 * time.Millisecond // without news, before the fall-back opens further
+	minQuiet        = 250 * time.Millisecond // with little news, before the fall-back opens further
 	backups         = 3                      // phases of the fall-back in which one more machine asks
 	maxPhase        = 20                     // by then everyone may ask
 )

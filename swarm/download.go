@@ -48,10 +48,11 @@ type download struct {
 
 	seen      bitset // chunks that some source was known to hold, once
 	noveltyAt time.Duration
-	gap       time.Duration // mean time between novelties
+	gap       time.Duration // usual time between news; 0: unknown
 	phase     int           // of the fall-back: how many times it opened
 	readyAt   time.Duration // before it, caches are asked only once neighbours have answered
-	newsAt    time.Duration // the last novelty or opening: the quiet is counted from it
+	newsAt    time.Duration // since when news are counted
+	news      int
 }
 
 // deferral is a chunk that no cache had or gave; it becomes mine again later.
@@ -65,7 +66,7 @@ func newDownload(ev Begin, now time.Duration) *download {
 	d := &download{
 		artifact: ev.Artifact, chunks: ev.Chunks, n: n, left: n,
 		held: newBitset(n), avail: make([]uint8, n), mine: newBitset(n), seen: newBitset(n),
-		tries: make(map[int]int), noveltyAt: now, newsAt: now, readyAt: now + greetingWait,
+		tries: make(map[int]int), noveltyAt: -1, newsAt: now, readyAt: now + greetingWait,
 	}
 	for i := range ev.Chunks {
 		d.mean += int64(ev.Chunks[i].Size)
@@ -188,23 +189,33 @@ func (d *download) resetMine() {
 	}
 }
 
-// novelty notes that chunk c was seen for the first time: the swarm is moving, so
-// the fall-back waits.
+// novelty notes that chunk c was seen for the first time. What comes at one moment
+// is one piece of news.
 func (d *download) novelty(now time.Duration, c int) {
-	if d.seen.has(c) {
-		return
-	}
-	d.seen.set(c)
-	if g := now - d.noveltyAt; g > 0 {
-		switch {
-		case d.gap == 0:
-			d.gap = g
-		case d.phase == 0: // later gaps are those that the fall-back itself leaves
-			d.gap += (g - d.gap) / 8
+	if !d.seen.has(c) {
+		d.seen.set(c)
+		if now != d.noveltyAt {
+			d.noveltyAt = now
+			d.news++
 		}
-		d.noveltyAt = now
 	}
-	d.newsAt = now
+}
+
+// flowing ends a spell of watching for news, and reports whether they came at a
+// quarter of the usual rate or more. The trickle that the fall-back of others gives
+// is no flow.
+func (d *download) flowing(now time.Duration) bool {
+	spell, news := now-d.newsAt, time.Duration(d.news)
+	d.newsAt, d.news = now, 0
+	switch {
+	case news == 0 || news*d.gap*4 < spell && d.gap > 0:
+		return false
+	case d.gap == 0:
+		d.gap = spell / news
+	default:
+		d.gap += (spell/news - d.gap) / 4
+	}
+	return true
 }
 
 // vanish notes that no source is left that holds c: if somebody brings it again, that is news.

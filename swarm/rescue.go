@@ -3,7 +3,7 @@ package swarm
 import "time"
 
 // fallBack opens more and more of the chunks that no peer holds to this machine's
-// own requests to the caches, each time that nothing new was seen for long enough.
+// own requests to the caches, each time that too little new was seen for long enough.
 func (p *Peer) fallBack() {
 	for _, d := range p.downloads {
 		if d.seed || d.left == 0 || len(p.origins) == 0 {
@@ -12,20 +12,20 @@ func (p *Peer) fallBack() {
 		if p.now < d.newsAt+p.quiet(d) {
 			continue
 		}
-		d.newsAt = p.now
+		flowing := d.flowing(p.now)
 		switch {
 		case d.counts[0] == 0:
 			d.phase = 0
 			d.resetMine()
-		case p.cachesIdle() && d.pickMine(0) < 0 && d.phase < maxPhase:
+		case !flowing && p.cachesIdle() && d.pickMine(0) < 0 && d.phase < maxPhase:
 			d.open(p.cfg.Self, p.Links() == 0)
 			d.phase++
 		}
 	}
 }
 
-// quiet is how long nothing new must be seen before the fall-back opens further:
-// longer than news take to come through the swarm, and than a cache takes to answer.
+// quiet is how long news are watched for before the fall-back may open further:
+// longer than they take to come through the swarm, and than a cache takes to answer.
 func (p *Peer) quiet(d *download) time.Duration {
 	if p.took == 0 {
 		return firstGuess

@@ -42,21 +42,24 @@ func run(ctx context.Context, args []string) int {
 	root := newRoot()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
-	if err == nil {
-		return 0
+	if err != nil && err.Error() != "" {
+		fmt.Fprintln(os.Stderr, "starling: "+err.Error())
 	}
-	code := exitFailed
+	return exitCode(err)
+}
+
+func exitCode(err error) int {
 	var exit *exitError
 	switch {
+	case err == nil:
+		return 0
 	case errors.As(err, &exit):
-		code = exit.code
+		return exit.code
 	case starling.IsInvalid(err):
-		code = exitUsage
+		return exitUsage
+	default:
+		return exitFailed
 	}
-	if msg := err.Error(); msg != "" {
-		fmt.Fprintln(os.Stderr, "starling: "+msg)
-	}
-	return code
 }
 
 func newRoot() *cobra.Command {

@@ -1,0 +1,162 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/starlingdeploy/starling"
+)
+
+// dialError says that nothing was sent: the server could not even be reached.
+type dialError struct{ err error }
+
+func (e *dialError) Error() string { return e.err.Error() }
+func (e *dialError) Unwrap() error { return e.err }
+
+var errLeaderChanged = errors.New("the leader has changed")
+
+// toServer is a transport that sends every request to one server.
+type toServer struct {
+	transport http.RoundTripper
+	addr      string
+}
+
+// at returns a transport to the server at a QUIC address.
+func (s *Server) at(addr string) http.RoundTripper { return toServer{s.transport, addr} }
+
+// RoundTrip implements http.RoundTripper.
+func (t toServer) RoundTrip(req *http.Request) (*http.Response, error) {
+	out := req.Clone(req.Context())
+	out.URL.Scheme, out.URL.Host = "http", t.addr
+	res, err := t.transport.RoundTrip(out)
+	if err != nil {
+		if cause := context.Cause(req.Context()); errors.Is(cause, errLeaderChanged) {
+			err = cause
+		}
+		return nil, fmt.Errorf("server %s: %w: %w", t.addr, starling.ErrUnavailable, err)
+	}
+	return res, nil
+}
+
+// toLocalLeader is a transport to the leader of this region. A request that the
+// leader has not begun to answer when it is deposed or lost fails at once, rather
+// than when the connection to a dead server times out.
+type toLocalLeader struct {
+	s    *Server
+	addr string
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t toLocalLeader) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(req.Context())
+	watch, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for watch.Err() == nil {
+			elected := t.s.cfg.Raft.Leadership()
+			if p, ok := t.s.cfg.Raft.Leader(); !ok || p.Addr != t.addr {
+				cancel(errLeaderChanged)
+				return
+			}
+			select {
+			case <-elected:
+			case <-watch.Done():
+			}
+		}
+	}()
+	res, err := t.s.at(t.addr).RoundTrip(req.WithContext(ctx))
+	stop()
+	<-done
+	if err != nil {
+		cancel(nil)
+		return nil, err
+	}
+	res.Body = &cancelled{res.Body, cancel}
+	return res, nil
+}
+
+// cancelled ends a request's context when its answer is closed.
+type cancelled struct {
+	io.ReadCloser
+	cancel context.CancelCauseFunc
+}
+
+func (c *cancelled) Close() error {
+	defer c.cancel(nil)
+	return c.ReadCloser.Close()
+}
+
+// toLeader is a transport to whoever leads a region. It tries again, until
+// leaderWait has passed, where that can do no harm: when nothing was sent yet, or
+// when the request only reads or carries an idempotency key.
+type toLeader struct {
+	s      *Server
+	region string
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t toLeader) RoundTrip(req *http.Request) (*http.Response, error) {
+	body, err := replayable(req)
+	if err != nil {
+		return nil, err
+	}
+	harmless := req.Method == http.MethodGet || req.Method == http.MethodHead || req.Header.Get("Idempotency-Key") != ""
+	var pause backoff
+	for end := t.s.cfg.Now().Add(leaderWait); ; {
+		res, err := t.try(req, body)
+		if err == nil || req.Context().Err() != nil || errors.Is(err, starling.ErrNotLeader) {
+			return res, err
+		}
+		var unsent *dialError
+		again := (harmless || errors.As(err, &unsent)) && (body != nil || req.Body == nil || req.Body == http.NoBody)
+		if !again || !t.s.cfg.Now().Before(end) {
+			return nil, err
+		}
+		t.s.hints.put(t.region, "", time.Time{})
+		if pause.wait(req.Context()) != nil {
+			return nil, err
+		}
+	}
+}
+
+func (t toLeader) try(req *http.Request, body []byte) (*http.Response, error) {
+	if body != nil {
+		req = req.Clone(req.Context())
+		req.Body = io.NopCloser(bytes.NewReader(body))
+	}
+	if t.region != t.s.cfg.Region {
+		addr, err := t.s.leaderOf(req.Context(), t.region)
+		if err != nil {
+			return nil, err
+		}
+		return t.s.at(addr).RoundTrip(req)
+	}
+	own, addr, err := t.s.place(req.Context(), leaderWait)
+	switch {
+	case err != nil:
+		return nil, err
+	case own != nil: // won the lead while the request was on its way out
+		return nil, fmt.Errorf("%w: %w", starling.ErrNotLeader, errLeaderChanged)
+	}
+	return toLocalLeader{t.s, addr}.RoundTrip(req)
+}
+
+// replayable reads a small body into memory so that it can be sent again; nil for
+// none and for large ones.
+func replayable(req *http.Request) ([]byte, error) {
+	if req.Body == nil || req.Body == http.NoBody || req.ContentLength <= 0 || req.ContentLength > maxReplayBytes {
+		return nil, nil
+	}
+	defer req.Body.Close()
+	b := make([]byte, req.ContentLength)
+	if _, err := io.ReadFull(req.Body, b); err != nil {
+		return nil, fmt.Errorf("read the request: %w", err)
+	}
+	return b, nil
+}
