@@ -7,16 +7,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
+	"sync/atomic"
 	"time"
 
 	"github.com/starlingdeploy/starling"
 )
-
-// dialError says that nothing was sent: the server could not even be reached.
-type dialError struct{ err error }
-
-func (e *dialError) Error() string { return e.err.Error() }
-func (e *dialError) Unwrap() error { return e.err }
 
 var errLeaderChanged = errors.New("the leader has changed")
 
@@ -109,12 +105,15 @@ func (t toLeader) RoundTrip(req *http.Request) (*http.Response, error) {
 	harmless := req.Method == http.MethodGet || req.Method == http.MethodHead || req.Header.Get("Idempotency-Key") != ""
 	var pause backoff
 	for end := t.s.cfg.Now().Add(leaderWait); ; {
-		res, err := t.try(req, body)
+		var sent atomic.Bool
+		ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+			GotConn: func(httptrace.GotConnInfo) { sent.Store(true) },
+		})
+		res, err := t.try(req.Context(), req.WithContext(ctx), body)
 		if err == nil || req.Context().Err() != nil || errors.Is(err, starling.ErrNotLeader) {
 			return res, err
 		}
-		var unsent *dialError
-		again := (harmless || errors.As(err, &unsent)) && (body != nil || req.Body == nil || req.Body == http.NoBody)
+		again := (harmless || !sent.Load()) && (body != nil || req.Body == nil || req.Body == http.NoBody)
 		if !again || !t.s.cfg.Now().Before(end) {
 			return nil, err
 		}
@@ -125,19 +124,20 @@ func (t toLeader) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-func (t toLeader) try(req *http.Request, body []byte) (*http.Response, error) {
+// try sends a request once, to the leader that is found under ctx.
+func (t toLeader) try(ctx context.Context, req *http.Request, body []byte) (*http.Response, error) {
 	if body != nil {
 		req = req.Clone(req.Context())
 		req.Body = io.NopCloser(bytes.NewReader(body))
 	}
 	if t.region != t.s.cfg.Region {
-		addr, err := t.s.leaderOf(req.Context(), t.region)
+		addr, err := t.s.leaderOf(ctx, t.region)
 		if err != nil {
 			return nil, err
 		}
 		return t.s.at(addr).RoundTrip(req)
 	}
-	own, addr, err := t.s.place(req.Context(), leaderWait)
+	own, addr, err := t.s.place(ctx, leaderWait)
 	switch {
 	case err != nil:
 		return nil, err

@@ -41,11 +41,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, changed: make(chan struct{})}
 	s.transport = &http.Transport{
 		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
-			conn, err := cfg.DialControl(ctx, addr)
-			if err != nil {
-				return nil, &dialError{err}
-			}
-			return conn, nil
+			return cfg.DialControl(ctx, addr)
 		},
 		MaxIdleConnsPerHost:    idleConnsPerServer,
 		IdleConnTimeout:        idleConnFor,

@@ -268,14 +268,14 @@ func TestEveryDeploymentEndsOnce(t *testing.T) {
 		for i := range rapid.IntRange(1, 2).Draw(rt, "apps") {
 			s.newApp(fmt.Sprintf("app%d", i))
 		}
-		for range 50 {
+		for range 40 {
 			s.step()
 		}
 		// Whoever is still under way ends by its deadline even if nobody does anything.
 		for actor := range s.moods {
 			s.moods[actor] = 0
 		}
-		for end := s.clock.Now().Add(130 * time.Second); s.clock.Now().Before(end) && len(s.ended) < len(s.ids); s.clock.advance(simStep) {
+		for end := s.clock.Now().Add(130 * time.Second); s.clock.Now().Before(end) && len(s.ended) < len(s.ids); s.clock.advance(2 * simStep) {
 			s.look(s.term)
 			s.check()
 		}

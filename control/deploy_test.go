@@ -1,0 +1,127 @@
+package control
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/rpc"
+)
+
+func TestTwoRegionsDeployFailOverAndRevert(t *testing.T) {
+	w := newWorld(t, map[string]int{"us": 3, "eu": 1})
+	us, eu := w.regions["us"], w.regions["eu"]
+	w.eventually("leaders", func() bool { return us.leader() != nil && eu.leader() != nil })
+	w.join(node("us", "w1", starling.RoleWorker), w.worker)
+	for _, region := range []string{"us", "eu"} {
+		w.join(node(region, "c1", starling.RoleCache), w.cacheActor())
+		for i := range 3 {
+			w.join(node(region, fmt.Sprintf("m%d", i), starling.RoleMachine), w.machineActor())
+		}
+	}
+	app := starling.App{Name: "web", Source: starling.SourceSpec{Git: "https://git.example/web"}, Build: &starling.BuildSpec{Command: []string{"make"}}}
+	app.Deploy.Strategy = starling.Strategy{Waves: []string{"40%", "100%"}, AutoRevert: true}
+	app.SetDefaults()
+	w.home(func(s *Server) error { _, err := s.ApplyApp(w.ctx, "ann", app, nil); return err })
+
+	sha := func(c string) string { return strings.Repeat(c, 40) }
+	v1 := w.submit(starling.Submission{App: "web", SHA: sha("1")})
+	d := w.await(v1, starling.PhaseSucceeded)
+	if n := d.Machines; n.Target != 6 || n.Healthy != 6 || n.Failed != 0 {
+		t.Errorf("machines %+v", n)
+	}
+	if d.Bytes.WAN != 100 || d.Bytes.Peer != 6*90 || d.Bytes.CacheOut != 6*10 || d.Bytes.New != 100 {
+		t.Errorf("bytes %+v", d.Bytes)
+	}
+	t.Logf("timings %+v", d.Timings)
+	if len(d.Regions) != 2 || !d.Regions[0].Placed || !d.Regions[1].Placed || d.Timings.TotalMS == 0 {
+		t.Errorf("regions %+v, timings %+v", d.Regions, d.Timings)
+	}
+	w.home(func(s *Server) error {
+		part, err := s.BuildLog(w.ctx, v1, 0)
+		if err == nil && (string(part.Data) != "building "+sha("1")+"\n" || !part.Done) {
+			t.Errorf("log %+v", part)
+		}
+		return err
+	})
+	w.eventually("the end is mirrored", func() bool {
+		d, ok := eu.leader().Deployment(v1)
+		return ok && d.Phase == starling.PhaseSucceeded
+	})
+	w.checkRoutes(v1)
+
+	// The leader dies while machines are staging; another one brings it to its end.
+	w.hold.Store(true)
+	v2 := w.submit(starling.Submission{App: "web", SHA: sha("2")})
+	w.await(v2, starling.PhaseStaging)
+	dead := us.leader()
+	dead.stop()
+	us.members.alive(dead.node.Name, false)
+	w.hold.Store(false)
+	d = w.await(v2, starling.PhaseSucceeded)
+	if n := d.Machines; n.Target != 6 || n.Healthy != 6 {
+		t.Errorf("machines after the failover %+v", n)
+	}
+
+	// A release that fails is reverted everywhere, under a newer generation.
+	w.failing.Store(true)
+	v3 := w.submit(starling.Submission{App: "web", SHA: sha("3")})
+	bad := w.await(v3, starling.PhaseFailed)
+	if !strings.Contains(bad.Reason, "health check: connection refused") || bad.RevertedTo != d.Artifact {
+		t.Errorf("failure: %q, reverted to %s", bad.Reason, bad.RevertedTo)
+	}
+	w.failing.Store(false)
+	w.eventually("the revert reaches eu", func() bool {
+		g, ok := eu.leader().cfg.FSM.View().Goal("web")
+		return ok && g.Artifact == d.Artifact && g.Generation.Compare(bad.Generation) > 0
+	})
+
+	// Back to v1: no bytes cross between regions.
+	var back string
+	w.home(func(s *Server) error {
+		d, _, err := s.Rollback(w.ctx, "ann", "web", 0, "")
+		if err == nil {
+			back = d.ID
+		}
+		return err
+	})
+	d = w.await(back, starling.PhaseSucceeded)
+	if d.Artifact != starling.DigestOf([]byte(sha("1"))) || d.Bytes.WAN != 0 {
+		t.Errorf("rolled back to %s, %d bytes between regions", d.Artifact, d.Bytes.WAN)
+	}
+}
+
+// checkRoutes asks every server where requests belong and goes there.
+func (w *world) checkRoutes(id string) {
+	w.t.Helper()
+	for _, r := range w.regions {
+		for _, s := range r.servers {
+			for _, q := range [][2]string{{"web", ""}, {"", id}} {
+				rt, err := s.Route(w.ctx, q[0], q[1])
+				if err != nil {
+					w.t.Fatal(err)
+				}
+				if rt == nil {
+					if t, _ := s.leading(); t == nil || r.name != "us" {
+						w.t.Errorf("%s/%s took %v for its own", r.name, s.node.Name, q)
+					}
+					continue
+				}
+				st, err := (&rpc.Client{HTTP: &http.Client{Transport: rt}}).Status(w.ctx)
+				if err != nil || st.Region != "us" || !st.IsLeader {
+					w.t.Errorf("%s/%s routed %v to %+v, %v", r.name, s.node.Name, q, st, err)
+				}
+			}
+		}
+	}
+	if _, err := w.regions["eu"].leader().Route(w.ctx, "nope", ""); !errors.Is(err, starling.ErrNotFound) {
+		w.t.Errorf("route of an unknown app: %v", err)
+	}
+	w.eventually("us knows eu", func() bool {
+		st := w.regions["us"].leader().RegionStatuses()
+		return len(st) == 2 && st[1].Name == "eu" && st[1].Seen && st[1].Caches == 1 && st[1].Leader == "s0"
+	})
+}
