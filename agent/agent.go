@@ -84,7 +84,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("agent: %w", err)
 	}
-	defer lock.Close()
+	defer func() {
+		if err := unlockDataDir(lock); err != nil {
+			a.log.Warn("the data directory was not unlocked well", "error", err)
+		}
+	}()
 
 	group, inner := errgroup.WithContext(ctx)
 	client := a.setUp(inner)

@@ -130,7 +130,7 @@ func TestFailedActivationsGoBack(t *testing.T) {
 			// It is not tried again, not even after a restart; and a newer goal is.
 			m.stop()
 			m.start()
-			eventually(t, 10*time.Second, "v1 answers after the restart", func() bool { return m.serves("v1") })
+			eventually(t, 30*time.Second, "v1 answers after the restart", func() bool { return m.serves("v1") })
 			if got := m.await(2, starling.MachineFailed); !strings.Contains(got.Reason, tt.reason[0]) {
 				t.Errorf("after the restart the reason is %q", got.Reason)
 			}
@@ -214,7 +214,7 @@ func TestCutoffAndStageHoldTheMachineBack(t *testing.T) {
 	m.await(2, starling.MachineStaged)
 	g.Revision, g.Stage = 3, starling.StageActivate
 	r.leader.setGoal(g)
-	eventually(t, 5*time.Second, "the machine knows revision 3", func() bool {
+	eventually(t, 30*time.Second, "the machine knows revision 3", func() bool {
 		rec, err := loadRecord(appDir(m.app()))
 		return err == nil && rec.Goal != nil && rec.Goal.Revision == 3
 	})
@@ -284,7 +284,7 @@ func TestRestartGoesOnWithoutAnyServer(t *testing.T) {
 	}
 	r.leader.setDown(true)
 	m.start()
-	eventually(t, 10*time.Second, "v1 answers without a server", func() bool { return m.serves("v1") })
+	eventually(t, 30*time.Second, "v1 answers without a server", func() bool { return m.serves("v1") })
 }
 
 func TestCrashedReleaseIsStartedAgain(t *testing.T) {
@@ -341,11 +341,11 @@ func TestOldReleasesAreRemoved(t *testing.T) {
 		r.leader.setGoal(g)
 		m.await(uint64(i+1), starling.MachineHealthy)
 	}
-	eventually(t, 10*time.Second, "two releases are left", func() bool {
+	eventually(t, 30*time.Second, "two releases are left", func() bool {
 		entries, err := os.ReadDir(m.app("releases"))
 		return err == nil && len(entries) == 2
 	})
-	eventually(t, 10*time.Second, "the report says so", func() bool {
+	eventually(t, 30*time.Second, "the report says so", func() bool {
 		return slices.Equal(m.report().Kept, []starling.Digest{all[4], all[3]})
 	})
 	m.stop()
@@ -355,7 +355,7 @@ func TestOldReleasesAreRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.start()
-	eventually(t, 10*time.Second, "the stray release is gone", func() bool { _, err := os.Stat(stray); return os.IsNotExist(err) })
+	eventually(t, 30*time.Second, "the stray release is gone", func() bool { _, err := os.Stat(stray); return os.IsNotExist(err) })
 }
 
 func TestMachineThatIsNoLongerATargetStops(t *testing.T) {
@@ -369,7 +369,7 @@ func TestMachineThatIsNoLongerATargetStops(t *testing.T) {
 	g := goal(2, v1, running(t))
 	g.Deploy.Targets = "role == db"
 	r.leader.setGoal(g)
-	eventually(t, 10*time.Second, "the app is gone", func() bool { _, err := os.Lstat(m.app("current")); return os.IsNotExist(err) })
+	eventually(t, 30*time.Second, "the app is gone", func() bool { _, err := os.Lstat(m.app("current")); return os.IsNotExist(err) })
 	if m.serves("v1") {
 		t.Error("v1 still answers")
 	}
@@ -379,7 +379,9 @@ func TestDataDirectoryInUse(t *testing.T) {
 	t.Parallel()
 	r := newRegion(t)
 	m := r.machine("m1")
-	eventually(t, 5*time.Second, "the agent holds the lock", func() bool { _, err := os.Stat(filepath.Join(m.dir, lockName)); return err == nil })
+	r.startCache()
+	r.leader.setGoal(goal(1, r.push(versionFiles("v1", "ok"))))
+	m.await(1, starling.MachineHealthy) // so it holds the lock
 	c := m.conf
 	c.Node, c.DialBlob, c.DialSwarm = m.node, m.endpoint.dialBlob, m.endpoint.dialSwarm
 	c.AcceptBlob, c.AcceptSwarm = m.endpoint.accept(testBlob), m.endpoint.accept(testSwarm)
@@ -387,13 +389,6 @@ func TestDataDirectoryInUse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 5*time.Second, "the second agent is refused", func() bool {
-		f, err := lockDataDir(m.dir)
-		if err == nil {
-			f.Close()
-		}
-		return err != nil
-	})
 	if err := second.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "in use by another agent") {
 		t.Errorf("the second agent: %v", err)
 	}

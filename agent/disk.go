@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
@@ -42,6 +43,11 @@ const (
 	manifestName = "manifest.json"
 	envelopeName = "manifest.dsse"
 	treeName     = artifact.FilesDir
+)
+
+const (
+	lockPatience = time.Second
+	lockPause    = 20 * time.Millisecond
 )
 
 // appDir is the directory of one app.
@@ -119,20 +125,37 @@ func makeDirs(path string) error {
 	return syncDir(parent)
 }
 
-// lockDataDir refuses a second agent on the same directory. Close the file to unlock.
+// lockDataDir refuses a second agent on the same directory. An agent that is just
+// ending is waited for, up to lockPatience.
 func lockDataDir(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock data directory: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("data directory %s is in use by another agent: %w", dir, starling.ErrConflict)
+	for deadline := time.Now().Add(lockPatience); ; time.Sleep(lockPause) {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(deadline) {
+			break
 		}
-		return nil, fmt.Errorf("lock data directory: %w", err)
 	}
-	return f, nil
+	switch {
+	case err == nil:
+		return f, nil
+	case errors.Is(err, unix.EWOULDBLOCK):
+		err = fmt.Errorf("data directory %s is in use by another agent: %w", dir, starling.ErrConflict)
+	default:
+		err = fmt.Errorf("lock data directory: %w", err)
+	}
+	return nil, errors.Join(err, f.Close())
+}
+
+// unlockDataDir gives the lock up at once: to close the file alone leaves it to a
+// process that is just being forked.
+func unlockDataDir(f *os.File) error {
+	if err := errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_UN), f.Close()); err != nil {
+		return fmt.Errorf("unlock data directory: %w", err)
+	}
+	return nil
 }
 
 // removeRelease removes a release's directory; a crash half-way leaves a rest that

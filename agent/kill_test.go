@@ -257,7 +257,7 @@ func TestKilledAtAnyInstant(t *testing.T) {
 	t.Logf("%d kills in %d rounds", kills, rounds)
 
 	// And nothing that was started survives.
-	eventually(t, 5*time.Second, "the killed agent's child is gone", func() bool {
+	eventually(t, 30*time.Second, "the killed agent's child is gone", func() bool {
 		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", o.Port))
 		if err == nil {
 			conn.Close()

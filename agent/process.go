@@ -19,6 +19,8 @@ const (
 	stopGrace     = 10 * time.Second // between SIGTERM and SIGKILL
 	outputLinger  = time.Second      // for output that is still in the pipe when a process has ended
 	outputBufSize = 32 << 10         // bytes
+	maxBusyTries  = 50
+	busyPause     = 20 * time.Millisecond
 )
 
 // command is what to run: a release's run command, a hook or an exec health check.
@@ -42,7 +44,21 @@ type process struct {
 }
 
 // startProcess starts c. What remains of its group when it ends is killed.
+//
+// A process that this one is just forking holds, until its exec, what was open at
+// the time, perhaps a file of the release for writing; then the kernel refuses to
+// run that file (go.dev/issue/22315), and it is tried again.
 func startProcess(c command) (*process, error) {
+	for tries := 1; ; tries++ {
+		p, err := startOnce(c)
+		if !errors.Is(err, unix.ETXTBSY) || tries == maxBusyTries {
+			return p, err
+		}
+		time.Sleep(busyPause)
+	}
+}
+
+func startOnce(c command) (*process, error) {
 	if len(c.argv) == 0 {
 		return nil, errors.New("start: the command is empty")
 	}

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -29,7 +30,7 @@ func TestProcessTakesItsGroupAlong(t *testing.T) {
 			t.Fatal(err)
 		}
 		var child int
-		eventually(t, 5*time.Second, "the child is named", func() bool { n, _ := fmt.Sscanf(out.lines(), "child %d", &child); return n == 1 })
+		eventually(t, 30*time.Second, "the child is named", func() bool { n, _ := fmt.Sscanf(out.lines(), "child %d", &child); return n == 1 })
 		if how == "stay" {
 			p.stop(5 * time.Second)
 		}
@@ -39,7 +40,7 @@ func TestProcessTakesItsGroupAlong(t *testing.T) {
 			t.Fatal("the process does not end")
 		}
 		// Killed, it is a zombie of whoever adopts it, or gone.
-		eventually(t, 5*time.Second, "the child is gone", func() bool { return !alive(child) })
+		eventually(t, 30*time.Second, "the child is gone", func() bool { return !alive(child) })
 	}
 }
 
@@ -63,7 +64,7 @@ func TestDeafProcessIsKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, "it listens", func() bool {
+	eventually(t, 30*time.Second, "it listens", func() bool {
 		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err == nil {
 			c.Close()
@@ -179,11 +180,14 @@ func TestHealthMustLast(t *testing.T) {
 
 func TestHealthChecks(t *testing.T) {
 	t.Parallel()
-	status := http.StatusOK
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {
 			<-r.Context().Done()
 			return
+		}
+		status, err := strconv.Atoi(strings.TrimPrefix(r.URL.Path, "/"))
+		if err != nil {
+			status = http.StatusNotFound
 		}
 		w.WriteHeader(status)
 	}))
@@ -196,28 +200,25 @@ func TestHealthChecks(t *testing.T) {
 	closed := fmt.Sprint(freePort(t))
 	env := environment{"PORT": port, "CLOSED": closed, "PATH": os.Getenv("PATH")}
 	tests := []struct {
-		name   string
-		spec   starling.Health
-		status int
-		want   string // part of the error; empty: none
+		name string
+		spec starling.Health
+		want string // part of the error; empty: none
 	}{
-		{"http", starling.Health{HTTP: "http://127.0.0.1:$PORT/healthz"}, 204, ""},
-		{"http with braces", starling.Health{HTTP: "http://127.0.0.1:${PORT}/healthz"}, 200, ""},
-		{"http redirect", starling.Health{HTTP: "http://127.0.0.1:$PORT/healthz"}, 302, "302"},
-		{"http error", starling.Health{HTTP: "http://127.0.0.1:$PORT/healthz"}, 503, "503"},
-		{"http too slow", starling.Health{HTTP: "http://127.0.0.1:$PORT/slow"}, 200, "deadline"},
-		{"http nobody", starling.Health{HTTP: "http://127.0.0.1:$CLOSED/"}, 200, "refused"},
-		{"tcp", starling.Health{TCP: "127.0.0.1:$PORT"}, 200, ""},
-		{"tcp nobody", starling.Health{TCP: "127.0.0.1:$CLOSED"}, 200, "refused"},
-		{"exec", starling.Health{Exec: []string{"/bin/sh", "-c", "test $PORT = " + port}}, 200, ""},
-		{"exec fails", starling.Health{Exec: []string{"/bin/sh", "-c", "echo ill; false"}}, 200, "ill"},
-		{"unknown name", starling.Health{TCP: "127.0.0.1:$NOTHING"}, 200, "health check"},
+		{"http", starling.Health{HTTP: "http://127.0.0.1:$PORT/204"}, ""},
+		{"http with braces", starling.Health{HTTP: "http://127.0.0.1:${PORT}/200"}, ""},
+		{"http redirect", starling.Health{HTTP: "http://127.0.0.1:$PORT/302"}, "302"},
+		{"http error", starling.Health{HTTP: "http://127.0.0.1:$PORT/503"}, "503"},
+		{"http too slow", starling.Health{HTTP: "http://127.0.0.1:$PORT/slow", Timeout: dur(100 * time.Millisecond)}, "deadline"},
+		{"http nobody", starling.Health{HTTP: "http://127.0.0.1:$CLOSED/"}, "refused"},
+		{"tcp", starling.Health{TCP: "127.0.0.1:$PORT"}, ""},
+		{"tcp nobody", starling.Health{TCP: "127.0.0.1:$CLOSED"}, "refused"},
+		{"exec", starling.Health{Exec: []string{"/bin/sh", "-c", "test $PORT = " + port}}, ""},
+		{"exec fails", starling.Health{Exec: []string{"/bin/sh", "-c", "echo ill; false"}}, "ill"},
+		{"unknown name", starling.Health{TCP: "127.0.0.1:$NOTHING"}, "health check"},
 	}
 	for _, tt := range tests {
-		status = tt.status
-		tt.spec.Timeout = dur(300 * time.Millisecond)
-		if strings.HasPrefix(tt.name, "exec") {
-			tt.spec.Timeout = dur(10 * time.Second)
+		if tt.spec.Timeout == 0 {
+			tt.spec.Timeout = dur(20 * time.Second)
 		}
 		c := checker{spec: tt.spec, dir: t.TempDir(), env: env}
 		err := c.once(t.Context())

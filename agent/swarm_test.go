@@ -145,7 +145,7 @@ func TestLiarIsDistrustedAndNothingBadIsStored(t *testing.T) {
 	r.leader.setGoal(goal(1, v1, func(g *starling.Goal) { g.Deploy.Targets = "" }))
 	honest.await(1, starling.MachineHealthy)
 	checkTree(t, honest, files)
-	eventually(t, 10*time.Second, "the liar is reported", func() bool { return slices.Contains(honest.report().Distrusted, "liar") })
+	eventually(t, 30*time.Second, "the liar is reported", func() bool { return slices.Contains(honest.report().Distrusted, "liar") })
 }
 
 // lie answers links and claims to hold every chunk of an artifact.
@@ -220,7 +220,7 @@ func TestManifestThatNobodySignedIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.leader.setGoal(goal(1, forged))
-	eventually(t, 10*time.Second, "the reason is reported", func() bool {
+	eventually(t, 30*time.Second, "the reason is reported", func() bool {
 		rep := m.report()
 		return rep.State == starling.MachineFetching && rep.Reason != ""
 	})

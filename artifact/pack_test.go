@@ -170,7 +170,7 @@ func TestPackNoticesChange(t *testing.T) {
 			dir := t.TempDir()
 			// Larger than what Pack reads ahead, so that z is opened after the first chunk is
 			// out. No sink returns before the change.
-			write(t, dir, "a", noiseBytes(t, 3, 24<<20), 0o600)
+			write(t, dir, "a", noiseBytes(t, 3, 14<<20), 0o600)
 			write(t, dir, "z", noiseBytes(t, 4, 2<<20), 0o600)
 			var once sync.Once
 			var changeErr error
@@ -258,16 +258,16 @@ func TestCutPointsAreGolden(t *testing.T) {
 // TestCutPointsAreTheLibrarys compares our loop with the library's, on content that
 // makes cuts of all kinds: before and after the normal size, at the most, at the end.
 func TestCutPointsAreTheLibrarys(t *testing.T) {
-	sparse := make([]byte, 9<<20)
+	sparse := make([]byte, 5<<20)
 	for i := 0; i < len(sparse); i += 37_000 {
 		sparse[i] = byte(i)
 	}
 	contents := map[string][]byte{
-		"nothing": nil, "one byte": {1}, "zeros": make([]byte, 9<<20+5), "sparse": sparse,
-		"text": bytes.Repeat([]byte("the quick brown fox jumps over the lazy dog\n"), 120_000),
+		"nothing": nil, "one byte": {1}, "zeros": make([]byte, 5<<20+5), "sparse": sparse,
+		"text": bytes.Repeat([]byte("the quick brown fox jumps over the lazy dog\n"), 40_000),
 	}
-	for i := range 8 {
-		contents[fmt.Sprintf("noise %d", i)] = noiseBytes(t, byte(60+i), MinChunkBytes-2+i*(700<<10)+i)
+	for i := range 5 {
+		contents[fmt.Sprintf("noise %d", i)] = noiseBytes(t, byte(60+i), MinChunkBytes-2+i*(900<<10)+i)
 	}
 	for name, content := range contents {
 		var got, want []int

@@ -17,6 +17,7 @@ type port struct {
 	queue    []*transfer // waiting for a slot
 	turn     int
 	sending  bool
+	crashes  int           // what was under way before the last one is void
 	wakeAt   time.Duration // a retry is due then, because all windows are full; 0: none
 	downFree time.Duration // when the downlink will have taken in all that was sent
 	sent     int64
@@ -67,7 +68,8 @@ func (p *port) send(to *port, size int64, deliver, fail func()) *transfer {
 
 // crash ends all that is being sent; the receivers find out by and by.
 func (p *port) crash() {
-	p.dead = true
+	p.dead, p.sending = true, false
+	p.crashes++
 	lost := slices.Concat(p.active, p.queue)
 	p.active, p.queue = nil, nil
 	for _, t := range lost {
@@ -126,7 +128,11 @@ func (p *port) pump() {
 	t.sent += n
 	t.unacked += n
 	p.sending = true
+	crashes := p.crashes
 	p.w.clock.after(span(n, p.up), func() {
+		if p.crashes != crashes {
+			return
+		}
 		p.sending = false
 		p.sent += n
 		p.landed(t, n)

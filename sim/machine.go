@@ -264,7 +264,7 @@ func (m *machine) rise() {
 	if !m.dead {
 		return
 	}
-	m.dead, m.sending = false, false
+	m.dead = false
 	if m.honest() && m.done == 0 {
 		m.w.left++
 	}

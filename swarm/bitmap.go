@@ -38,13 +38,6 @@ func (b bitset) set(i int)      { b[i>>6] |= 1 << (i & 63) }
 func (b bitset) clear(i int)    { b[i>>6] &^= 1 << (i & 63) }
 func (b bitset) has(i int) bool { return b[i>>6]&(1<<(i&63)) != 0 }
 
-func (b bitset) load(m Bitmap) {
-	clear(b)
-	for i, v := range m {
-		b[i>>3] |= uint64(v) << (8 * (i & 7))
-	}
-}
-
 func (b bitset) bitmap(n int) Bitmap {
 	m := NewBitmap(n)
 	for i := range m {

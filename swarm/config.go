@@ -48,6 +48,7 @@ const (
 	minSpell        = 100 * time.Millisecond // over which the rate is measured
 	cacheDraws      = 4                      // chunks tried for one whose cache has room
 	firstGuess      = 4 * time.Second        // for a chunk, before anything was measured
+	firstDoubt      = 500 * time.Millisecond // for a peer's first chunk, before its word counts for less
 	minPatience     = time.Second            // for a chunk
 	maxPatience     = 2 * time.Minute
 )
@@ -67,7 +68,8 @@ const (
 const (
 	greetingWait    = 200 * time.Millisecond // for neighbours to say what they hold, before a cache is asked
 	enoughGreetings = 3                      // neighbours
-	minQuiet        = 250 * time.Millisecond // with little news, before the fall-back opens further
+	minQuiet        = 500 * time.Millisecond // with little news, before the fall-back opens further
+	minNews         = 4                      // pieces of news, to learn their usual rate from
 	backups         = 3                      // phases of the fall-back in which one more machine asks
 	maxPhase        = 20                     // by then everyone may ask
 )

@@ -36,8 +36,7 @@ type download struct {
 	level  [levels]bitset
 	counts [levels]int
 
-	members    []Member
-	neighbours []string
+	members []Member
 
 	// The part that is asked of the caches: the share that the deal gives, plus what
 	// the fall-back opens, less what is deferred.
@@ -210,6 +209,7 @@ func (d *download) flowing(now time.Duration) bool {
 	switch {
 	case news == 0 || news*d.gap*4 < spell && d.gap > 0:
 		return false
+	case news < minNews: // too few to learn from
 	case d.gap == 0:
 		d.gap = spell / news
 	default:
@@ -222,6 +222,7 @@ func (d *download) flowing(now time.Duration) bool {
 func (d *download) vanish(c int) {
 	if d.avail[c] == 0 && !d.held.has(c) && d.seen.has(c) {
 		d.seen.clear(c)
+		d.gap = 0 // the news it was learnt from were false
 	}
 }
 

@@ -16,7 +16,8 @@ type Begin struct {
 	Artifact starling.Digest
 	// Chunks are the manifest's, in order. The peer keeps the slice: it must not change.
 	Chunks []starling.Chunk
-	// Have holds the chunks that are verified on disk already; nil: none.
+	// Have holds the chunks that are verified on disk already. nil: none, or for an
+	// artifact that has begun already, those that were.
 	Have Bitmap
 	// Priority: higher goes first. Equal priorities share by bytes.
 	Priority int

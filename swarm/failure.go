@@ -75,6 +75,11 @@ func (p *Peer) doubt(s *source) {
 	}
 }
 
+// doubtAt is when a peer that has never given anything is no longer counted on.
+func (p *Peer) doubtAt(s *source) time.Duration {
+	return s.fetches[0].at + max(firstDoubt, 2*p.took)
+}
+
 // postpone lets a chunk rest when every cache was asked for it in vain.
 func (p *Peer) postpone(f *fetch) {
 	d, c, all := f.d, f.chunk, max(len(p.origins), 1)
@@ -89,6 +94,9 @@ func (p *Peer) postpone(f *fetch) {
 // expire ends what has lasted too long.
 func (p *Peer) expire() {
 	for _, s := range p.sources {
+		if s.unproven() && p.now >= p.doubtAt(s) {
+			p.doubt(s) // it may still deliver, but is no reason to leave the caches alone
+		}
 		for i := 0; i < len(s.fetches); {
 			f := s.fetches[i]
 			if p.now < f.deadline {

@@ -86,6 +86,11 @@ func (s *source) forget(f *fetch) {
 	}
 }
 
+// unproven reports whether a peer is asked for its first chunk, and counted on for more.
+func (s *source) unproven() bool {
+	return s.samples == 0 && !s.origin && !s.doubted && len(s.fetches) > 0
+}
+
 // usable reports whether the source may be asked for something now.
 func (s *source) usable(now time.Duration) bool {
 	return (s.up || s.origin) && !s.distrusted && now >= s.pausedTo
