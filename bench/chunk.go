@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -31,6 +32,9 @@ type ChunkResult struct {
 	WallS      float64 `json:"wall_s"`
 	CPUS       float64 `json:"cpu_s"`
 	Cores      int     `json:"cores"`
+	// SHA256MBPerS is what hashing alone reaches on one core in the same run: the
+	// bound, and a measure of the machine.
+	SHA256MBPerS float64 `json:"sha256_mb_per_s"`
 }
 
 // Run writes the content once and cuts it once.
@@ -59,7 +63,19 @@ func (c ChunkConfig) Run(ctx context.Context) (*ChunkResult, error) {
 		MBPerS: float64(c.Bytes) / 1e6 / wall, MBPerCPUS: float64(c.Bytes) / 1e6 / used,
 		MeanChunkB: c.Bytes / int64(max(len(m.Chunks), 1)),
 		WallS:      wall, CPUS: used, Cores: runtime.GOMAXPROCS(0),
+		SHA256MBPerS: hashRate(),
 	}, nil
+}
+
+// hashRate hashes for about half a second.
+func hashRate() float64 {
+	const piece, pieces = 1 << 20, 512
+	buf := make([]byte, piece)
+	cpu := selfCPU()
+	for range pieces {
+		buf[0] ^= sha256.Sum256(buf)[0]
+	}
+	return piece * pieces / 1e6 / (selfCPU() - cpu)
 }
 
 // writeRandom writes incompressible content, the same for the same seed.

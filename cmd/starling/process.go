@@ -31,7 +31,8 @@ type process struct {
 	blobs       *blobcache.Client // any cache or machine
 	caches      *blobcache.Region // the caches of this region as one
 
-	public net.Listener // the HTTP API's; servers only
+	public   net.Listener     // the HTTP API's; servers only
+	releases blobcache.Source // what the machine role holds, for the cache role to serve
 }
 
 // newProcess opens the ports, HTTP first so that the gossip can tell its address.
@@ -66,6 +67,7 @@ func newProcess(cfg *Config, log *slog.Logger) (_ *process, err error) {
 	}
 	p.servers = &rpc.Client{HTTP: &http.Client{Transport: p.newAnyServer()}}
 	p.blobs = blobcache.NewClient(p.dialBlob)
+	p.blobs.Role = cfg.roles()[0]
 	p.caches = blobcache.NewRegion(p.blobs, p.pool.Members, p.replicas())
 	return p, nil
 }

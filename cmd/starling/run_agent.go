@@ -175,11 +175,6 @@ func runAgent(ctx context.Context, cfg *Config, log *slog.Logger, ready func(*pr
 			return err
 		}
 	}
-	if cfg.isCache() {
-		if err := p.runCache(ctx, g); err != nil {
-			return err
-		}
-	}
 	if cfg.isWorker() {
 		if err := p.runWorker(ctx, g); err != nil {
 			return err
@@ -187,6 +182,11 @@ func runAgent(ctx context.Context, cfg *Config, log *slog.Logger, ready func(*pr
 	}
 	if cfg.isMachine() {
 		if err := p.runMachine(ctx, g); err != nil {
+			return err
+		}
+	}
+	if cfg.isCache() { // after the machine, whose releases it serves too
+		if err := p.runCache(ctx, g); err != nil {
 			return err
 		}
 	}

@@ -23,8 +23,12 @@ func (p *process) runCache(ctx context.Context, g *errgroup.Group) error {
 	if err != nil {
 		return err
 	}
+	var source blobcache.Source = store
+	if p.releases != nil {
+		source = both{store: store, releases: p.releases}
+	}
 	server := blobcache.NewServer(blobcache.ServerConfig{
-		Region: p.cfg.Region, Source: store, Store: store, Logger: log,
+		Region: p.cfg.Region, Source: source, Store: store, Logger: log,
 		VerifyManifest: func(envelope []byte, artifact starling.Digest) error {
 			_, _, err := p.verify(envelope, artifact)
 			return err
@@ -40,10 +44,10 @@ func (p *process) runCache(ctx context.Context, g *errgroup.Group) error {
 		OutBytes: server.OutBytes, Logger: log,
 	})
 	g.Go(func() error {
-		both, ctx := errgroup.WithContext(ctx)
-		both.Go(func() error { return server.Serve(ctx, p.accept(transport.KindBlob)) })
-		both.Go(func() error { return replicator.Run(ctx) })
-		return errors.Join(both.Wait(), store.Close())
+		parts, ctx := errgroup.WithContext(ctx)
+		parts.Go(func() error { return server.Serve(ctx, p.accept(transport.KindBlob)) })
+		parts.Go(func() error { return replicator.Run(ctx) })
+		return errors.Join(parts.Wait(), store.Close())
 	})
 	return nil
 }

@@ -45,10 +45,14 @@ func (p *process) runMachine(ctx context.Context, g *errgroup.Group) error {
 	if err != nil {
 		return err
 	}
+	accept := p.accept(transport.KindBlob)
+	if p.cfg.isCache() {
+		accept = nil // the cache role serves for both
+	}
 	a, err := agent.New(agent.Config{
 		Node: p.node(), DataDir: filepath.Join(p.cfg.DataDir, "machine"), Env: p.cfg.Machine.Env,
 		Leader: p.servers, Members: p.pool,
-		DialBlob: p.dialBlob, AcceptBlob: p.accept(transport.KindBlob),
+		DialBlob: p.dialBlob, AcceptBlob: accept,
 		DialSwarm: p.dialSwarm, AcceptSwarm: p.accept(transport.KindSwarm),
 		Verify:               p.verify,
 		UploadBytesPerSecond: upload, DownloadBytesPerSecond: download,
@@ -57,6 +61,7 @@ func (p *process) runMachine(ctx context.Context, g *errgroup.Group) error {
 	if err != nil {
 		return err
 	}
+	p.releases = a.Source()
 	g.Go(func() error { return a.Run(ctx) })
 	return nil
 }
