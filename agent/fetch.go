@@ -71,7 +71,8 @@ func (r *release) bring(ctx context.Context, from blobs, pool *buffers, addr str
 	c := r.manifest.Chunks[i]
 	buf := pool.get(c.Size)
 	defer pool.put(buf)
-	data, err := from.Fetch(ctx, addr, blobcache.Fetch{Digest: c.Digest, Artifact: r.artifact}, buf)
+	// WriteChunk checks it, before anything is written.
+	data, err := from.Fetch(ctx, addr, blobcache.Fetch{Digest: c.Digest, Artifact: r.artifact, Unchecked: true}, buf)
 	if err != nil {
 		return nil, true, err
 	}

@@ -113,7 +113,10 @@ const (
 	mirrorWait           = 2 * time.Second  // that a request waits for a name to be mirrored
 	artifactWait         = 5 * time.Second  // that a submission waits for its artifact to be mirrored
 	logWait              = 10 * time.Second // that a reader waits for more log
-	mirrorAnswerWithin   = 2 * time.Second  // so that directories are at most this old
+	mirrorAnswerWithin   = time.Second      // so that directories are at most this old
+	silentWithin         = 3 * time.Second  // that a server of another region may say nothing; more than mirrorAnswerWithin
+	probeEvery           = time.Second      // that a leader which is slow to answer is asked for a sign of life
+	suspectFor           = 15 * time.Second // that a silent server is asked after the others
 	reportEvery          = 500 * time.Millisecond
 	reportRefreshEvery   = 2 * time.Second
 	regionSeenWithin     = 10 * time.Second
@@ -122,7 +125,7 @@ const (
 	leaderHintFor        = 2 * time.Second // that such an answer is believed
 	retryMin             = 200 * time.Millisecond
 	retryMax             = 5 * time.Second
-	mirrorCallWithin     = 10 * time.Second // a mirror batch, its transfer included
+	regionCallWithin     = 10 * time.Second // a call of another region: all attempts, a mirror batch's transfer included
 	maxReplayBytes       = 1 << 20          // of a request that may be sent again
 	idleConnFor          = time.Minute
 	idleConnsPerServer   = 16

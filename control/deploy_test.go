@@ -1,13 +1,16 @@
 package control
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/raftfsm"
 	"github.com/starlingdeploy/starling/rpc"
 )
 
@@ -123,5 +126,92 @@ func (w *world) checkRoutes(id string) {
 	w.eventually("us knows eu", func() bool {
 		st := w.regions["us"].leader().RegionStatuses()
 		return len(st) == 2 && st[1].Name == "eu" && st[1].Seen && st[1].Caches == 1 && st[1].Leader == "s0"
+	})
+}
+
+// A leader that hangs holds its region's requests, and other regions' polls: they leave
+// it after a few seconds, however long its connections live.
+func TestAHangingHomeLeaderDelaysOthersBriefly(t *testing.T) {
+	w := newWorld(t, map[string]int{"us": 3, "eu": 1})
+	us, eu := w.regions["us"], w.regions["eu"]
+	w.eventually("leaders", func() bool { return us.leader() != nil && eu.leader() != nil })
+	app := starling.App{Name: "web"}
+	app.SetDefaults()
+	w.home(func(s *Server) error { _, err := s.ApplyApp(w.ctx, "ann", app, nil); return err })
+	hung := us.leader()
+	watcher := eu.leader()
+	for _, s := range us.servers { // so that eu polls the leader
+		if s != hung {
+			watcher.suspects.add(s.node.Addr, time.Now())
+		}
+	}
+	mirrored := func(revision uint64) func() bool {
+		return func() bool {
+			a, ok := watcher.App("web")
+			return ok && a.Revision >= revision
+		}
+	}
+	w.eventually("the app is mirrored", mirrored(1))
+	if st := watcher.RegionStatuses(); st[1].Name != "us" || !st[1].Seen {
+		t.Errorf("eu sees %+v", st)
+	}
+	rt, err := watcher.Route(w.ctx, "web", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	hung.hang()
+	us.members.alive(hung.node.Name, false)
+	w.eventually("another leader", func() bool { l := us.leader(); return l != nil && l != hung })
+	st, err := (&rpc.Client{HTTP: &http.Client{Transport: rt}}).Status(w.ctx)
+	if err != nil || !st.IsLeader {
+		t.Errorf("a request on its way: %+v, %v", st, err)
+	}
+	t.Logf("a request reached the next leader after %s", time.Since(began))
+	app.Deploy.Targets = "role == web"
+	var revision uint64
+	w.home(func(s *Server) error {
+		a, err := s.ApplyApp(w.ctx, "ann", app, nil)
+		if err == nil {
+			revision = a.Revision
+		}
+		return err
+	})
+	w.eventually("the change is mirrored", mirrored(revision))
+	took := time.Since(began)
+	t.Logf("mirrored after %s", took)
+	if took > 3*silentWithin { // QUIC would have taken ten seconds, and then some
+		t.Errorf("the mirror hung for %s", took)
+	}
+	if !watcher.suspects.has(hung.node.Addr, time.Now()) {
+		t.Error("the hanging leader is not suspected")
+	}
+}
+
+// What one full entry has changed crosses between regions in one command, although it
+// is larger than an entry.
+func TestALargeMirrorBatchIsCommitted(t *testing.T) {
+	w := newWorld(t, map[string]int{"us": 1, "eu": 1})
+	us, eu := w.regions["us"], w.regions["eu"]
+	w.eventually("leaders", func() bool { return us.leader() != nil && eu.leader() != nil })
+	app := starling.App{Name: "web", Build: &starling.BuildSpec{Command: []string{strings.Repeat("x", raftfsm.MaxAppBytes-3000)}}}
+	app.Source.Git = "https://git.example/web"
+	app.SetDefaults()
+	w.home(func(s *Server) error { _, err := s.ApplyApp(w.ctx, "ann", app, nil); return err })
+	var cmds []raftfsm.Command
+	for i := range raftfsm.MaxEntryCommands {
+		cmd, err := raftfsm.NewCommand(raftfsm.TypeSubmit, time.Now(), "ann", raftfsm.Submit{ID: fmt.Sprintf("d%d", i), App: "web", SHA: strings.Repeat("a", 40)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmds = append(cmds, cmd)
+	}
+	w.home(func(s *Server) error { _, err := s.commit(w.ctx, cmds...); return err })
+	b, err := json.Marshal(us.leader().cfg.FSM.View().ChangedSince("us", 0))
+	if err != nil || len(b) < 2*raftfsm.MaxEntryBytes {
+		t.Fatalf("a batch of %d bytes shows nothing, %v", len(b), err)
+	}
+	w.eventually("all are mirrored", func() bool {
+		return len(eu.leader().Deployments(starling.DeploymentFilter{Limit: len(cmds)})) == len(cmds)
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -254,6 +255,7 @@ type endpoint struct {
 	stop  chan struct{}
 	addr  string
 	down  bool
+	mute  atomic.Bool
 	srv   *http.Server
 	once  sync.Once
 }
@@ -261,6 +263,15 @@ type endpoint struct {
 type identified struct {
 	net.Conn
 	id starling.Identity
+	at *endpoint
+}
+
+// Write implements net.Conn. What a mute server says is lost.
+func (c *identified) Write(b []byte) (int, error) {
+	if c.at.mute.Load() {
+		return len(b), nil
+	}
+	return c.Conn.Write(b)
 }
 
 func newWire() *wire { return &wire{endpoints: map[string]*endpoint{}} }
@@ -304,6 +315,13 @@ func (w *wire) cut(addr string) {
 	_ = e.srv.Close()
 }
 
+// hang makes an endpoint accept whatever comes and never answer.
+func (w *wire) hang(addr string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.endpoints[addr].mute.Store(true)
+}
+
 // dialer returns DialControl for a node.
 func (w *wire) dialer(id starling.Identity) func(context.Context, string) (net.Conn, error) {
 	return func(ctx context.Context, addr string) (net.Conn, error) {
@@ -316,7 +334,7 @@ func (w *wire) dialer(id starling.Identity) func(context.Context, string) (net.C
 		}
 		near, far := net.Pipe()
 		select {
-		case e.conns <- &identified{far, id}:
+		case e.conns <- &identified{far, id, e}:
 			return near, nil
 		case <-e.stop:
 		case <-ctx.Done():

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"reflect"
 	"slices"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -81,7 +80,7 @@ func (t *term) pull(ctx context.Context, region string, client *rpc.Client) erro
 
 func (t *term) pullOnce(ctx context.Context, region string, client *rpc.Client, cursor uint64) (uint64, error) {
 	cursor = max(cursor, t.s.cfg.FSM.View().MirrorIndex(region))
-	call, cancel := context.WithTimeout(ctx, mirrorCallWithin)
+	call, cancel := context.WithTimeout(ctx, regionCallWithin)
 	defer cancel()
 	batch, err := client.Mirror(call, cursor, mirrorAnswerWithin)
 	if err != nil {
@@ -150,7 +149,7 @@ func (t *term) report(ctx context.Context, home string, client *rpc.Client) erro
 		if len(reports) == 0 || !worthSending(reports, last, t.now().Sub(sent)) {
 			continue
 		}
-		call, cancel := context.WithTimeout(ctx, reportRefreshEvery)
+		call, cancel := context.WithTimeout(ctx, regionCallWithin)
 		err := client.ReportRegion(call, reports)
 		cancel()
 		if err == nil {
@@ -202,38 +201,6 @@ func (t *term) reportsFor(v raftfsm.View, home string) []starling.RegionReport {
 		}
 	}
 	return out
-}
-
-// regionTransport sends requests to one of a region's servers, to the same one as
-// long as it answers.
-type regionTransport struct {
-	s      *Server
-	region string
-	dirs   *directories // nil: none
-
-	mu   sync.Mutex
-	next int
-}
-
-// RoundTrip implements http.RoundTripper. It tries one server; after a failure the
-// next request goes to another.
-func (r *regionTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	addrs := r.s.serversOf(r.region, r.dirs)
-	if len(addrs) == 0 {
-		return nil, fmt.Errorf("region %s: no server is known: %w", r.region, starling.ErrUnavailable)
-	}
-	r.mu.Lock()
-	at := r.next
-	r.mu.Unlock()
-	res, err := r.s.at(addrs[at%len(addrs)]).RoundTrip(req)
-	if err != nil || res.StatusCode == http.StatusServiceUnavailable {
-		r.mu.Lock()
-		if r.next == at {
-			r.next++
-		}
-		r.mu.Unlock()
-	}
-	return res, err
 }
 
 // serversOf lists the QUIC addresses by which a region may be reached, the surest first.

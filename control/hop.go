@@ -14,7 +14,10 @@ import (
 	"github.com/starlingdeploy/starling"
 )
 
-var errLeaderChanged = errors.New("the leader has changed")
+var (
+	errLeaderChanged = errors.New("the leader has changed")
+	errSilent        = errors.New("it does not answer")
+)
 
 // toServer is a transport that sends every request to one server.
 type toServer struct {
@@ -31,7 +34,7 @@ func (t toServer) RoundTrip(req *http.Request) (*http.Response, error) {
 	out.URL.Scheme, out.URL.Host = "http", t.addr
 	res, err := t.transport.RoundTrip(out)
 	if err != nil {
-		if cause := context.Cause(req.Context()); errors.Is(cause, errLeaderChanged) {
+		if cause := context.Cause(req.Context()); errors.Is(cause, errLeaderChanged) || errors.Is(cause, errSilent) {
 			err = cause
 		}
 		return nil, fmt.Errorf("server %s: %w: %w", t.addr, starling.ErrUnavailable, err)
@@ -49,24 +52,54 @@ type toLocalLeader struct {
 
 // RoundTrip implements http.RoundTripper.
 func (t toLocalLeader) RoundTrip(req *http.Request) (*http.Response, error) {
-	ctx, cancel := context.WithCancelCause(req.Context())
-	watch, stop := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for watch.Err() == nil {
+	return watched(req, t.s.at(t.addr), func(ctx context.Context) error {
+		for ctx.Err() == nil {
 			elected := t.s.cfg.Raft.Leadership()
 			if p, ok := t.s.cfg.Raft.Leader(); !ok || p.Addr != t.addr {
-				cancel(errLeaderChanged)
-				return
+				return errLeaderChanged
 			}
 			select {
 			case <-elected:
-			case <-watch.Done():
+			case <-ctx.Done():
 			}
 		}
+		return nil
+	})
+}
+
+// toRemoteLeader is a transport to the leader of another region. While the answer has
+// not begun, which may rightly take long, the leader must say now and then that it is
+// alive; a request to a dead one would hang until its connection times out.
+type toRemoteLeader struct {
+	s    *Server
+	addr string
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t toRemoteLeader) RoundTrip(req *http.Request) (*http.Response, error) {
+	return watched(req, t.s.at(t.addr), func(ctx context.Context) error {
+		for sleep(ctx, probeEvery) == nil {
+			if _, err := t.s.statusOf(ctx, t.addr); err != nil && ctx.Err() == nil {
+				return errSilent
+			}
+		}
+		return nil
+	})
+}
+
+// watched sends a request and ends it with the error that watch returns, if any, before
+// the answer begins.
+func watched(req *http.Request, via http.RoundTripper, watch func(context.Context) error) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(req.Context())
+	during, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := watch(during); err != nil {
+			cancel(err)
+		}
 	}()
-	res, err := t.s.at(t.addr).RoundTrip(req.WithContext(ctx))
+	res, err := via.RoundTrip(req.WithContext(ctx))
 	stop()
 	<-done
 	if err != nil {
@@ -109,7 +142,7 @@ func (t toLeader) RoundTrip(req *http.Request) (*http.Response, error) {
 		ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
 			GotConn: func(httptrace.GotConnInfo) { sent.Store(true) },
 		})
-		res, err := t.try(req.Context(), req.WithContext(ctx), body)
+		res, err := t.try(req.Context(), req.WithContext(ctx), body, harmless)
 		if err == nil || req.Context().Err() != nil || errors.Is(err, starling.ErrNotLeader) {
 			return res, err
 		}
@@ -124,8 +157,9 @@ func (t toLeader) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// try sends a request once, to the leader that is found under ctx.
-func (t toLeader) try(ctx context.Context, req *http.Request, body []byte) (*http.Response, error) {
+// try sends a request once, to the leader that is found under ctx. One that does harm
+// if sent twice is given up only with its connection.
+func (t toLeader) try(ctx context.Context, req *http.Request, body []byte, harmless bool) (*http.Response, error) {
 	if body != nil {
 		req = req.Clone(req.Context())
 		req.Body = io.NopCloser(bytes.NewReader(body))
@@ -135,7 +169,15 @@ func (t toLeader) try(ctx context.Context, req *http.Request, body []byte) (*htt
 		if err != nil {
 			return nil, err
 		}
-		return t.s.at(addr).RoundTrip(req)
+		via := t.s.at(addr)
+		if harmless {
+			via = toRemoteLeader{t.s, addr}
+		}
+		res, err := via.RoundTrip(req)
+		if err != nil {
+			t.s.suspectUnlessCancelled(ctx, addr)
+		}
+		return res, err
 	}
 	own, addr, err := t.s.place(ctx, leaderWait)
 	switch {

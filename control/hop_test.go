@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/starlingdeploy/starling"
@@ -102,6 +103,42 @@ func TestRouteWithoutALeaderGivesUp(t *testing.T) {
 	b.elect()
 	if rt, err := b.server.Route(t.Context(), "", ""); rt != nil || err != nil {
 		t.Errorf("at the leader: %v, %v", rt, err)
+	}
+}
+
+// A follower leaves it to the leader to look for a name; the leader waits for mirrors.
+func TestTheLeaderLooksForUnknownNames(t *testing.T) {
+	for _, q := range [][2]string{{"web", ""}, {"", "d1"}} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t, "us", func(c *Config) { c.Now = time.Now })
+			b.raft.follow(false, raftnode.Peer{Name: "s2", Addr: "s2:1"})
+			began := time.Now()
+			rt, err := b.server.Route(t.Context(), q[0], q[1])
+			if err != nil || rt != (toLeader{b.server, "us"}) || time.Since(began) != 0 {
+				t.Errorf("at a follower: %v, %v after %s", rt, err, time.Since(began))
+			}
+
+			// Without a leader it waits, and looks for itself once it leads.
+			b.raft.follow(false, raftnode.Peer{})
+			time.AfterFunc(time.Second, func() {
+				b.raft.lead(true)
+				b.elect()
+			})
+			rt, err = b.server.Route(t.Context(), q[0], q[1])
+			if rt != nil || !errors.Is(err, starling.ErrNotFound) || time.Since(began) != time.Second+mirrorWait {
+				t.Errorf("at the leader: %v, %v after %s", rt, err, time.Since(began))
+			}
+
+			// It arrives while the leader waits.
+			time.AfterFunc(mirrorWait/2, func() {
+				b.app("web", nil)
+				b.submit("d1", "web", b.artifact("v1"))
+			})
+			began = time.Now()
+			if rt, err := b.server.Route(t.Context(), q[0], q[1]); rt != nil || err != nil || time.Since(began) != mirrorWait/2 {
+				t.Errorf("arriving: %v, %v after %s", rt, err, time.Since(began))
+			}
+		})
 	}
 }
 

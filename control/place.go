@@ -69,37 +69,53 @@ func (s *Server) passOn(w http.ResponseWriter, r *http.Request, id starling.Iden
 	return nil
 }
 
-// Route implements httpapi.Router.
+// Route implements httpapi.Router. A name that this server does not know is for the
+// leader of the region to look for: followers learn what was committed only later.
 func (s *Server) Route(ctx context.Context, app, deployment string) (http.RoundTripper, error) {
-	region, err := s.homeOf(ctx, app, deployment)
-	if err != nil {
-		return nil, err
+	region := s.cfg.Region
+	if app != "" || deployment != "" {
+		region = homeIn(s.cfg.FSM.View(), app, deployment)
 	}
-	if region == s.cfg.Region {
-		if t, _, err := s.place(ctx, leaderWait); err != nil || t != nil {
+	if region == "" || region == s.cfg.Region {
+		t, _, err := s.place(ctx, leaderWait)
+		if err != nil {
 			return nil, err
 		}
-	} else if _, err := s.leaderOf(ctx, region); err != nil {
+		if t == nil {
+			return toLeader{s, s.cfg.Region}, nil
+		}
+		if region == "" {
+			if region, err = s.awaitHome(ctx, app, deployment); err != nil {
+				return nil, err
+			}
+		}
+		if region == s.cfg.Region {
+			return nil, nil
+		}
+	}
+	if _, err := s.leaderOf(ctx, region); err != nil {
 		return nil, err
 	}
 	return toLeader{s, region}, nil
 }
 
-// homeOf returns the region that a request concerns. Names that are not known yet
-// may be on their way in a mirror batch or in this server's own log.
-func (s *Server) homeOf(ctx context.Context, app, deployment string) (string, error) {
-	if app == "" && deployment == "" {
-		return s.cfg.Region, nil
+// homeIn returns the home of a deployment, or else of an app, "" if it is not known.
+func homeIn(v raftfsm.View, app, deployment string) string {
+	if deployment != "" {
+		if d, ok := v.Deployment(deployment); ok {
+			return d.Home
+		}
+	} else if a, ok := v.App(app); ok {
+		return a.Home
 	}
+	return ""
+}
+
+// awaitHome waits, at the leader, for a name that may be on its way in a mirror batch.
+func (s *Server) awaitHome(ctx context.Context, app, deployment string) (string, error) {
 	var home string
 	s.waitView(ctx, mirrorWait, func(v raftfsm.View) bool {
-		if deployment != "" {
-			if d, ok := v.Deployment(deployment); ok {
-				home = d.Home
-			}
-		} else if a, ok := v.App(app); ok {
-			home = a.Home
-		}
+		home = homeIn(v, app, deployment)
 		return home != ""
 	})
 	switch {
@@ -140,9 +156,10 @@ func (h *leaderHints) put(region, addr string, until time.Time) {
 }
 
 // leaderOf asks the servers of another region, in turn, who leads it, until one
-// knows or leaderWait has passed.
+// knows or leaderWait has passed. A leader that was silent a moment ago is believed
+// only if it says so itself: the others notice its death later.
 func (s *Server) leaderOf(ctx context.Context, region string) (string, error) {
-	if addr, ok := s.hints.get(region, s.cfg.Now()); ok {
+	if addr, ok := s.hints.get(region, s.cfg.Now()); ok && !s.suspects.has(addr, s.cfg.Now()) {
 		return addr, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, leaderWait)
@@ -156,15 +173,21 @@ func (s *Server) leaderOf(ctx context.Context, region string) (string, error) {
 		if t, _ := s.leading(); t != nil {
 			dirs = t.dirs
 		}
-		for _, addr := range s.serversOf(region, dirs) {
+		for _, addr := range s.suspects.last(s.serversOf(region, dirs), s.cfg.Now()) {
 			st, err := s.statusOf(ctx, addr)
-			switch {
-			case err != nil:
+			if err != nil {
+				s.suspectUnlessCancelled(ctx, addr)
 				last = err
+				continue
+			}
+			s.suspects.clear(addr)
+			switch {
 			case st.Region != region:
 				last = fmt.Errorf("server %s is of region %.80q", addr, st.Region)
 			case st.Leader == "":
 				last = fmt.Errorf("server %s knows of no leader", addr)
+			case s.suspects.has(st.Leader, s.cfg.Now()):
+				last = fmt.Errorf("server %s leads and does not answer", st.Leader)
 			default:
 				s.hints.put(region, st.Leader, s.cfg.Now().Add(leaderHintFor))
 				return st.Leader, nil

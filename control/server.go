@@ -22,6 +22,7 @@ type Server struct {
 	transport *http.Transport // to the control endpoints of other servers
 	goals     goalFeed
 	hints     leaderHints
+	suspects  suspects
 	metrics   *metrics
 	rpc       http.Handler
 

@@ -47,6 +47,7 @@ type worldServer struct {
 	node starling.Node
 	raft *raftnode.Node
 	stop func()
+	hang func() // stop, but go on accepting requests that nothing answers
 }
 
 // tcpLayer carries Raft over loopback TCP. Closing it closes what it accepted.
@@ -155,10 +156,10 @@ func (w *world) startServer(r *worldRegion, n starling.Node, layer *tcpLayer, ad
 	go func() { done <- s.Run(ctx) }()
 	w.wire.serve(w.t, n.Addr, s.RPC())
 	var once sync.Once
-	r.servers = append(r.servers, &worldServer{s, n, rn, func() {
+	end := func(quit func(addr string)) {
 		once.Do(func() {
+			quit(n.Addr)
 			cancel()
-			w.wire.cut(n.Addr)
 			if err := <-done; err != nil {
 				w.t.Errorf("%s/%s: %v", r.name, n.Name, err)
 			}
@@ -166,7 +167,8 @@ func (w *world) startServer(r *worldRegion, n starling.Node, layer *tcpLayer, ad
 				w.t.Errorf("close raft of %s/%s: %v", r.name, n.Name, err)
 			}
 		})
-	}})
+	}
+	r.servers = append(r.servers, &worldServer{s, n, rn, func() { end(w.wire.cut) }, func() { end(w.wire.hang) }})
 }
 
 // testLog writes log lines to the test, as long as it runs.

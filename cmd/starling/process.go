@@ -113,11 +113,18 @@ func (p *process) replicas() int {
 	return defaultReplicas
 }
 
+// bulkCoalesce is how long a process that moves bulk data, and no Raft, may let packets
+// gather: fewer wake-ups for the same bytes.
+const bulkCoalesce = 500 * time.Microsecond
+
 // listenQUIC opens the one UDP port of this process.
 func (p *process) listenQUIC() (*transport.Endpoint, error) {
 	conf := transport.Config{
 		Bind: p.cfg.quicAddr(), Advertise: p.cfg.Advertise, Credentials: p.credentials,
 		Logger: p.log.With("part", "transport"),
+	}
+	if !p.cfg.isServer() {
+		conf.ReceiveCoalesce = bulkCoalesce
 	}
 	if t := p.cfg.Tuning; t != nil {
 		conf.DisableGRO = t.DisableGRO

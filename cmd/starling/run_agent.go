@@ -169,43 +169,51 @@ func runAgent(ctx context.Context, cfg *Config, log *slog.Logger, ready func(*pr
 	}
 	defer func() { err = errors.Join(err, p.close()) }()
 
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
-	if cfg.isServer() {
-		if err := p.runServer(ctx, g); err != nil {
-			return err
+	starting := p.startRoles(ctx, g)
+	if starting == nil {
+		log.Info("running", "roles", cfg.roles(), "quic", p.endpoint.Addr(), "gossip", p.pool.Addr(), "version", version)
+		if ready != nil {
+			ready(p)
 		}
+		<-ctx.Done()
 	}
-	if cfg.isWorker() {
-		if err := p.runWorker(ctx, g); err != nil {
-			return err
-		}
-	}
-	if cfg.isMachine() {
-		if err := p.runMachine(ctx, g); err != nil {
-			return err
-		}
-	}
-	if cfg.isCache() { // after the machine, whose releases it serves too
-		if err := p.runCache(ctx, g); err != nil {
-			return err
-		}
-	}
-	log.Info("running", "roles", cfg.roles(), "quic", p.endpoint.Addr(), "gossip", p.pool.Addr(), "version", version)
-	if ready != nil {
-		ready(p)
-	}
-	<-ctx.Done()
+	cancel()
 	stopped := make(chan error, 1)
 	go func() { stopped <- g.Wait() }()
 	select {
-	case err := <-stopped:
+	case err = <-stopped:
 		if errors.Is(err, context.Canceled) {
-			return nil
+			err = nil
 		}
-		return err
 	case <-time.After(stopWithin):
-		return fmt.Errorf("some part did not stop within %s", stopWithin)
+		err = fmt.Errorf("some part did not stop within %s", stopWithin)
 	}
+	return errors.Join(starting, err)
+}
+
+// startRoles starts each role of this process. The machine comes before the cache,
+// which serves its releases too.
+func (p *process) startRoles(ctx context.Context, g *errgroup.Group) error {
+	for _, r := range []struct {
+		on    bool
+		start func(context.Context, *errgroup.Group) error
+	}{
+		{p.cfg.isServer(), p.runServer},
+		{p.cfg.isMachine(), p.runMachine},
+		{p.cfg.isCache(), p.runCache},
+		{p.cfg.isWorker(), p.runWorker},
+	} {
+		if !r.on {
+			continue
+		}
+		if err := r.start(ctx, g); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // lockDataDir takes the data directory for this process alone.
