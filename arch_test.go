@@ -20,7 +20,6 @@ var floors = map[string]int{
 	"pki":        1,
 	"rpc":        1,
 	"client":     1,
-	"web":        1,
 	"transport":  2,
 	"membership": 2,
 	"raftnode":   2,

@@ -45,7 +45,7 @@ func TestManifestValidate(t *testing.T) {
 		{"unknown kind", manifest([]starling.File{{Path: "a", Kind: "device"}}), "unknown kind"},
 		{"sizes differ", manifest([]starling.File{file("a", 4)}, chunk("abc")), "4 bytes, chunks 3"},
 		{"negative size", manifest([]starling.File{file("a", -1)}), "size"},
-		{"chunk too large", manifest([]starling.File{file("a", starling.MaxChunkBytes + 1)},
+		{"chunk too large", manifest([]starling.File{file("a", starling.MaxChunkBytes+1)},
 			starling.Chunk{Digest: starling.DigestOf(nil), Size: starling.MaxChunkBytes + 1}), "chunk 0"},
 		{"other version", &starling.Manifest{Version: 9}, "not supported"},
 	} {

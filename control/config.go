@@ -112,6 +112,7 @@ const (
 	leaderWait           = 10 * time.Second // that a request waits for a leader
 	mirrorWait           = 2 * time.Second  // that a request waits for a name to be mirrored
 	artifactWait         = 5 * time.Second  // that a submission waits for its artifact to be mirrored
+	manifestWithin       = 5 * time.Second  // that the caches may take to show a manifest
 	logWait              = 10 * time.Second // that a reader waits for more log
 	mirrorAnswerWithin   = time.Second      // so that directories are at most this old
 	silentWithin         = 3 * time.Second  // that a server of another region may say nothing; more than mirrorAnswerWithin

@@ -157,6 +157,11 @@ func (s *Server) serveComplete(w http.ResponseWriter, r *http.Request, c *caller
 			return err
 		}
 	}
+	if err == nil { // the lease is in force
+		if err := s.checkBuilt(r.Context(), req.Artifact.Digest); err != nil {
+			return err
+		}
+	}
 	a := req.Artifact
 	a.Actor, a.Region, a.App, a.SHA = d.Actor, s.cfg.Region, d.App, d.SHA
 	_, err = s.propose(r.Context(), "worker:"+c.Name, raftfsm.TypeJobComplete, raftfsm.JobComplete{
@@ -166,6 +171,24 @@ func (s *Server) serveComplete(w http.ResponseWriter, r *http.Request, c *caller
 		return err
 	}
 	return answerNothing(w)
+}
+
+// checkBuilt refuses a result whose manifest the caches lack: without it the artifact
+// would be replicated until the deadline. While they cannot be asked the worker is to
+// try again.
+func (s *Server) checkBuilt(ctx context.Context, artifact starling.Digest) error {
+	ctx, cancel := context.WithTimeout(ctx, manifestWithin)
+	defer cancel()
+	_, err := s.Manifest(ctx, artifact)
+	switch {
+	case errors.Is(err, starling.ErrNotFound):
+		return starling.Invalidf("artifact.digest", "the region's caches lack the manifest of %s", artifact)
+	case errors.Is(err, starling.ErrCorrupt):
+		return starling.Invalidf("artifact.digest", "%v", err)
+	case err != nil:
+		return fmt.Errorf("check the result: %w", errors.Join(starling.ErrUnavailable, err))
+	}
+	return nil
 }
 
 func (s *Server) serveFail(w http.ResponseWriter, r *http.Request, c *caller) error {

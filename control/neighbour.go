@@ -20,11 +20,12 @@ type regionTransport struct {
 	region string
 	dirs   *directories // nil: none
 
-	mu   sync.Mutex
-	good string // answered last
+	mu    sync.Mutex
+	first string // with which the next call begins: the one that answered last
 }
 
-// RoundTrip implements http.RoundTripper. It tries each server once at most.
+// RoundTrip implements http.RoundTripper. It tries each server once at most. One that
+// says "unavailable" is alive and may see no leader: the next call begins elsewhere.
 func (r *regionTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	addrs := r.order()
 	if len(addrs) == 0 {
@@ -37,18 +38,15 @@ func (r *regionTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		res, err := r.try(try, addr)
-		switch {
-		case err == nil && res.StatusCode != http.StatusServiceUnavailable:
-			r.stay(addr)
+		if err == nil {
+			r.s.suspects.clear(addr)
+			if res.StatusCode == http.StatusServiceUnavailable {
+				addr = addrs[(i+1)%len(addrs)]
+			}
+			r.begin(addr)
 			return res, nil
-		case err == nil && i == len(addrs)-1:
-			return res, nil
-		case err == nil: // alive, but it knows no leader: another may
-			err = fmt.Errorf("server %s: status %d", addr, res.StatusCode)
-			_ = res.Body.Close() // nothing was to be read from it
-		default:
-			r.s.suspectUnlessCancelled(req.Context(), addr)
 		}
+		r.s.suspectUnlessCancelled(req.Context(), addr)
 		errs = append(errs, err)
 		if req.Context().Err() != nil {
 			break
@@ -57,23 +55,23 @@ func (r *regionTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, errors.Join(errs...)
 }
 
-// order lists the region's servers, the one that answered last first, suspects last.
+// order lists the region's servers, those under suspicion last.
 func (r *regionTransport) order() []string {
 	addrs := r.s.serversOf(r.region, r.dirs)
 	r.mu.Lock()
-	good := r.good
+	first := r.first
 	r.mu.Unlock()
-	if i := slices.Index(addrs, good); i > 0 {
-		addrs = slices.Insert(slices.Delete(addrs, i, i+1), 0, good)
+	if i := slices.Index(addrs, first); i > 0 {
+		addrs = slices.Concat(addrs[i:], addrs[:i])
 	}
 	return r.s.suspects.last(addrs, r.s.cfg.Now())
 }
 
-func (r *regionTransport) stay(addr string) {
-	r.s.suspects.clear(addr)
+// begin sets with which server the next call begins, unless that is a suspect.
+func (r *regionTransport) begin(addr string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.good = addr
+	r.first = addr
 }
 
 // repeat copies a request with its body from the beginning.

@@ -211,11 +211,28 @@ func TestJobProtocol(t *testing.T) {
 	}
 	logData := []byte("second, from the caches")
 	_ = b.blobs.Put(ctx, starling.DigestOf(logData), logData)
+	complete := func() error {
+		return w1.Complete(ctx, "d1", rpc.CompleteRequest{Lease: again.Lease, Artifact: art, Log: starling.DigestOf(logData)})
+	}
+
+	// Nor does a result count whose manifest the caches do not have.
+	if err := complete(); !starling.IsInvalid(err) {
+		t.Errorf("completing without a manifest: %v", err)
+	}
+	b.blobs.built("out")
+	b.blobs.away = errors.New("no cache answers")
+	if err := complete(); !errors.Is(err, starling.ErrUnavailable) {
+		t.Errorf("completing while the caches are away: %v", err)
+	}
+	wantPhase(t, b.deployment("d1"), starling.PhaseBuilding)
+	b.blobs.away = nil
 	for range 2 {
-		if err := w1.Complete(ctx, "d1", rpc.CompleteRequest{Lease: again.Lease, Artifact: art, Log: starling.DigestOf(logData)}); err != nil {
+		if err := complete(); err != nil {
 			t.Fatal(err)
 		}
+		b.blobs.away = errors.New("a retry needs no cache")
 	}
+	b.blobs.away = nil
 	wantPhase(t, b.deployment("d1"), starling.PhaseReplicating)
 	if a, ok := b.server.Artifact(art.Digest); !ok || a.Region != "us" || a.App != "web" {
 		t.Errorf("artifact %+v", a)

@@ -149,7 +149,7 @@ func (s *sim) workers() {
 		}
 		switch s.rng.IntN(5) {
 		case 0:
-			art := starling.Artifact{Digest: starling.DigestOf([]byte(job.SHA)), Bytes: 10, Files: 1, Chunks: 1}
+			art := starling.Artifact{Digest: s.blobs.built(job.SHA), Bytes: 10, Files: 1, Chunks: 1}
 			_ = client.Complete(context.Background(), job.Deployment, rpc.CompleteRequest{Lease: job.Lease, Artifact: art})
 			s.jobs[name] = nil
 		case 1:

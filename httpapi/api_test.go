@@ -17,7 +17,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/fstest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -544,27 +543,6 @@ func TestHealth(t *testing.T) {
 		if res, _ := request(t, srv, "GET", path, ""); res.StatusCode != want {
 			t.Errorf("%s without a leader: %s", path, res.Status)
 		}
-	}
-}
-
-func TestPage(t *testing.T) {
-	web := fstest.MapFS{"index.html": {Data: []byte("<html>page")}, "app.js": {Data: []byte("script")}}
-	srv := serve(t, Config{Backend: newBackend("r1"), Web: web, ACLEnabled: true})
-	for path, want := range map[string]string{"/": "<html>page", "/deployments/d-1": "<html>page", "/app.js": "script", "/../../app.js": "script"} {
-		res, body := request(t, srv, "GET", path, "")
-		if res.StatusCode != 200 || body != want || res.Header.Get("Content-Security-Policy") == "" {
-			t.Errorf("%s: %s %q", path, res.Status, body)
-		}
-	}
-	if res, _ := request(t, srv, "GET", "/missing.css", ""); res.StatusCode != 404 {
-		t.Errorf("a missing file: %s", res.Status)
-	}
-	if res, _ := request(t, srv, "POST", "/", ""); res.StatusCode != 404 {
-		t.Errorf("a post to the page: %s", res.Status)
-	}
-	bare := serve(t, Config{Backend: newBackend("r1")})
-	if res, body := request(t, bare, "GET", "/", ""); res.StatusCode != 404 || !strings.Contains(body, "not built") {
-		t.Errorf("without a page: %s %q", res.Status, body)
 	}
 }
 

@@ -3,7 +3,6 @@ package httpapi
 import (
 	"encoding/json"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net/http"
 	"time"
@@ -49,7 +48,6 @@ type Config struct {
 	Backend    Backend
 	ACLEnabled bool         // false: everybody may do everything, as "anonymous"
 	Metrics    http.Handler // GET /v1/metrics; nil: not found
-	Web        fs.FS        // the page; nil: a note that says how to build it
 	Version    string
 	Logger     *slog.Logger // nil: discard
 }
@@ -82,7 +80,7 @@ func New(conf Config) http.Handler {
 	guard.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		writeProblem(w, &Problem{
 			Status: http.StatusForbidden, Kind: "forbidden", Detail: "a page of another origin sent this request",
-			Hint: "use the page that this server serves, or a client that is no browser",
+			Hint: "use a client that is no browser",
 		})
 	}))
 	return guard.Handler(a.mux)

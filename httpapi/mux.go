@@ -1,9 +1,7 @@
 package httpapi
 
 import (
-	"io/fs"
 	"net/http"
-	"path"
 	"strings"
 )
 
@@ -69,7 +67,7 @@ func notFound(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// fallback answers what no operation does: mistakes under /v1, and the page elsewhere.
+// fallback answers what no operation does.
 func (a *api) fallback(w http.ResponseWriter, r *http.Request) {
 	if allowed := a.mux.allowed(r); len(allowed) > 0 {
 		w.Header().Set("Allow", strings.Join(allowed, ", "))
@@ -79,36 +77,5 @@ func (a *api) fallback(w http.ResponseWriter, r *http.Request) {
 		})
 		return
 	}
-	get := r.Method == http.MethodGet || r.Method == http.MethodHead
-	if !get || r.URL.Path == "/v1" || strings.HasPrefix(r.URL.Path, "/v1/") {
-		notFound(w, r)
-		return
-	}
-	a.page(w, r)
-}
-
-// page serves the web page. Addresses without a file suffix are places within it.
-func (a *api) page(w http.ResponseWriter, r *http.Request) {
-	if a.Web == nil {
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		w.WriteHeader(http.StatusNotFound)
-		_, _ = w.Write([]byte("The web page is not built into this program (make web). The API is at /v1, described at /openapi.json.\n"))
-		return
-	}
-	h := w.Header()
-	h.Set("Content-Security-Policy", "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Referrer-Policy", "no-referrer")
-	name := strings.TrimPrefix(path.Clean(r.URL.Path), "/")
-	if name == "" {
-		name = "index.html"
-	}
-	if info, err := fs.Stat(a.Web, name); err != nil || info.IsDir() {
-		if path.Ext(name) != "" {
-			notFound(w, r)
-			return
-		}
-		name = "index.html"
-	}
-	http.ServeFileFS(w, r, a.Web, name)
+	notFound(w, r)
 }
