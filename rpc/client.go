@@ -97,7 +97,6 @@ func blocking(index uint64, wait time.Duration) url.Values {
 // call sends in as JSON, if not nil, and decodes the answer into out, if not nil.
 func (c *Client) call(ctx context.Context, route, id string, query url.Values, in, out any) error {
 	method, path, _ := strings.Cut(route, " ")
-	path = strings.Replace(path, "{id}", url.PathEscape(id), 1)
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
@@ -106,7 +105,11 @@ func (c *Client) call(ctx context.Context, route, id string, query url.Values, i
 		}
 		body = bytes.NewReader(b)
 	}
-	u := url.URL{Scheme: "http", Host: "starling", Path: path, RawQuery: query.Encode()}
+	u := url.URL{
+		Scheme: "http", Host: "starling", RawQuery: query.Encode(),
+		Path:    strings.Replace(path, "{id}", id, 1),
+		RawPath: strings.Replace(path, "{id}", url.PathEscape(id), 1),
+	}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
 		return fmt.Errorf("%s: %w", route, err)
