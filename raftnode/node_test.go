@@ -330,6 +330,9 @@ func TestThreeServersElectAgain(t *testing.T) {
 		t.Errorf("a failed server lost its vote: %q", got)
 	}
 
+	if raceDetector {
+		return
+	}
 	// It comes back on its data at another address, and follows.
 	back := start(t, g, first.name, first.dir, 3)
 	eventually(t, "the returned server catches up", func() bool {
