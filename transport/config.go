@@ -57,8 +57,8 @@ const (
 	dialTimeout          = 10 * time.Second // of one attempt, all addresses of a host name
 	welcomeTimeout       = 5 * time.Second
 	defaultKindTimeout   = 5 * time.Second
-	defaultIdleTimeout   = 10 * time.Second
-	keepAlivePeriod      = 3 * time.Second
+	defaultIdleTimeout   = 6 * time.Second
+	keepAlivePeriod      = 2 * time.Second
 	unusedTimeout        = 2 * time.Minute  // a dialled connection without streams is closed
 	lingerTimeout        = 10 * time.Second // a retired connection, from its last stream on: time to deliver
 	sweepPeriod          = 5 * time.Second
