@@ -25,6 +25,7 @@ var floors = map[string]int{
 	"raftnode":   2,
 	"blobcache":  2,
 	"world":      2,
+	"lab":        2,
 	"control":    3,
 	"build":      3,
 	"agent":      3,

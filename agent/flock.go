@@ -75,6 +75,7 @@ func (f *flock) carryOut(e swarm.Effect) {
 		f.cancelFetch(e.Request)
 	case swarm.Done:
 		if d := f.downloads[e.Artifact]; d != nil {
+			d.log.Info("artifact fetched")
 			d.seal()
 		}
 	case swarm.Distrust:

@@ -95,7 +95,7 @@ func (c SubmitConfig) measure(ctx context.Context, api *client.Client, prefix st
 // leaderAndFollower returns clients of the leader and of a follower, nil if there is none.
 func leaderAndFollower(ctx context.Context, w *world.World) (leader, follower *client.Client, err error) {
 	for _, p := range w.WithRole(starling.RoleServer) {
-		c, err := client.New(client.Config{Addr: "http://" + p.HTTP})
+		c, err := p.Client()
 		if err != nil {
 			return nil, nil, err
 		}

@@ -5,51 +5,157 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/artifact"
 	"github.com/starlingdeploy/starling/client"
+	"github.com/starlingdeploy/starling/lab"
 	"github.com/starlingdeploy/starling/world"
 )
 
-// SwarmConfig measures how one artifact reaches many machines: one cache, one server,
-// each machine a process, over loopback.
+// SwarmConfig measures how one artifact reaches many machines, each a process on a
+// host of its own: a network namespace, or without root the loopback.
 type SwarmConfig struct {
 	Bin      string // the starling binary
 	Machines int
+	Caches   int // which hold the artifact at first; 0: 1
 	Bytes    int64
+	RateMbit int // of each cache's and machine's link, in each direction; 0: unshaped
+	Rounds   int // of each system, in turns; 0: 1
 	Seed     uint64
+	Compare  []string // other programs to measure beside it, see Rivals
 }
 
-// SwarmResult is its result. Times count from the moment the machines may fetch.
+// SwarmResult is its result. Times count from the moment the machines may fetch to the
+// moment a machine holds every byte, verified. Figures are medians over the rounds.
 type SwarmResult struct {
 	Machines    int     `json:"machines"`
 	Bytes       int64   `json:"bytes"`
 	RateMbit    int     `json:"rate_mbit"` // per link; 0: unshaped
-	LastS       float64 `json:"last_s"`    // the last machine holds every byte, verified and synced
+	BoundS      float64 `json:"bound_s"`   // the time of the content over one link; 0: unshaped
+	LastS       float64 `json:"last_s"`
 	MedianS     float64 `json:"median_s"`
-	MBPerS      float64 `json:"mb_per_s"` // all machines together, 10^6 bytes
+	DurableS    float64 `json:"durable_s"` // the last machine has synced all to disk as well
+	MBPerS      float64 `json:"mb_per_s"`  // all machines together, 10^6 bytes
 	CPUSPerGB   float64 `json:"cpu_s_per_gb"`
-	CacheCopies float64 `json:"cache_copies"` // of the artifact that left the cache
-	RSSMBMax    float64 `json:"rss_mb_max"`   // the largest machine or cache
+	CacheCopies float64 `json:"cache_copies"` // of the artifact's content that left the caches
+	RSSMBMax    float64 `json:"rss_mb_max"`   // the largest machine or cache, of all rounds
+	Network     string  `json:"network"`
+
+	Spreads map[string]Spread      `json:"spreads"`         // last_s and cpu_s_per_gb with min and max
+	Peers   map[string]*PeerResult `json:"peers,omitempty"` // rivals by name
+	Notes   []string               `json:"notes,omitempty"`
+	Rounds  []*Round               `json:"rounds"`
 }
 
-// pollEvery is how often the state is asked for, and so the error of the times.
-const pollEvery = 20 * time.Millisecond
+// PeerResult is a rival's figures, medians over the rounds.
+type PeerResult struct {
+	Version    string            `json:"version"`
+	LastS      float64           `json:"last_s"`
+	MedianS    float64           `json:"median_s"`
+	CPUSPerGB  float64           `json:"cpu_s_per_gb"`
+	WireCopies float64           `json:"wire_copies"`
+	RSSMBMax   float64           `json:"rss_mb_max"`
+	Spreads    map[string]Spread `json:"spreads"`
+}
 
-// Run starts a world, pushes random content, deploys it and stops the world.
+// Run measures all rounds. In a lab (see lab.Isolate) the hosts are network namespaces.
 func (c SwarmConfig) Run(ctx context.Context) (*SwarmResult, error) {
-	res := &SwarmResult{Machines: c.Machines, Bytes: c.Bytes}
-	size := world.Size{Regions: 1, Servers: 1, Caches: 1, Machines: c.Machines}
+	c.Caches, c.Rounds = max(c.Caches, 1), max(c.Rounds, 1)
+	res := &SwarmResult{Machines: c.Machines, Bytes: c.Bytes, RateMbit: c.RateMbit, Network: "loopback"}
+	if c.RateMbit > 0 {
+		res.BoundS = float64(c.Bytes) * 8 / 1e6 / float64(c.RateMbit)
+	}
+	var s *stand
+	if lab.Isolated() {
+		var err error
+		if s, err = newStand(c.Caches, c.Machines); err != nil {
+			return nil, err
+		}
+		res.Network = s.String()
+	} else if c.RateMbit > 0 || len(c.Compare) > 0 {
+		return nil, starling.Invalidf("--rate", "shaped links and rivals need network namespaces: run as root on Linux")
+	}
+	systems, notes := c.systems(s)
+	res.Notes = notes
+	for i := range c.Rounds {
+		for _, system := range systems {
+			r, err := system.run(ctx, c.Seed+uint64(i))
+			if err != nil {
+				return nil, fmt.Errorf("%s, round %d: %w", system.name, i+1, err)
+			}
+			r.System = system.name
+			res.Rounds = append(res.Rounds, r)
+		}
+	}
+	res.sumUp(systems)
+	return res, nil
+}
+
+// system is one program to measure.
+type system struct {
+	name, version string
+	run           func(ctx context.Context, seed uint64) (*Round, error)
+}
+
+const ours = "starling"
+
+// systems lists what is to be measured, with notes on rivals that are not here.
+func (c SwarmConfig) systems(s *stand) ([]system, []string) {
+	all := []system{{name: ours, run: func(ctx context.Context, seed uint64) (*Round, error) { return c.round(ctx, s, seed) }}}
+	return all, nil
+}
+
+func (res *SwarmResult) sumUp(systems []system) {
+	for _, s := range systems {
+		figure := func(f func(*Round) float64) Spread { return spread(res.Rounds, s.name, f) }
+		last := figure(func(r *Round) float64 { return r.LastS })
+		cpu := figure(func(r *Round) float64 { return r.CPUSPerGB })
+		median := figure(func(r *Round) float64 { return r.MedianS }).Median
+		spreads := map[string]Spread{"last_s": last, "cpu_s_per_gb": cpu}
+		rss := figure(func(r *Round) float64 { return r.RSSMBMax }).Max
+		if s.name != ours {
+			if res.Peers == nil {
+				res.Peers = map[string]*PeerResult{}
+			}
+			res.Peers[s.name] = &PeerResult{
+				Version: s.version, LastS: last.Median, MedianS: median, CPUSPerGB: cpu.Median, RSSMBMax: rss, Spreads: spreads,
+				WireCopies: figure(func(r *Round) float64 { return r.WireCopies }).Median,
+			}
+			continue
+		}
+		res.LastS, res.MedianS, res.CPUSPerGB, res.RSSMBMax, res.Spreads = last.Median, median, cpu.Median, rss, spreads
+		res.DurableS = figure(func(r *Round) float64 { return r.DurableS }).Median
+		res.CacheCopies = figure(func(r *Round) float64 { return r.CacheCopies }).Median
+		if res.LastS > 0 {
+			res.MBPerS = float64(res.Bytes) * float64(res.Machines) / 1e6 / res.LastS
+		}
+	}
+}
+
+// round runs Starling once: it starts a world, pushes random content, shapes the
+// links, deploys, and stops the world.
+func (c SwarmConfig) round(ctx context.Context, s *stand, seed uint64) (*Round, error) {
+	var hosts []world.Host
+	if s != nil {
+		if err := s.shape(0); err != nil {
+			return nil, err
+		}
+		for _, h := range s.lab.Hosts() {
+			hosts = append(hosts, world.Host{IP: h.IP, Prefix: h.Prefix(), Dial: h.Dial})
+		}
+	}
+	size := world.Size{Regions: 1, Servers: 1, Caches: c.Caches, Machines: c.Machines}
+	r := &Round{}
 	err := inWorld(ctx, c.Bin, size, func(w *world.World, api *client.Client) error {
-		record, err := pushRandom(ctx, api, w.Dir, c.Bytes, c.Seed)
+		record, err := pushRandom(ctx, api, w.Dir, c.Bytes, seed)
 		if err != nil {
 			return err
 		}
-		return c.deploy(ctx, w, api, record, res)
-	})
-	return res, err
+		d := &distribution{cfg: c, stand: s, world: w, api: api, artifact: record.Digest, round: r}
+		return d.run(ctx)
+	}, hosts...)
+	return r, err
 }
 
 // pushRandom stores random content of n bytes as an artifact.
@@ -76,49 +182,4 @@ func pushRandom(ctx context.Context, api *client.Client, dir string, n int64, se
 		return nil, err
 	}
 	return api.RegisterArtifact(ctx, "", encoded)
-}
-
-func (c SwarmConfig) deploy(ctx context.Context, w *world.World, api *client.Client, record *starling.Artifact, res *SwarmResult) error {
-	app := starling.App{Name: "bench"}
-	app.SetDefaults()
-	if _, err := api.ApplyApp(ctx, app, nil); err != nil {
-		return err
-	}
-	movers := append(w.WithRole(starling.RoleMachine), w.WithRole(starling.RoleCache)...)
-	before, err := usageOf(movers)
-	if err != nil {
-		return err
-	}
-	d, err := api.Submit(ctx, starling.Submission{App: app.Name, Artifact: record.Digest})
-	if err != nil {
-		return err
-	}
-	var began time.Time
-	end, err := api.Wait(ctx, d.ID, pollEvery, func(d *starling.Deployment) {
-		if began.IsZero() && (d.Phase == starling.PhaseStaging || d.Phase == starling.PhaseRollingOut) {
-			began = d.PhaseAt // the leader's clock is this computer's
-		}
-		if staged := d.Machines.Staged; res.MedianS == 0 && staged >= (c.Machines+1)/2 {
-			res.MedianS = time.Since(began).Seconds()
-		}
-		if res.LastS == 0 && d.Machines.Staged == c.Machines {
-			res.LastS = time.Since(began).Seconds()
-		}
-	})
-	if err != nil {
-		return err
-	}
-	if end.Phase != starling.PhaseSucceeded || end.Machines.Healthy != c.Machines {
-		return fmt.Errorf("the deployment ended as %s with %d of %d machines: %s", end.Phase, end.Machines.Healthy, c.Machines, end.Reason)
-	}
-	after, err := usageOf(movers)
-	if err != nil {
-		return err
-	}
-	delivered := float64(c.Bytes) * float64(c.Machines)
-	res.MBPerS = delivered / 1e6 / res.LastS
-	res.CPUSPerGB = (after.cpuS - before.cpuS) / (delivered / 1e9)
-	res.CacheCopies = float64(end.Bytes.CacheOut) / float64(c.Bytes)
-	res.RSSMBMax = after.rssMaxMB
-	return nil
 }

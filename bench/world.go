@@ -17,13 +17,13 @@ import (
 
 // inWorld starts a world of the given size in a temporary folder, waits until it is
 // ready, and calls f; everything is gone afterwards.
-func inWorld(ctx context.Context, bin string, size world.Size, f func(*world.World, *client.Client) error) (err error) {
+func inWorld(ctx context.Context, bin string, size world.Size, f func(*world.World, *client.Client) error, hosts ...world.Host) (err error) {
 	dir, err := os.MkdirTemp("", "starling-bench-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	w, err := world.New(bin, dir, size)
+	w, err := world.New(bin, dir, size, hosts...)
 	if err != nil {
 		return err
 	}

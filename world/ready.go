@@ -24,7 +24,7 @@ func (w *World) Ready(ctx context.Context) (map[string]*client.Client, error) {
 		want[p.Region]++
 	}
 	for _, s := range w.WithRole(starling.RoleServer) {
-		c, err := client.New(client.Config{Addr: "http://" + s.HTTP})
+		c, err := s.Client()
 		if err != nil {
 			return nil, err
 		}

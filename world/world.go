@@ -6,11 +6,13 @@ package world
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +25,7 @@ import (
 	"time"
 
 	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/client"
 	"github.com/starlingdeploy/starling/pki"
 )
 
@@ -45,6 +48,7 @@ type Proc struct {
 	Config, Log  string // files
 
 	gossip, quic string
+	host         Host
 
 	mu     sync.Mutex
 	cmd    *exec.Cmd
@@ -54,6 +58,28 @@ type Proc struct {
 // Size says how large a world is: Servers, Caches and Workers in each region,
 // Machines dealt to the regions in turn.
 type Size struct{ Regions, Servers, Caches, Workers, Machines int }
+
+// Client returns a client of a server's API.
+func (p *Proc) Client() (*client.Client, error) {
+	cfg := client.Config{Addr: "http://" + p.HTTP}
+	if p.host.Dial != nil {
+		cfg.HTTP = &http.Client{Transport: &http.Transport{DialContext: p.host.Dial}}
+	}
+	return client.New(cfg)
+}
+
+// procs is how many processes that is.
+func (s Size) procs() int {
+	return s.Regions*(s.Servers+s.Caches+s.Workers) + s.Machines
+}
+
+// Host is where a process runs, with all its ports free: entered by putting Prefix
+// before the command line. Others reach it at IP; its API, on its own loopback, by Dial.
+type Host struct {
+	IP     string
+	Prefix []string
+	Dial   func(ctx context.Context, network, addr string) (net.Conn, error)
+}
 
 // Check refuses sizes that one computer is not for.
 func (s Size) Check() error {
@@ -77,10 +103,15 @@ const certTTL = 30 * 24 * time.Hour
 const stopGrace = 10 * time.Second
 
 // New plans a world of bin's processes in the empty folder dir and writes
-// certificates and configurations; Start runs it.
-func New(bin, dir string, size Size) (*World, error) {
+// certificates and configurations; Start runs it. With hosts, each process has the one
+// of its place in the order of Procs: servers, caches and workers of each region, then
+// the machines. Without, all share the loopback.
+func New(bin, dir string, size Size, hosts ...Host) (*World, error) {
 	if err := size.Check(); err != nil {
 		return nil, err
+	}
+	if len(hosts) > 0 && len(hosts) != size.procs() {
+		return nil, fmt.Errorf("%d hosts for %d processes", len(hosts), size.procs())
 	}
 	w := &World{Dir: dir, bin: bin, spawn: make(chan func())}
 	for r := range size.Regions {
@@ -98,7 +129,9 @@ func New(bin, dir string, size Size) (*World, error) {
 		region := fmt.Sprintf("r%d", i%size.Regions+1)
 		w.add(region, fmt.Sprintf("%s-machine-%d", region, i/size.Regions+1), starling.RoleMachine)
 	}
-	if err := w.assignPorts(); err != nil {
+	if len(hosts) > 0 {
+		w.settle(hosts)
+	} else if err := w.assignPorts(); err != nil {
 		return nil, err
 	}
 	if err := w.writeFiles(size); err != nil {
@@ -138,6 +171,16 @@ func (w *World) Named(name string) *Proc {
 	return nil
 }
 
+// settle puts each process on its host, with the usual ports.
+func (w *World) settle(hosts []Host) {
+	for i, p := range w.Procs {
+		p.host, p.AppPort = hosts[i], 8080
+		p.HTTP = "127.0.0.1:7470"
+		p.quic = net.JoinHostPort(p.host.IP, "7471")
+		p.gossip = net.JoinHostPort(p.host.IP, "7472")
+	}
+}
+
 // assignPorts finds free loopback ports by holding all of them at once.
 func (w *World) assignPorts() error {
 	var held []net.Listener
@@ -162,7 +205,7 @@ func (w *World) assignPorts() error {
 				return err
 			}
 		}
-		p.AppPort = portOf(app)
+		p.AppPort, p.host.IP = portOf(app), "127.0.0.1"
 	}
 	return nil
 }
@@ -226,7 +269,7 @@ func (w *World) configFor(p *Proc, gossipKey string, size Size) []byte {
 	line("zone = %q", "a")
 	line("rack = %q", "k"+p.Name[len(p.Name)-1:])
 	line("data_dir = %q", "data")
-	line("bind = %q", "127.0.0.1")
+	line("bind = %q", p.host.IP)
 	line("join = [%s]", strings.Join(join, ", "))
 	if p.Role == starling.RoleServer {
 		line("regions = {")
@@ -236,7 +279,7 @@ func (w *World) configFor(p *Proc, gossipKey string, size Size) []byte {
 		line("}")
 	}
 	line("ports {\n  http = %d\n  quic = %d\n  gossip = %d\n}", portOf(p.HTTP), portOf(p.quic), portOf(p.gossip))
-	line("http {\n  tls = false\n  acl = false\n}")
+	line("http {\n  bind = \"127.0.0.1\"\n  tls = false\n  acl = false\n}")
 	line("gossip {\n  key = %q\n}", gossipKey)
 	line("tls {\n  ca = \"ca.pem\"\n  cert = \"node.pem\"\n  key = \"node-key.pem\"\n}")
 	switch p.Role {
@@ -269,7 +312,8 @@ func (w *World) StartOne(p *Proc) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(w.bin, "agent", "--config="+p.Config)
+	words := append(slices.Clone(p.host.Prefix), w.bin, "agent", "--config="+p.Config)
+	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Dir = filepath.Dir(p.Config)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true}

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/bench"
+	"github.com/starlingdeploy/starling/lab"
 )
 
 // version is set by the linker.
@@ -38,6 +39,8 @@ type settings struct {
 	content  int64 // bytes to cut
 	bytes    int64 // of the artifact
 	rate     int
+	caches   int
+	rounds   int
 	seed     uint64
 	duration time.Duration
 }
@@ -64,11 +67,20 @@ func newRoot() *cobra.Command {
 	submit.Flags().IntVar(&s.servers, "servers", 3, "servers: 1, 3 or 5")
 	submit.Flags().IntVar(&s.count, "count", 100, "submissions")
 	swarm := scenario(&s, "swarm", "One artifact to many machines", func(ctx context.Context) (any, error) {
-		if s.rate != 0 {
-			return nil, starling.Invalidf("--rate", "%d: only unshaped loopback links (0) are measured", s.rate)
+		if s.rate < 0 || s.rounds < 1 || s.caches < 1 {
+			return nil, starling.Invalidf("--rate", "rate must not be negative; rounds and caches must be 1 or more")
 		}
-		return bench.SwarmConfig{Bin: s.bin, Machines: s.machines, Bytes: s.bytes, Seed: s.seed}.Run(ctx)
+		if err := lab.Possible(); err == nil {
+			if err := lab.Isolate(); err != nil {
+				return nil, err
+			}
+		}
+		return bench.SwarmConfig{
+			Bin: s.bin, Machines: s.machines, Caches: s.caches, Bytes: s.bytes, RateMbit: s.rate, Rounds: s.rounds, Seed: s.seed,
+		}.Run(ctx)
 	})
+	swarm.Flags().IntVar(&s.caches, "caches", 1, "caches that hold the artifact at first")
+	swarm.Flags().IntVar(&s.rounds, "rounds", 1, "rounds of each system, in turns")
 	swarm.Flags().Int64Var(&s.bytes, "bytes", 500_000_000, "size of the artifact")
 	swarm.Flags().IntVar(&s.machines, "machines", 8, "machines")
 	swarm.Flags().IntVar(&s.rate, "rate", 0, "Mbit/s of each link; 0: unshaped")

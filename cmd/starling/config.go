@@ -80,8 +80,9 @@ type MachineBlock struct {
 
 // HTTPBlock is the API's listener. Without TLS and tokens it binds to loopback only.
 type HTTPBlock struct {
-	TLS *bool `hcl:"tls,optional"`
-	ACL *bool `hcl:"acl,optional"`
+	Bind string `hcl:"bind,optional"` // IP address; default: the process's
+	TLS  *bool  `hcl:"tls,optional"`
+	ACL  *bool  `hcl:"acl,optional"`
 }
 
 // TLSBlock names the files of the process's identity.
@@ -221,9 +222,13 @@ func (c *Config) checkAddresses() error {
 	if ip := net.ParseIP(c.Advertise); ip == nil || ip.IsUnspecified() {
 		return starling.Invalidf("advertise", "%q: others need one IP address to reach this process (--advertise)", c.Advertise)
 	}
+	bind := net.ParseIP(c.httpBind())
+	if bind == nil {
+		return starling.Invalidf("http.bind", "%q is not an IP address", c.httpBind())
+	}
 	open := c.HTTP != nil && (!orTrue(c.HTTP.TLS) || !orTrue(c.HTTP.ACL))
-	if open && !net.ParseIP(c.Bind).IsLoopback() {
-		return starling.Invalidf("http", "plain HTTP or no tokens is for loopback only, and bind is %s", c.Bind)
+	if open && !bind.IsLoopback() {
+		return starling.Invalidf("http", "plain HTTP or no tokens is for loopback only, and bind is %s: set http.bind", bind)
 	}
 	return nil
 }
@@ -261,27 +266,34 @@ func (c *Config) roles() []starling.Role {
 	return out
 }
 
-// listenOn returns bind:port, and advertised where it differs.
-func (c *Config) listenOn(port func(*Ports) *int, byDefault int) string {
+func (c *Config) httpBind() string {
+	if c.HTTP != nil && c.HTTP.Bind != "" {
+		return c.HTTP.Bind
+	}
+	return c.Bind
+}
+
+// listenOn returns bind:port.
+func (c *Config) listenOn(bind string, port func(*Ports) *int, byDefault int) string {
 	n := byDefault
 	if c.Ports != nil {
 		if p := port(c.Ports); p != nil {
 			n = *p
 		}
 	}
-	return net.JoinHostPort(c.Bind, strconv.Itoa(n))
+	return net.JoinHostPort(bind, strconv.Itoa(n))
 }
 
 func (c *Config) httpAddr() string {
-	return c.listenOn(func(p *Ports) *int { return p.HTTP }, defaultHTTPPort)
+	return c.listenOn(c.httpBind(), func(p *Ports) *int { return p.HTTP }, defaultHTTPPort)
 }
 
 func (c *Config) quicAddr() string {
-	return c.listenOn(func(p *Ports) *int { return p.QUIC }, defaultQUICPort)
+	return c.listenOn(c.Bind, func(p *Ports) *int { return p.QUIC }, defaultQUICPort)
 }
 
 func (c *Config) gossipAddr() string {
-	return c.listenOn(func(p *Ports) *int { return p.Gossip }, defaultGossipPort)
+	return c.listenOn(c.Bind, func(p *Ports) *int { return p.Gossip }, defaultGossipPort)
 }
 
 // gossipKey decodes the region's gossip key.
