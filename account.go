@@ -50,7 +50,7 @@ const (
 )
 
 // Bounds lists all bounds in the order in which accounts show them.
-var Bounds = []Bound{BoundOwnLink, BoundPeerLink, BoundCache, BoundDisk, BoundCPU, BoundWaiting, BoundPrepare, BoundUnknown}
+var Bounds = [...]Bound{BoundOwnLink, BoundPeerLink, BoundCache, BoundDisk, BoundCPU, BoundWaiting, BoundPrepare, BoundUnknown}
 
 // Bounds of an account. With all of them reached it is well under MaxAccountBytes.
 const (

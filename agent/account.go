@@ -1,0 +1,484 @@
+package agent
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/swarm"
+)
+
+// maxBooks bounds the artifacts whose accounts are in memory. Those of finished
+// releases are also on disk, beside them.
+const maxBooks = 16
+
+// ledger holds the accounts of the last artifacts, for servers to ask for. The loop
+// writes, the streams of servers read.
+type ledger struct {
+	mu    sync.Mutex
+	books []*book // the one opened last is last
+}
+
+// open begins the account of an artifact, or goes on with the one there is.
+func (l *ledger) open(node *starling.Node, m *meter, artifact starling.Digest) *book {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.find(artifact)
+	if b == nil || b.finished() {
+		b = newBook(node, m, artifact)
+	}
+	l.books = slices.DeleteFunc(l.books, func(x *book) bool { return x.artifact == artifact })
+	if len(l.books) >= maxBooks {
+		l.books = slices.Delete(l.books, 0, 1)
+	}
+	l.books = append(l.books, b)
+	b.resume()
+	return b
+}
+
+// find returns the account of an artifact, or nil. The caller holds mu.
+func (l *ledger) find(artifact starling.Digest) *book {
+	i := slices.IndexFunc(l.books, func(b *book) bool { return b.artifact == artifact })
+	if i < 0 {
+		return nil
+	}
+	return l.books[i]
+}
+
+// distrust notes in all accounts that a source is refused.
+func (l *ledger) distrust(e swarm.Distrust) {
+	l.mu.Lock()
+	books := slices.Clone(l.books)
+	l.mu.Unlock()
+	for _, b := range books {
+		b.distrust(e)
+	}
+}
+
+// Account returns as JSON how an artifact came to this machine, starling.MaxAccountBytes
+// at most; ErrNotFound if this machine does not know.
+func (a *Agent) Account(artifact starling.Digest) ([]byte, error) {
+	a.ledger.mu.Lock()
+	b := a.ledger.find(artifact)
+	a.ledger.mu.Unlock()
+	if b != nil {
+		return b.encode()
+	}
+	for _, r := range a.catalog.all() {
+		if r.artifact == artifact {
+			if kept, err := r.account(); err == nil {
+				return kept, nil
+			}
+		}
+	}
+	return nil, fmt.Errorf("account of %s: %w", artifact.Short(), starling.ErrNotFound)
+}
+
+// stage is where a download stands, for the time in which nothing is under way.
+type stage int
+
+const (
+	stagePrepare stage = iota
+	stageFetch
+	stageFinish
+	stagePaused // given up for now
+	stageDone
+	stageCount
+)
+
+// book is the account of one artifact as it is being written. Safe for concurrent use.
+type book struct {
+	node     *starling.Node
+	meter    *meter
+	artifact starling.Digest
+	started  time.Time
+
+	mu      sync.Mutex
+	ended   time.Time
+	chunks  int
+	held    int64
+	bytes   starling.Bytes
+	sources []*bookSource
+	index   map[sourceKey]int
+
+	stage  stage
+	flying int                       // chunks asked for
+	since  time.Time                 // of the last change of stage or flying
+	idle   [stageCount]time.Duration // with nothing asked for
+	busy   time.Duration             // with something asked for
+
+	weight [boundCount]time.Duration // time of chunks by bound
+	count  [boundCount]int           // chunks by bound
+	trace  starling.ChunkTrace
+}
+
+// boundCount is the length of what is indexed as starling.Bounds is.
+const boundCount = len(starling.Bounds)
+
+type sourceKey struct {
+	name   string
+	origin bool
+	kind   starling.SourceKind // of those beyond MaxAccountSources, which have no name
+}
+
+// bookSource is one source; active and waited are the precise forms of ActiveMS and WaitMS.
+type bookSource struct {
+	starling.SourceAccount
+	origin         bool
+	flying         int
+	since          time.Time // flying is not zero since
+	last           time.Time // it gave something
+	active, waited time.Duration
+}
+
+func newBook(node *starling.Node, m *meter, artifact starling.Digest) *book {
+	now := time.Now()
+	return &book{node: node, meter: m, artifact: artifact, started: now, since: now, index: map[sourceKey]int{}}
+}
+
+// step counts the time since the last change. The caller holds mu.
+func (b *book) step(now time.Time) {
+	if b.flying > 0 {
+		b.busy += now.Sub(b.since)
+	} else {
+		b.idle[b.stage] += now.Sub(b.since)
+	}
+	b.since = now
+}
+
+func (b *book) to(s stage) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.step(time.Now())
+	b.stage = s
+}
+
+func (b *book) finished() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.stage == stageDone
+}
+
+// resume begins a new attempt.
+func (b *book) resume() { b.to(stagePrepare) }
+
+// pause ends an attempt that did not finish.
+func (b *book) pause() {
+	if !b.finished() {
+		b.to(stagePaused)
+	}
+}
+
+// prepared notes what the directory holds: local bytes were cloned just now.
+func (b *book) prepared(r *release, local int64) {
+	held := -local
+	for i, c := range r.manifest.Chunks {
+		if r.tree.Has(i) {
+			held += int64(c.Size)
+		}
+	}
+	b.to(stageFetch)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.chunks == 0 { // the first attempt: later ones find what this account knows of
+		b.held = max(0, held)
+	}
+	b.chunks, b.bytes.Artifact = len(r.manifest.Chunks), r.manifest.Bytes()
+	b.bytes = b.bytes.From(starling.SourceLocal, local)
+}
+
+// done ends the account.
+func (b *book) done() {
+	b.to(stageDone)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ended = b.since
+}
+
+// ask notes that a chunk is asked of a node, and returns its number among the sources
+// and of what kind it is.
+func (b *book) ask(n *starling.Node, origin bool) (int, starling.SourceKind) {
+	kind := starling.SourceCache
+	if !origin {
+		kind = starling.Nearness(b.node, n)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := time.Now()
+	b.step(now)
+	b.flying++
+	i := b.source(n, kind, origin)
+	s := b.sources[i]
+	if s.flying == 0 {
+		s.since = now
+	}
+	s.flying++
+	return i, kind
+}
+
+// source returns the number of a source. The caller holds mu.
+func (b *book) source(n *starling.Node, kind starling.SourceKind, origin bool) int {
+	key := sourceKey{name: n.Name, origin: origin}
+	i, ok := b.index[key]
+	if !ok && len(b.sources) >= starling.MaxAccountSources {
+		key = sourceKey{kind: kind}
+		i, ok = b.index[key]
+	}
+	if !ok {
+		i = len(b.sources)
+		s := &bookSource{origin: origin, SourceAccount: starling.SourceAccount{Name: key.name, Kind: kind}}
+		if key.name != "" {
+			s.Zone, s.Rack = n.Zone, n.Rack
+		}
+		b.sources = append(b.sources, s)
+		b.index[key] = i
+	}
+	return i
+}
+
+// got takes a chunk of size bytes from a source.
+func (b *book) got(source, chunk, size int, t spent) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := time.Now()
+	bound := b.landed(source, now, t, false)
+	s := b.sources[source]
+	s.last = now
+	s.Bytes += int64(size)
+	s.Chunks++
+	b.bytes = b.bytes.From(s.Kind, int64(size))
+	b.count[bound]++
+	if len(b.trace.Chunk) >= starling.MaxTraceChunks {
+		b.trace.Omitted++
+		return
+	}
+	b.trace.Chunk = append(b.trace.Chunk, int32(chunk))
+	b.trace.Source = append(b.trace.Source, int32(source))
+	b.trace.TookMS = append(b.trace.TookMS, int32(t.took().Milliseconds()))
+	b.trace.Bound = append(b.trace.Bound, int32(bound))
+}
+
+// failed takes the end of a request that brought nothing. Its time counts, too.
+func (b *book) failed(source int, t spent, why swarm.Reason) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.landed(source, time.Now(), t, why == swarm.ReasonLocal)
+	s := b.sources[source]
+	if s.Failures == nil {
+		s.Failures = map[string]int{}
+	}
+	s.Failures[why.String()]++
+}
+
+// landed ends a request and returns what bounded it, as an index in starling.Bounds.
+// The caller holds mu.
+func (b *book) landed(source int, now time.Time, t spent, diskError bool) int {
+	b.step(now)
+	b.flying--
+	s := b.sources[source]
+	if s.flying--; s.flying == 0 {
+		s.active += now.Sub(s.since)
+	}
+	s.waited += t.wait()
+	o := observed{origin: s.origin, diskError: diskError, took: t.took(), write: t.write(),
+		limit: float64(b.meter.limit), sources: b.givers(source, t.from.at)}
+	o.rate, o.cpu = b.meter.over(t.from, t.to)
+	o.best = float64(b.meter.best.Load())
+	bound := slices.Index(starling.Bounds[:], boundOf(o))
+	b.weight[bound] += o.took
+	return bound
+}
+
+// givers counts the sources, the one given included, that have given something since a
+// time or are being asked. The caller holds mu.
+func (b *book) givers(this int, since time.Time) int {
+	n := 1
+	for i, s := range b.sources {
+		if i != this && (s.flying > 0 || s.last.After(since)) {
+			n++
+		}
+	}
+	return n
+}
+
+func (b *book) distrust(e swarm.Distrust) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if i, ok := b.index[sourceKey{name: e.Peer, origin: e.Origin}]; ok {
+		b.sources[i].Distrusted = e.Reason
+	}
+}
+
+// summary tells how long the download has taken, and what bounded most of it.
+func (b *book) summary() (ms int64, bound starling.Bound) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	a := starling.Account{Time: b.times(time.Now())}
+	for _, t := range a.Time {
+		ms += t.MS
+	}
+	return ms, a.Main()
+}
+
+// times shares the time out. Where something was asked for, it is shared by the time
+// that chunks with each bound took; the rest is known. The caller holds mu.
+func (b *book) times(now time.Time) []starling.BoundTime {
+	b.step(now)
+	var all time.Duration
+	for _, w := range b.weight {
+		all += w
+	}
+	out := make([]starling.BoundTime, boundCount)
+	for i, bound := range starling.Bounds {
+		var d time.Duration
+		if all > 0 {
+			d = time.Duration(float64(b.busy) * (float64(b.weight[i]) / float64(all)))
+		}
+		switch bound {
+		case starling.BoundDisk:
+			d += b.idle[stageFinish]
+		case starling.BoundWaiting:
+			d += b.idle[stageFetch]
+		case starling.BoundPrepare:
+			d += b.idle[stagePrepare]
+		case starling.BoundUnknown:
+			if all == 0 {
+				d += b.busy
+			}
+		}
+		out[i] = starling.BoundTime{Bound: bound, MS: d.Milliseconds(), Chunks: b.count[i]}
+	}
+	return out
+}
+
+// snapshot returns the account as it stands.
+func (b *book) snapshot() *starling.Account {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := time.Now()
+	a := &starling.Account{
+		Node: b.node.Name, Region: b.node.Region, Zone: b.node.Zone, Rack: b.node.Rack, Artifact: b.artifact,
+		Chunks: b.chunks, StartedAt: b.started.UTC(), EndedAt: b.ended.UTC(), Bytes: b.bytes, HeldBytes: b.held,
+		BestBytesPerSecond: b.meter.best.Load(), CapBytesPerSecond: b.meter.limit, Time: b.times(now),
+		Sources: make([]starling.SourceAccount, len(b.sources)),
+		Trace: starling.ChunkTrace{Chunk: slices.Clone(b.trace.Chunk), Source: slices.Clone(b.trace.Source),
+			TookMS: slices.Clone(b.trace.TookMS), Bound: slices.Clone(b.trace.Bound), Omitted: b.trace.Omitted},
+	}
+	for _, t := range a.Time {
+		a.TookMS += t.MS
+	}
+	for i, s := range b.sources {
+		c := s.SourceAccount
+		active := s.active
+		if s.flying > 0 {
+			active += now.Sub(s.since)
+		}
+		c.ActiveMS, c.WaitMS = active.Milliseconds(), s.waited.Milliseconds()
+		c.Failures = nil
+		for reason, n := range s.Failures { // a copy: the book goes on
+			if c.Failures == nil {
+				c.Failures = map[string]int{}
+			}
+			c.Failures[reason] = n
+		}
+		a.Sources[i] = c
+	}
+	return a
+}
+
+// encode returns the account as JSON, without its trace if it were too long.
+func (b *book) encode() ([]byte, error) {
+	a := b.snapshot()
+	out, err := json.Marshal(a)
+	if err == nil && len(out) > starling.MaxAccountBytes {
+		a.Trace = starling.ChunkTrace{Omitted: a.Trace.Omitted + len(a.Trace.Chunk)}
+		out, err = json.Marshal(a)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("account of %s: %w", b.artifact.Short(), err)
+	}
+	return out, nil
+}
+
+// closeBook ends the account of a download and keeps it beside the release.
+func (d *download) closeBook() {
+	d.book.done()
+	account, err := d.book.encode()
+	if err == nil {
+		err = d.rel.keepAccount(account)
+	}
+	if err != nil { // it is for people only
+		d.log.Warn("how the artifact came here is not kept", "error", err)
+	}
+}
+
+// accountName is the account of a finished release, in its directory.
+const accountName = "account.json"
+
+// keepAccount writes the account of a finished release beside it. A power loss may
+// take it.
+func (r *release) keepAccount(account []byte) error {
+	const temp = accountName + ".new"
+	if err := r.root.WriteFile(temp, account, 0o640); err != nil {
+		return fmt.Errorf("keep account: %w", err)
+	}
+	if err := r.root.Rename(temp, accountName); err != nil {
+		return fmt.Errorf("keep account: %w", err)
+	}
+	return nil
+}
+
+// account returns what keepAccount has kept; ErrNotFound if there is none.
+func (r *release) account() ([]byte, error) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if r.closed {
+		return nil, starling.ErrNotFound
+	}
+	f, err := r.root.Open(accountName)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, starling.ErrNotFound
+	} else if err != nil {
+		return nil, fmt.Errorf("read account: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, starling.MaxAccountBytes))
+	if err != nil {
+		return nil, fmt.Errorf("read account: %w", err)
+	}
+	return b, nil
+}
+
+// accused are the sources that this machine distrusts, for its reports. The loop owns it.
+type accused map[starling.Distrust]bool
+
+// add notes an effect of the brain, the first MaxDistrusted of them.
+func (a accused) add(e swarm.Distrust) {
+	for d := range a {
+		if d.Node == e.Peer && d.Cache == e.Origin {
+			return
+		}
+	}
+	if len(a) < starling.MaxDistrusted {
+		a[starling.Distrust{Node: e.Peer, Cache: e.Origin, Reason: e.Reason}] = true
+	}
+}
+
+// list returns them sorted by name.
+func (a accused) list() []starling.Distrust {
+	var out []starling.Distrust
+	for d := range a {
+		out = append(out, d)
+	}
+	slices.SortFunc(out, func(x, y starling.Distrust) int {
+		return cmp.Or(cmp.Compare(x.Node, y.Node), cmp.Compare(x.Reason, y.Reason))
+	})
+	return out
+}
