@@ -368,8 +368,8 @@ func (b *book) snapshot() *starling.Account {
 		Chunks: b.chunks, StartedAt: b.started.UTC(), EndedAt: b.ended.UTC(), Bytes: b.bytes, HeldBytes: b.held,
 		BestBytesPerSecond: b.meter.best.Load(), CapBytesPerSecond: b.meter.limit, Time: b.times(now),
 		Sources: make([]starling.SourceAccount, len(b.sources)),
-		Trace: starling.ChunkTrace{Chunk: slices.Clone(b.trace.Chunk), Source: slices.Clone(b.trace.Source),
-			TookMS: slices.Clone(b.trace.TookMS), Bound: slices.Clone(b.trace.Bound), Omitted: b.trace.Omitted},
+		Trace: starling.ChunkTrace{Chunk: column(b.trace.Chunk), Source: column(b.trace.Source),
+			TookMS: column(b.trace.TookMS), Bound: column(b.trace.Bound), Omitted: b.trace.Omitted},
 	}
 	for _, t := range a.Time {
 		a.TookMS += t.MS
@@ -392,6 +392,9 @@ func (b *book) snapshot() *starling.Account {
 	}
 	return a
 }
+
+// column copies a column of a trace; an empty one is [] in JSON, not null.
+func column(c []int32) []int32 { return append([]int32{}, c...) }
 
 // encode returns the account as JSON, without its trace if it were too long.
 func (b *book) encode() ([]byte, error) {
