@@ -75,8 +75,8 @@ type Account struct {
 	Bytes Bytes `json:"bytes"` // what moved; new and wan are not a machine's to say
 	// HeldBytes were on disk already, from an attempt before a restart.
 	HeldBytes int64 `json:"held_bytes"`
-	// BestBytesPerSecond is the best second of this machine's life: what own_link is
-	// measured by. CapBytesPerSecond is its download cap, 0: none.
+	// BestBytesPerSecond is the best rate that this machine has held for a while since it
+	// started: what own_link is measured by. CapBytesPerSecond is its download cap, 0: none.
 	BestBytesPerSecond int64 `json:"best_bytes_per_second"`
 	CapBytesPerSecond  int64 `json:"cap_bytes_per_second"`
 
@@ -101,7 +101,7 @@ type SourceAccount struct {
 	Bytes    int64          `json:"bytes"`
 	Chunks   int            `json:"chunks"`
 	ActiveMS int64          `json:"active_ms"`          // with at least one chunk asked of it
-	WaitMS   int64          `json:"wait_ms"`            // from request to first byte, summed over chunks
+	WaitMS   int64          `json:"wait_ms"`            // from request to first byte, summed over requests
 	Failures map[string]int `json:"failures,omitempty"` // by reason
 	// Distrusted says why nothing more is asked of it.
 	Distrusted string `json:"distrusted,omitempty"`
@@ -311,6 +311,7 @@ type Why struct {
 	App        string      `json:"app"`
 	Artifact   Digest      `json:"artifact"`
 	Phase      Phase       `json:"phase"`
+	PhaseMS    int64       `json:"phase_ms"` // since it began; 0 after the end
 	Reason     string      `json:"reason"`
 	WaitsFor   []string    `json:"waits_for"` // of the present phase; empty: nothing, or not known here
 	Timings    Timings     `json:"timings"`

@@ -305,3 +305,22 @@ func checkAccount(t *testing.T, r *region, m *machine, a *starling.Account, rep 
 		t.Errorf("%s: %d ms since %s", name, a.TookMS, a.StartedAt)
 	}
 }
+
+// What is slow on purpose is found. Not parallel: the CPU time of other tests would count.
+func TestBoundsAreFound(t *testing.T) {
+	r := newRegion(t)
+	cache := r.startCache()
+	const size = 16 << 20
+	v1 := r.push(map[string][]byte{"big": noise(22, size)})
+	r.leader.setGoal(goal(1, v1))
+	capped := r.machine("capped", func(c *Config) { c.DownloadBytesPerSecond, c.UploadBytesPerSecond = size/2, size/2 })
+	if rep := capped.await(1, starling.MachineHealthy); rep.Bound != starling.BoundOwnLink || rep.FetchMS < 1000 {
+		t.Errorf("with a download cap: %s for most of %d ms", rep.Bound, rep.FetchMS)
+	}
+	cache.Alive = false
+	r.roster.set(cache)
+	other := r.machine("other")
+	if rep := other.await(1, starling.MachineHealthy); rep.Bound != starling.BoundPeerLink || rep.FetchMS < 1000 {
+		t.Errorf("from a peer with an upload cap: %s for most of %d ms", rep.Bound, rep.FetchMS)
+	}
+}

@@ -26,6 +26,9 @@ func (s *Server) Why(ctx context.Context, id, machine, region string) (*starling
 		Deployment: d.ID, App: d.App, Artifact: d.Artifact, Phase: d.Phase, Reason: d.Reason,
 		Timings: d.Timings, Bytes: d.Bytes, Machines: d.Machines, WaitsFor: []string{}, Regions: []starling.RegionWhy{},
 	}
+	if !d.Phase.Terminal() {
+		w.PhaseMS = max(0, s.cfg.Now().Sub(d.PhaseAt).Milliseconds())
+	}
 	for _, p := range d.Regions {
 		w.Regions = append(w.Regions, starling.RegionWhy{Placing: p})
 	}

@@ -102,7 +102,11 @@ func printBytes(w io.Writer, b starling.Bytes, more ...any) error {
 
 // printWhy shows a deployment as its home's leader knows it.
 func printWhy(out io.Writer, y *starling.Why) error {
-	fmt.Fprintf(out, "%s of %s is %s: %s\n", y.Deployment, y.App, y.Phase, spentSoFar(y))
+	since := ""
+	if !y.Phase.Terminal() {
+		since = " for " + ms(y.PhaseMS)
+	}
+	fmt.Fprintf(out, "%s of %s is %s%s; took: %s\n", y.Deployment, y.App, y.Phase, since, stagesOf(y.Timings))
 	if y.Reason != "" {
 		fmt.Fprintln(out, "  reason: "+y.Reason)
 	}
@@ -130,8 +134,7 @@ func printWhy(out io.Writer, y *starling.Why) error {
 	return printNamed(out, &y.Machines)
 }
 
-func spentSoFar(y *starling.Why) string {
-	t := y.Timings
+func stagesOf(t starling.Timings) string {
 	return fmt.Sprintf("queued %s, build %s, replicate %s, stage %s, roll-out %s", ms(t.QueuedMS), ms(t.BuildMS), ms(t.ReplicateMS), ms(t.StageMS), ms(t.RolloutMS))
 }
 
@@ -202,7 +205,7 @@ func printAccount(out io.Writer, a *starling.Account) error {
 	if a.CapBytesPerSecond > 0 {
 		limit = "download cap " + rateOf(a.CapBytesPerSecond)
 	}
-	fmt.Fprintf(out, "best second ever here: %s; %s\n\n", rateOf(a.BestBytesPerSecond), limit)
+	fmt.Fprintf(out, "best rate since this machine started: %s; %s\n\n", rateOf(a.BestBytesPerSecond), limit)
 	return printSources(out, a)
 }
 
@@ -237,8 +240,8 @@ func printSources(out io.Writer, a *starling.Account) error {
 	err := printTable(out, "SOURCE\tWHERE\tBYTES\tSHARE\tRATE\tWAIT\tFAILED\tDISTRUSTED", func(row func(...any)) {
 		for _, s := range shown {
 			wait := "-"
-			if s.Chunks > 0 {
-				wait = ms(s.WaitMS / int64(s.Chunks))
+			if n := requestsOf(&s); n > 0 {
+				wait = ms(s.WaitMS / n)
 			}
 			name := s.Name
 			if name == "" {
@@ -251,6 +254,14 @@ func printSources(out io.Writer, a *starling.Account) error {
 		_, err = fmt.Fprintf(out, "and %d more: --json shows all\n", len(sources)-len(shown))
 	}
 	return err
+}
+
+func requestsOf(s *starling.SourceAccount) int64 {
+	n := int64(s.Chunks)
+	for _, failed := range s.Failures {
+		n += int64(failed)
+	}
+	return n
 }
 
 func failuresOf(s *starling.SourceAccount) string {
