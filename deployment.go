@@ -122,6 +122,11 @@ type Bytes struct {
 	CacheOut int64 `json:"cache_out"` // from caches to machines
 	Peer     int64 `json:"peer"`      // from machine to machine
 	Local    int64 `json:"local"`     // cloned from releases that machines already held
+
+	// Peer again, by how near the sending machine was.
+	PeerRack   int64 `json:"peer_rack"`   // in the same rack
+	PeerZone   int64 `json:"peer_zone"`   // in the same zone, another rack
+	PeerRegion int64 `json:"peer_region"` // in the same region, another zone
 }
 
 // Add returns the sum of what moved, keeping b's artifact size.
@@ -131,6 +136,48 @@ func (b Bytes) Add(o Bytes) Bytes {
 	b.CacheOut += o.CacheOut
 	b.Peer += o.Peer
 	b.Local += o.Local
+	b.PeerRack += o.PeerRack
+	b.PeerZone += o.PeerZone
+	b.PeerRegion += o.PeerRegion
+	return b
+}
+
+// Max returns the greater of each count.
+func (b Bytes) Max(o Bytes) Bytes {
+	return Bytes{
+		Artifact: max(b.Artifact, o.Artifact), New: max(b.New, o.New), WAN: max(b.WAN, o.WAN),
+		CacheOut: max(b.CacheOut, o.CacheOut), Peer: max(b.Peer, o.Peer), Local: max(b.Local, o.Local),
+		PeerRack: max(b.PeerRack, o.PeerRack), PeerZone: max(b.PeerZone, o.PeerZone), PeerRegion: max(b.PeerRegion, o.PeerRegion),
+	}
+}
+
+// Within reports whether every count is between 0 and most.
+func (b Bytes) Within(most int64) bool {
+	for _, n := range []int64{b.Artifact, b.New, b.WAN, b.CacheOut, b.Peer, b.Local, b.PeerRack, b.PeerZone, b.PeerRegion} {
+		if n < 0 || n > most {
+			return false
+		}
+	}
+	return true
+}
+
+// From adds n bytes that a machine got from a source of a kind.
+func (b Bytes) From(k SourceKind, n int64) Bytes {
+	switch k {
+	case SourceCache:
+		b.CacheOut += n
+		return b
+	case SourceLocal:
+		b.Local += n
+		return b
+	case SourceRack:
+		b.PeerRack += n
+	case SourceZone:
+		b.PeerZone += n
+	default:
+		b.PeerRegion += n
+	}
+	b.Peer += n
 	return b
 }
 

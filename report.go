@@ -28,11 +28,17 @@ type MachineReport struct {
 	Bytes      Bytes        `json:"bytes"`
 	Reason     string       `json:"reason,omitempty"` // of a failure, MaxReasonBytes at most
 	Kept       []Digest     `json:"kept,omitempty"`   // releases on disk
-	Distrusted []string     `json:"distrusted,omitempty"`
+	Distrusted []Distrust   `json:"distrusted,omitempty"`
+	FetchMS    int64        `json:"fetch_ms,omitempty"` // from the goal's fetch stage to the release on disk, or until now
+	Bound      Bound        `json:"bound,omitempty"`    // what most of that time was spent on
 }
 
-// MaxFailureSamples bounds the failures that a merged report names.
-const MaxFailureSamples = 5
+// Bounds of what a merged report names.
+const (
+	MaxFailureSamples  = 5
+	MaxAccusedSamples  = 8
+	MaxSlowestMachines = 5
+)
 
 // FailureSample is one machine's failure, for people.
 type FailureSample struct {
@@ -51,6 +57,10 @@ type Counts struct {
 	Failed  int             `json:"failed"`
 	Absent  int             `json:"absent"` // targets that gossip does not see
 	Samples []FailureSample `json:"samples,omitempty"`
+	// Distrusted are sources that machines found to be lying, those accused most first.
+	Distrusted []Accused `json:"distrusted,omitempty"`
+	// Slowest are the machines that took longest to fetch the artifact.
+	Slowest []SlowMachine `json:"slowest,omitempty"`
 }
 
 // Add merges two disjoint counts.
@@ -66,6 +76,8 @@ func (c Counts) Add(o Counts) Counts {
 		return cmp.Or(cmp.Compare(a.Region, b.Region), cmp.Compare(a.Node, b.Node))
 	})
 	c.Samples = s[:min(len(s), MaxFailureSamples)]
+	c.Distrusted = MergeAccused(slices.Concat(c.Distrusted, o.Distrusted))
+	c.Slowest = SlowestOf(slices.Concat(c.Slowest, o.Slowest))
 	return c
 }
 

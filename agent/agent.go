@@ -33,6 +33,8 @@ type Agent struct {
 	flock   *flock
 	catalog *catalog
 	reports *reporter
+	ledger  ledger
+	meter   *meter
 }
 
 // event is what workers tell the loop, which alone calls apply. An event that the
@@ -70,7 +72,8 @@ func New(conf Config) (*Agent, error) {
 	if err := conf.check(); err != nil {
 		return nil, err
 	}
-	return &Agent{conf: conf, log: conf.Logger, apps: map[string]*app{}, catalog: &catalog{}}, nil
+	return &Agent{conf: conf, log: conf.Logger, apps: map[string]*app{}, catalog: &catalog{},
+		meter: newMeter(conf.DownloadBytesPerSecond)}, nil
 }
 
 // Run is the machine's life; call it once. It returns nil when ctx ends, after the
@@ -134,7 +137,7 @@ func (a *Agent) setUp(ctx context.Context) *blobcache.Client {
 	a.events = make(chan event, maxEventQueueEvents)
 	a.run = &runner{ctx: ctx, events: a.events}
 	a.reports = newReporter(a.conf.Leader, a.log)
-	client := blobcache.NewClient(capReads(a.conf.DialBlob, newLimiter(a.conf.DownloadBytesPerSecond)))
+	client := blobcache.NewClient(a.meter.dial(capReads(a.conf.DialBlob, newLimiter(a.conf.DownloadBytesPerSecond))))
 	client.Role = starling.RoleMachine
 	a.flock = newFlock(a, client)
 	return client
@@ -168,6 +171,7 @@ func (a *Agent) loop(ctx context.Context) {
 		case <-members.C:
 			changed = a.lookAtMembers()
 		case <-tick.C:
+			a.meter.tick()
 			for _, p := range a.apps {
 				if d := p.download; d != nil {
 					d.sync()

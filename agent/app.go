@@ -34,6 +34,7 @@ type app struct {
 	releases map[starling.Digest]*release // complete ones
 	removing map[starling.Digest]bool     // being removed from disk
 	bytes    starling.Bytes               // moved for the goal
+	book     *book                        // of the goal's download; nil: none yet
 	problem  string                       // with the record, for people
 }
 
@@ -59,7 +60,7 @@ func (p *app) accept(g *starling.Goal) {
 		if !g.Artifact.IsZero() {
 			p.rec.use(g.Artifact, time.Now())
 		}
-		p.bytes = starling.Bytes{}
+		p.bytes, p.book = starling.Bytes{}, nil
 	}
 	p.rec.Goal = withDefaults(g)
 	p.choose()

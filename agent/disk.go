@@ -23,6 +23,7 @@ import (
 //	apps/<app>/releases/<id>/           one release; id is the artifact's first idDigits hex digits
 //	  manifest.json                     the manifest, checked against the artifact's digest
 //	  manifest.dsse                     its signed envelope, as other machines get it
+//	  account.json                      how it came here (starling.Account), for servers that ask
 //	  have                              which chunks are on disk (package artifact)
 //	  files/                            the tree, written in place
 //

@@ -37,6 +37,7 @@ type download struct {
 	ended    bool
 	rel      *release // nil until prepared
 	bytes    starling.Bytes
+	book     *book  // where it came from, and why it took so long
 	problem  string // for people
 	retry    time.Duration
 	unsynced bool // something was written after the last sync began
@@ -146,6 +147,7 @@ func (e downloadPrepared) apply() {
 		d.rel = e.rel
 		d.bytes.Local += e.local
 		d.f.catalog.add(d.rel)
+		d.book.prepared(d.rel, e.local)
 	}
 	switch {
 	case d.ended:
@@ -172,8 +174,13 @@ func (d *download) seal() {
 		return
 	}
 	d.due, d.sealing = false, true
+	d.book.to(stageFinish)
 	d.worker(func(ctx context.Context) event {
-		return downloadSealed{d: d, err: d.rel.tree.Finish(ctx)}
+		err := d.rel.tree.Finish(ctx)
+		if err == nil {
+			d.closeBook()
+		}
+		return downloadSealed{d: d, err: err}
 	})
 }
 
@@ -199,6 +206,7 @@ func (e downloadSealed) apply() {
 		d.problem = e.err.Error()
 		d.progress()
 		if lost := missingChunks(d.rel); len(lost) > 0 {
+			d.book.to(stageFetch)
 			d.f.step(swarm.Lost{Artifact: d.artifact, Chunks: lost}) // Done comes again
 			return
 		}
@@ -348,8 +356,9 @@ func (a *Agent) startDownload(p *app, g *starling.Goal) *download {
 	d := &download{
 		f: a.flock, dir: p.dir, artifact: g.Artifact, sel: sel, verify: a.conf.Verify,
 		log: p.log.With("artifact", g.Artifact.Short()), ctx: ctx, cancel: cancel,
-		progress: p.publish,
+		progress: p.publish, book: a.ledger.open(&a.conf.Node, a.meter, g.Artifact),
 	}
+	p.book = d.book
 	d.complete = func() {
 		d.log.Info("artifact complete", "cache_bytes", d.bytes.CacheOut, "peer_bytes", d.bytes.Peer, "local_bytes", d.bytes.Local)
 		if p.rec.release(d.artifact) == nil {
@@ -366,6 +375,7 @@ func (a *Agent) startDownload(p *app, g *starling.Goal) *download {
 			p.bytes = d.bytes
 		}
 		if !d.finished {
+			d.book.pause()
 			a.flock.end(d.artifact) // another app may hold all of it: then it begins again with that
 			a.abandon(d)
 		}

@@ -23,7 +23,11 @@ type blobs interface {
 }
 
 // chunkFetch is one worker that brings one chunk.
-type chunkFetch struct{ cancel context.CancelFunc }
+type chunkFetch struct {
+	cancel context.CancelFunc
+	source int                 // in the download's book
+	kind   starling.SourceKind // of the source
+}
 
 // fetch starts a worker for one chunk. How many run is bounded by the brain, in
 // bytes (swarm.Config.MaxInFlightBytes) and per source.
@@ -47,14 +51,16 @@ func (f *flock) fetch(q swarm.Request) {
 	}
 	ctx, cancel := context.WithTimeout(d.ctx, chunkTimeout)
 	c := &chunkFetch{cancel: cancel}
+	c.source, c.kind = d.book.ask(&n, q.Origin)
 	f.fetches[q] = c
 	d.workers++
 	d.fetching++
 	f.run.work(func() {
 		defer cancel()
-		began := time.Now()
-		places, remote, err := d.rel.bring(ctx, f.blobs, f.buffers, n.Addr, q.Chunk)
-		f.run.post(chunkFetched{f: f, d: d, c: c, q: q, places: places, remote: remote, err: err, took: time.Since(began)})
+		began, timed := f.meter.read(), &timedBlobs{blobs: f.blobs}
+		places, remote, err := d.rel.bring(ctx, timed, f.buffers, n.Addr, q.Chunk)
+		took := spent{from: began, to: f.meter.read(), answered: timed.answered, received: timed.received}
+		f.run.post(chunkFetched{f: f, d: d, c: c, q: q, places: places, remote: remote, err: err, spent: took})
 	})
 }
 
@@ -98,7 +104,7 @@ type chunkFetched struct {
 	places []int
 	remote bool
 	err    error
-	took   time.Duration
+	spent  spent
 }
 
 func (e chunkFetched) apply() {
@@ -110,12 +116,11 @@ func (e chunkFetched) apply() {
 	d.workers--
 	d.fetching--
 	if e.err == nil {
-		size := int64(d.rel.manifest.Chunks[q.Chunk].Size)
-		if q.Origin {
-			d.bytes.CacheOut += size
-		} else {
-			d.bytes.Peer += size
-		}
+		size := d.rel.manifest.Chunks[q.Chunk].Size
+		d.bytes = d.bytes.From(e.c.kind, int64(size))
+		d.book.got(e.c.source, q.Chunk, size, e.spent)
+	} else {
+		d.book.failed(e.c.source, e.spent, reasonOf(e.err, e.remote))
 	}
 	if d.ended {
 		d.closed()
@@ -143,7 +148,7 @@ func (e chunkFetched) tell(current bool) {
 	}
 	d.problem = ""
 	d.unsynced = true
-	f.step(swarm.Got{Request: q, Took: e.took})
+	f.step(swarm.Got{Request: q, Took: e.spent.took()})
 	if len(e.places) > 1 {
 		held := make([]uint32, len(e.places))
 		for i, p := range e.places {

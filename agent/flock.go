@@ -35,7 +35,10 @@ type flock struct {
 	fetches    map[swarm.Request]*chunkFetch
 	downloads  map[starling.Digest]*download
 	distrusted map[string]bool
+	accused    accused
 	catalog    *catalog
+	ledger     *ledger
+	meter      *meter
 }
 
 // step hands ev to the brain and carries out what it wants, until nothing is left
@@ -87,21 +90,13 @@ func (f *flock) carryOut(e swarm.Effect) {
 
 func (f *flock) distrust(e swarm.Distrust) {
 	f.log.Warn("a source is distrusted", "source", e.Peer, "cache", e.Origin, "reason", e.Reason)
+	f.accused.add(e)
+	f.ledger.distrust(e)
 	if e.Origin {
 		return
 	}
 	f.distrusted[e.Peer] = true
 	f.disconnect(e.Peer)
-}
-
-// distrustedNames lists the peers that are refused, sorted.
-func (f *flock) distrustedNames() []string {
-	var out []string
-	for name := range f.distrusted {
-		out = append(out, name)
-	}
-	slices.Sort(out)
-	return out
 }
 
 // setMembers takes in the region's members.
@@ -197,6 +192,7 @@ func newFlock(a *Agent, from blobs) *flock {
 		machines: map[string]starling.Node{}, caches: map[string]starling.Node{}, parts: map[starling.Digest]*part{},
 		links: map[string]*link{}, dials: map[string]*dialing{}, fetches: map[swarm.Request]*chunkFetch{},
 		downloads: map[starling.Digest]*download{}, distrusted: map[string]bool{},
+		accused: accused{}, ledger: &a.ledger, meter: a.meter,
 	}
 	f.wake.Stop()
 	return f

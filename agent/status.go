@@ -22,7 +22,7 @@ func (p *app) publish() {
 	}
 	m := starling.MachineReport{
 		Node: p.a.conf.Node.Name, App: p.name, Generation: g.Generation, State: state, Reason: clip(reason),
-		Bytes: p.bytes, Kept: p.rec.kept(), Distrusted: p.a.flock.distrustedNames(),
+		Bytes: p.bytes, Kept: p.rec.kept(), Distrusted: p.a.flock.accused.list(),
 	}
 	if p.rec.Running != nil {
 		m.Running = p.rec.Running.Artifact
@@ -33,6 +33,9 @@ func (p *app) publish() {
 	}
 	if rel != nil {
 		m.ChunksDone, m.Bytes.Artifact = rel.tree.Held(), rel.manifest.Bytes()
+	}
+	if p.book != nil {
+		m.FetchMS, m.Bound = p.book.summary()
 	}
 	p.a.reports.put(m)
 }

@@ -145,7 +145,9 @@ func TestLiarIsDistrustedAndNothingBadIsStored(t *testing.T) {
 	r.leader.setGoal(goal(1, v1, func(g *starling.Goal) { g.Deploy.Targets = "" }))
 	honest.await(1, starling.MachineHealthy)
 	checkTree(t, honest, files)
-	eventually(t, 30*time.Second, "the liar is reported", func() bool { return slices.Contains(honest.report().Distrusted, "liar") })
+	eventually(t, 30*time.Second, "the liar is reported", func() bool {
+		return slices.ContainsFunc(honest.report().Distrusted, func(d starling.Distrust) bool { return d.Node == "liar" && !d.Cache && d.Reason != "" })
+	})
 }
 
 // lie answers links and claims to hold every chunk of an artifact.

@@ -257,9 +257,11 @@ func (r *region) machine(name string, edit ...func(*Config)) *machine {
 	m := &machine{r: r, node: machineNode(name), dir: filepath.Join(r.t.TempDir(), name), port: freePort(r.t)}
 	m.conf = Config{DataDir: m.dir, Env: map[string]string{"PORT": strconv.Itoa(m.port), "PATH": os.Getenv("PATH")},
 		Leader: r.leader, Members: r.roster, Verify: r.verify, Logger: slog.New(r.logs).With("node", name)}
+	m.conf.Node = m.node
 	for _, f := range edit {
 		f(&m.conf)
 	}
+	m.node = m.conf.Node
 	m.start()
 	r.t.Cleanup(m.stop)
 	return m

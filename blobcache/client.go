@@ -49,6 +49,8 @@ type Fetch struct {
 	Wait     time.Duration   // how long the peer may wait for the chunk to arrive, 30 s at most
 	// Unchecked leaves the check against Digest to the caller, who must not use the data before it.
 	Unchecked bool
+	// Answered, if not nil, is set to the time at which the first bytes of the chunk came.
+	Answered *time.Time
 }
 
 // Get fetches a chunk into buf, or a larger one if buf is too short, and checks it.
@@ -77,7 +79,13 @@ func (c *Client) fetch(ctx context.Context, addr string, f Fetch, buf []byte) ([
 			buf = make([]byte, size)
 		}
 		buf = buf[:size]
-		_, err := io.ReadFull(r, buf)
+		n, err := io.ReadAtLeast(r, buf, 1)
+		if f.Answered != nil {
+			*f.Answered = time.Now()
+		}
+		if err == nil {
+			_, err = io.ReadFull(r, buf[n:])
+		}
 		return err
 	})
 	if err != nil {
@@ -147,6 +155,20 @@ func (c *Client) PutManifest(ctx context.Context, addr string, artifact starling
 		return fmt.Errorf("put manifest %s to %s: %w", artifact.Short(), addr, err)
 	}
 	return nil
+}
+
+// GetAccount asks a machine how an artifact came to it; the answer is to be read by
+// starling.DecodeAccount. Only servers are told.
+func (c *Client) GetAccount(ctx context.Context, addr string, artifact starling.Digest) ([]byte, error) {
+	var account bytes.Buffer
+	err := c.exchange(ctx, addr, request{op: opGetAccount, digest: artifact}, nil, func(r io.Reader, size int) error {
+		_, err := io.CopyN(&account, r, int64(size))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("get account of %s from %s: %w", artifact.Short(), addr, err)
+	}
+	return account.Bytes(), nil
 }
 
 // exchange sends one request and has receive read what follows an OK response. A

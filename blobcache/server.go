@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,6 +28,9 @@ const (
 	maxCountedPeers  = 1_024            // pairs of region and role whose traffic is counted
 	defaultStreams   = 1_024
 	defaultBufferMiB = 256
+	// Machines let large writes wait for their turn behind chunks. Who asks why it is slow
+	// must not wait with them.
+	accountPieceBytes = 8 << 10
 )
 
 // ServerConfig says what a Server serves, and to whom.
@@ -37,6 +41,9 @@ type ServerConfig struct {
 	// forbidden.
 	Store          Store
 	VerifyManifest func(envelope []byte, artifact starling.Digest) error
+	// Account tells servers how an artifact came to this machine, in MaxAccountBytes of
+	// JSON at most. Nil, where there is no machine: ErrNotFound.
+	Account        func(artifact starling.Digest) ([]byte, error)
 	Logger         *slog.Logger
 	MaxStreams     int   // open at once; further ones are closed; 0: 1,024
 	MaxBufferBytes int64 // of chunks and envelopes in memory; 0: 256 MiB
@@ -45,7 +52,7 @@ type ServerConfig struct {
 // Server answers the blob protocol.
 //
 // Any node of the cluster may get and ask, a machine only in its own region; workers,
-// servers and caches may put. The certificate decides, not what the peer says.
+// servers and caches may put; servers alone may ask for accounts. The certificate decides, not what the peer says.
 type Server struct {
 	cfg     ServerConfig
 	buffers *buffers
@@ -142,6 +149,8 @@ func (s *Server) serveRequest(ctx context.Context, conn net.Conn, peer starling.
 		return s.getManifest(ctx, conn, q)
 	case opPutManifest:
 		return s.putManifest(ctx, conn, peer, q)
+	case opGetAccount:
+		return s.getAccount(ctx, conn, q)
 	default:
 		return fmt.Errorf("%w: operation %d", errProtocol, q.op)
 	}
@@ -167,6 +176,10 @@ func (s *Server) authorize(q request, peer starling.Identity) error {
 			return fmt.Errorf("%w: only workers, servers and caches may upload", starling.ErrForbidden)
 		case s.cfg.Store == nil:
 			return fmt.Errorf("%w: this node serves only", starling.ErrForbidden)
+		}
+	case opGetAccount:
+		if !peer.Has(starling.RoleServer) {
+			return fmt.Errorf("%w: accounts are for servers", starling.ErrForbidden)
 		}
 	default:
 		if !trusted && !(peer.Has(starling.RoleMachine) && peer.Region == s.cfg.Region) {
@@ -290,6 +303,30 @@ func (s *Server) getManifest(ctx context.Context, conn net.Conn, q request) erro
 		return respondError(conn, err)
 	}
 	return respond(conn, statusOK, envelope)
+}
+
+func (s *Server) getAccount(ctx context.Context, conn net.Conn, q request) error {
+	if s.cfg.Account == nil {
+		return respond(conn, statusMissing, nil)
+	}
+	if err := s.buffers.reserve(ctx, starling.MaxAccountBytes); err != nil {
+		return respondError(conn, err)
+	}
+	defer s.buffers.unreserve(starling.MaxAccountBytes)
+	account, err := s.cfg.Account(q.digest)
+	if err != nil {
+		return respondError(conn, err)
+	}
+	head := response{status: statusOK, size: uint32(len(account))}.encode()
+	if _, err := conn.Write(head[:]); err != nil {
+		return err
+	}
+	for piece := range slices.Chunk(account, accountPieceBytes) {
+		if _, err := conn.Write(piece); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func respond(conn net.Conn, st status, body []byte) error {

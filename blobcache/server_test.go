@@ -396,3 +396,54 @@ func TestTrafficIsCounted(t *testing.T) {
 		return server.OutBytes(app) == 2000
 	})
 }
+
+// Only servers are told how an artifact came to a machine, and nobody is told more than
+// an account may hold.
+func TestAccountsAreForServers(t *testing.T) {
+	n := newNetwork(t, false)
+	art, huge := starling.Digest{1}, starling.Digest{2}
+	startServer(n, func(c *ServerConfig) {
+		c.Account = func(d starling.Digest) ([]byte, error) {
+			switch d {
+			case art:
+				return []byte(`{"node":"machine-1"}`), nil
+			case huge:
+				return make([]byte, starling.MaxAccountBytes+1), nil
+			}
+			return nil, starling.ErrNotFound
+		}
+	})
+	ctx := within(t, 10*time.Second)
+	server := n.client(identity("us", "server-1", starling.RoleServer))
+	if got, err := server.GetAccount(ctx, "cache", art); err != nil || string(got) != `{"node":"machine-1"}` {
+		t.Errorf("account %q, %v", got, err)
+	}
+	if _, err := server.GetAccount(ctx, "cache", starling.Digest{3}); !errors.Is(err, starling.ErrNotFound) {
+		t.Errorf("an account of nothing: %v", err)
+	}
+	if _, err := server.GetAccount(ctx, "cache", huge); !errors.Is(err, errProtocol) {
+		t.Errorf("an account without end: %v", err)
+	}
+	for _, who := range []starling.Identity{worker, machine, identity("eu", "cache-1", starling.RoleCache)} {
+		if _, err := n.client(who).GetAccount(ctx, "cache", art); !errors.Is(err, starling.ErrForbidden) {
+			t.Errorf("%s got %v", who, err)
+		}
+	}
+}
+
+func TestFetchTellsWhenTheChunkCame(t *testing.T) {
+	n := newNetwork(t, false)
+	store, _ := startServer(n, nil)
+	d, data := chunkOf(t, 1, 900_000)
+	if err := store.Put(t.Context(), d, data); err != nil {
+		t.Fatal(err)
+	}
+	var answered time.Time
+	begun := time.Now()
+	if _, err := n.client(machine).Fetch(within(t, 10*time.Second), "cache", Fetch{Digest: d, Answered: &answered}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if answered.Before(begun) || answered.After(time.Now()) {
+		t.Errorf("answered at %s, asked at %s", answered, begun)
+	}
+}

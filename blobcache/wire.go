@@ -28,6 +28,7 @@ import (
 //	has   n, 1..4096      zero      n digests, 32 each      bitmap, bit i at byte i/8, lowest first
 //	getm  zero            artifact  -                       the envelope
 //	putm  size            artifact  the envelope            -
+//	geta  zero            artifact  -                       the account, JSON
 //
 // Other statuses are followed by a text for people, maxTextBytes at most. The role
 // says as what the caller acts, when its certificate allows several (0: any of
@@ -52,6 +53,7 @@ const (
 	opHas
 	opGetManifest
 	opPutManifest
+	opGetAccount op = 7
 )
 
 type status byte
@@ -117,7 +119,7 @@ func decodeRequest(b [requestBytes]byte) (request, error) {
 		limit = starling.MaxChunkBytes
 	case opHas:
 		limit = maxHasDigests
-	case opGetManifest:
+	case opGetManifest, opGetAccount:
 	case opPutManifest:
 		limit = artifact.MaxEnvelopeBytes
 	default:
@@ -168,6 +170,8 @@ func decodeResponse(b [responseBytes]byte, q request) (response, error) {
 			least = limit
 		case opGetManifest:
 			limit, least = artifact.MaxEnvelopeBytes, 1
+		case opGetAccount:
+			limit, least = starling.MaxAccountBytes, 1
 		}
 	}
 	if p.size < least || p.size > limit {

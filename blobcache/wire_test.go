@@ -15,7 +15,7 @@ import (
 func TestRequestRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		q := request{
-			op:   rapid.SampledFrom([]op{opGet, opPut, opHas, opGetManifest, opPutManifest}).Draw(t, "op"),
+			op:   rapid.SampledFrom([]op{opGet, opPut, opHas, opGetManifest, opPutManifest, opGetAccount}).Draw(t, "op"),
 			role: rapid.SampledFrom(roleCodes[:]).Draw(t, "role"),
 		}
 		copy(q.digest[:], rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "digest"))
@@ -50,6 +50,7 @@ func TestDecodeRequestRefuses(t *testing.T) {
 		"no digests":        func(b *[requestBytes]byte) { b[1], b[7] = byte(opHas), 0 },
 		"many digests":      func(b *[requestBytes]byte) { b[1], b[6] = byte(opHas), 0x20 },
 		"argument to getm":  func(b *[requestBytes]byte) { b[1] = byte(opGetManifest) },
+		"argument to geta":  func(b *[requestBytes]byte) { b[1] = byte(opGetAccount) },
 		"huge manifest":     func(b *[requestBytes]byte) { b[1], b[4] = byte(opPutManifest), 0xff },
 	} {
 		b := good
@@ -94,7 +95,7 @@ func FuzzTalk(f *testing.F) {
 	f.Add(append(ok[:], "abc"...))
 	f.Add(missing[:])
 	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, q := range []request{{op: opGet}, {op: opPut, arg: 1}, {op: opHas, arg: 20}, {op: opGetManifest}} {
+		for _, q := range []request{{op: opGet}, {op: opPut, arg: 1}, {op: opHas, arg: 20}, {op: opGetManifest}, {op: opGetAccount}} {
 			r := bytes.NewReader(b)
 			_, whole, err := talk(struct {
 				io.Reader

@@ -125,6 +125,19 @@ func (c *Client) Deployment(ctx context.Context, id string) (*starling.Deploymen
 	return fetch[*starling.Deployment](ctx, c, http.MethodGet, "/v1/deployments/"+url.PathEscape(id), nil, nil)
 }
 
+// Why explains a deployment. machine, if not empty, is asked how the artifact came to it;
+// region is needed only where several regions have a machine of that name.
+func (c *Client) Why(ctx context.Context, id, machine, region string) (*starling.Why, error) {
+	q := url.Values{}
+	if machine != "" {
+		q.Set("machine", machine)
+	}
+	if region != "" {
+		q.Set("region", region)
+	}
+	return fetch[*starling.Why](ctx, c, http.MethodGet, "/v1/deployments/"+url.PathEscape(id)+"/why?"+q.Encode(), nil, nil)
+}
+
 // Deployments lists deployments, newest first.
 func (c *Client) Deployments(ctx context.Context, f starling.DeploymentFilter) ([]*starling.Deployment, error) {
 	q := url.Values{}

@@ -33,6 +33,10 @@ type Config struct {
 	// Sign wraps manifest bytes in a signed envelope.
 	Sign func(manifest []byte) (envelope []byte, err error)
 
+	// Account asks the machine at a QUIC address how an artifact came to it, for
+	// starling.DecodeAccount. Nil: machines cannot be asked.
+	Account func(ctx context.Context, addr string, artifact starling.Digest) ([]byte, error)
+
 	// Replicas is how many caches hold each chunk; default 2.
 	Replicas int
 	// Settle is how long after the start the membership is not yet trusted to be
@@ -127,6 +131,7 @@ const (
 	retryMin             = 200 * time.Millisecond
 	retryMax             = 5 * time.Second
 	regionCallWithin     = 10 * time.Second // a call of another region: all attempts, a mirror batch's transfer included
+	accountWithin        = 5 * time.Second  // that a machine may take to give an account
 	maxReplayBytes       = 1 << 20          // of a request that may be sent again
 	idleConnFor          = time.Minute
 	idleConnsPerServer   = 16
@@ -137,6 +142,9 @@ const (
 	maxHoldsPerCache     = 16_384
 	maxCachesPerRegion   = 256
 	maxKeptPerReport     = 64
+	maxMachineBytes      = 1 << 44 // that a machine may say it moved for one goal
+	maxAccusedPerApp     = 256     // sources that machines distrust, counted one by one
+	maxAccusedNamed      = 1024    // of which the log told, in a term
 	maxRegions           = 64
 	maxServersPerRegion  = 32
 	maxPeerHeaderBytes   = 4 << 10

@@ -278,7 +278,7 @@ func (c *deciding) checkpoint(t tally) {
 }
 
 func sameCounts(a, b starling.Counts) bool {
-	return slices.Equal(a.Samples, b.Samples) && a.Target == b.Target && a.Staged == b.Staged &&
+	return slices.Equal(a.Samples, b.Samples) && slices.Equal(a.Distrusted, b.Distrusted) && a.Target == b.Target && a.Staged == b.Staged &&
 		a.Due == b.Due && a.Healthy == b.Healthy && a.Failed == b.Failed && a.Absent == b.Absent
 }
 

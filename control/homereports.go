@@ -36,7 +36,7 @@ func (b *homeBoard) record(r starling.RegionReport, at time.Time) {
 		case c < 0, c == 0 && r.Revision < old.Revision:
 			return
 		case c == 0:
-			r.Bytes = maxBytes(r.Bytes, old.Bytes)
+			r.Bytes = r.Bytes.Max(old.Bytes)
 		}
 	}
 	regions[r.Region] = Report{RegionReport: r, At: at}

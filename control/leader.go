@@ -31,6 +31,7 @@ type term struct {
 
 	leasing chan struct{}        // holds one token: job leases are proposed one at a time
 	kick    chan struct{}        // asks the decide loop for another look
+	named   namedOnce            // sources that the log has called distrusted
 	refused map[string]time.Time // decisions not to repeat before a time; decide loop only
 }
 
@@ -198,17 +199,23 @@ func (t *term) observe(v raftfsm.View, now time.Time) Observations {
 			t.home.record(r, now)
 		}
 	}
-	o := Observations{
+	return Observations{
 		Now: now, Since: t.since,
 		Heard:   t.jobs.lastHeard(active),
 		Reports: t.home.keep(active),
+		Workers: t.s.liveWorkers(),
 	}
-	for _, n := range t.s.cfg.Members.Members() {
+}
+
+// liveWorkers counts the workers of this region.
+func (s *Server) liveWorkers() int {
+	workers := 0
+	for _, n := range s.cfg.Members.Members() {
 		if n.Alive && n.Has(starling.RoleWorker) {
-			o.Workers++
+			workers++
 		}
 	}
-	return o
+	return workers
 }
 
 // proposeAll commits decisions, but for those refused a moment ago: the state would

@@ -112,14 +112,22 @@ func (b *machineBoard) record(goal *starling.Goal, r starling.MachineReport, at 
 	}
 	r.Reason = clip(r.Reason, starling.MaxReasonBytes)
 	r.Kept = r.Kept[:min(len(r.Kept), maxKeptPerReport)]
-	r.Distrusted = r.Distrusted[:min(len(r.Distrusted), maxKeptPerReport)]
+	r.Distrusted = plainDistrust(r.Distrusted)
+	if !r.Bytes.Within(maxMachineBytes) {
+		r.Bytes = starling.Bytes{} // nonsense must not spoil the sums
+	}
+	r.FetchMS = max(0, r.FetchMS)
+	if !r.Bound.Valid() {
+		r.Bound = ""
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if _, ok := slices.BinarySearchFunc(b.nodes, r.Node, compareNodeName); !ok {
 		return false, fmt.Errorf("machine %.80q is not in gossip yet: %w", r.Node, starling.ErrUnavailable)
 	}
 	e := b.entry(goal.App, r.Node)
-	changed := e.report.State != r.State || e.report.Generation != r.Generation || e.report.Bytes != r.Bytes
+	changed := e.report.State != r.State || e.report.Generation != r.Generation || e.report.Bytes != r.Bytes ||
+		!slices.Equal(e.report.Distrusted, r.Distrusted)
 	e.report, e.at = r, at
 	if t := b.tallies[goal.App]; t != nil && changed {
 		t.fresh = false
@@ -196,6 +204,7 @@ func (b *machineBoard) target(goal *starling.Goal) *machineTally {
 func (t *machineTally) recount(region string, gen starling.Generation) {
 	c := starling.Counts{Target: len(t.targets), Absent: t.absent}
 	var sum starling.Bytes
+	accused := map[starling.Distrust]*starling.Accused{}
 	for _, m := range t.targets {
 		r := &m.entry.report
 		if m.due {
@@ -205,6 +214,10 @@ func (t *machineTally) recount(region string, gen starling.Generation) {
 			continue
 		}
 		sum = sum.Add(r.Bytes)
+		countAccused(accused, region, r)
+		if r.FetchMS > 0 {
+			c.Slowest = starling.SlowestOf(append(c.Slowest, starling.SlowMachine{Node: r.Node, Region: region, FetchMS: r.FetchMS, Bound: r.Bound}))
+		}
 		switch r.State {
 		case starling.MachineStaged, starling.MachineActivating:
 			c.Staged++
@@ -223,6 +236,10 @@ func (t *machineTally) recount(region string, gen starling.Generation) {
 			}
 		}
 	}
+	for _, a := range accused {
+		c.Distrusted = append(c.Distrusted, *a)
+	}
+	c.Distrusted = starling.MergeAccused(c.Distrusted)
 	sum.New, sum.WAN = 0, 0 // not a machine's to say
 	t.counts, t.bytes = c, sum
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -44,6 +45,7 @@ func (s *Server) routes() http.Handler {
 		rpc.RouteWants:          {role: starling.RoleCache, atLeader: true, serve: s.serveWants},
 		rpc.RouteCacheReport:    {role: starling.RoleCache, atLeader: true, serve: s.serveCacheReport},
 		rpc.RouteMirror:         {role: starling.RoleServer, foreign: true, atLeader: true, serve: s.serveMirror},
+		rpc.RouteAccount:        {role: starling.RoleServer, foreign: true, serve: s.serveAccount},
 		rpc.RouteRegionReports:  {role: starling.RoleServer, foreign: true, atLeader: true, serve: s.serveRegionReports},
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -235,6 +237,7 @@ func (s *Server) serveMachineReports(w http.ResponseWriter, r *http.Request, c *
 			return err
 		}
 		changed = changed || news
+		c.term.accuse(reports[i].Node, reports[i].Distrusted)
 	}
 	if changed {
 		c.term.poke()
@@ -294,16 +297,15 @@ func checkReport(r *starling.RegionReport) error {
 			return starling.Invalidf("reports", "%d is negative", n)
 		}
 	}
-	for _, n := range []int64{b.Artifact, b.New, b.WAN, b.CacheOut, b.Peer, b.Local} {
-		if n < 0 {
-			return starling.Invalidf("reports.bytes", "%d is negative", n)
-		}
+	if !b.Within(math.MaxInt64) {
+		return starling.Invalidf("reports.bytes", "%+v: a count is negative", *b)
 	}
 	c.Samples = c.Samples[:min(len(c.Samples), starling.MaxFailureSamples)]
 	for i := range c.Samples {
 		f := &c.Samples[i]
 		f.Region, f.Node, f.Reason = r.Region, clip(f.Node, 63), clip(f.Reason, starling.MaxReasonBytes)
 	}
+	checkNamed(r)
 	return nil
 }
 

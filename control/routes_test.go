@@ -67,6 +67,7 @@ func TestWhoMayCallWhat(t *testing.T) {
 		{rpc.RouteComplete, "{}", []*starling.Node{&usWorker}},
 		{rpc.RouteFail, "{}", []*starling.Node{&usWorker}},
 		{rpc.RouteMirror, "", []*starling.Node{&usServer, &euServer}},
+		{rpc.RouteAccount + "?machine=m0", "", []*starling.Node{&usServer, &euServer}},
 		{rpc.RouteRegionReports, "[]", []*starling.Node{&usServer, &euServer}},
 	}
 	for _, tt := range tests {

@@ -52,21 +52,14 @@ func (c *deciding) tally() tally {
 	if !t.known { // nothing better than the last checkpoint
 		t.counts = c.dep.Machines
 	}
-	t.bytes = maxBytes(t.bytes, c.dep.Bytes)
+	t.counts.Distrusted = starling.KeepAccused(t.counts.Distrusted, c.dep.Machines.Distrusted)
+	t.bytes = t.bytes.Max(c.dep.Bytes) // sums do not fall when a reporter lost its memory
 	return t
 }
 
 func takesAll(dep *starling.Deployment) bool {
 	g := dep.Spec.Deploy.Strategy.Gate
 	return g != starling.GateEach && g != starling.GateQuorum
-}
-
-// maxBytes keeps sums from falling when a reporter lost its memory.
-func maxBytes(a, b starling.Bytes) starling.Bytes {
-	return starling.Bytes{
-		Artifact: max(a.Artifact, b.Artifact), New: max(a.New, b.New), WAN: max(a.WAN, b.WAN),
-		CacheOut: max(a.CacheOut, b.CacheOut), Peer: max(a.Peer, b.Peer), Local: max(a.Local, b.Local),
-	}
 }
 
 // tooManyFailed judges once every region has spoken, for a share of the machines

@@ -138,6 +138,24 @@ func TestClientSpeaksTheAPI(t *testing.T) {
 
 	d, err := c.Submit(ctx, starling.Submission{App: "hello", SHA: sha, IdempotencyKey: "k"})
 	check(err)
+	why, err := c.Why(ctx, d.ID, "", "")
+	check(err)
+	if len(why.WaitsFor) != 1 || why.Account != nil {
+		t.Errorf("why: %+v", why)
+	}
+	why, err = c.Why(ctx, d.ID, "m1", "r1")
+	check(err)
+	if why.Account == nil || len(why.Account.Sources) != 1 || why.Account.Sources[0].Bytes != 7 {
+		t.Errorf("why of m1: %+v", why)
+	}
+	for _, bad := range [][2]string{{"M 1", ""}, {"m1", "../r1"}, {"", "r1"}} {
+		if _, err := c.Why(ctx, d.ID, bad[0], bad[1]); !starling.IsInvalid(err) {
+			t.Errorf("why of %q: %v", bad, err)
+		}
+	}
+	if _, err := c.Why(ctx, d.ID, "m9", ""); !errors.Is(err, starling.ErrNotFound) {
+		t.Errorf("why of a machine that is not there: %v", err)
+	}
 	again, err := c.Submit(ctx, starling.Submission{App: "hello", SHA: sha, IdempotencyKey: "k"})
 	check(err)
 	if d.ID != again.ID || d.Actor != "anonymous" || d.Phase != starling.PhaseQueued {

@@ -13,6 +13,7 @@ import (
 type Backend interface {
 	Apps
 	Deployments
+	Explainer
 	Artifacts
 	ACL
 	Cluster
@@ -51,6 +52,13 @@ type Deployments interface {
 	Act(ctx context.Context, actor, id string, a starling.Action) (*starling.Deployment, error)
 	// BuildLog returns what there is from offset on; it waits a while for more if there is none yet.
 	BuildLog(ctx context.Context, id string, offset int64) (starling.LogPart, error)
+}
+
+// Explainer tells why things take as long as they do.
+type Explainer interface {
+	// Why explains a deployment. machine, if not empty, is asked how the artifact came to
+	// it; with region empty it is looked for in all regions that take part.
+	Why(ctx context.Context, id, machine, region string) (*starling.Why, error)
 }
 
 // Artifacts stores and serves artifacts through the region's caches.

@@ -119,6 +119,21 @@ func (b *backend) Act(_ context.Context, actor, id string, a starling.Action) (*
 	return r.Deployment, err
 }
 
+func (b *backend) Why(_ context.Context, id, machine, region string) (*starling.Why, error) {
+	d, ok := b.Deployment(id)
+	if !ok {
+		return nil, fmt.Errorf("deployment %s: %w", id, starling.ErrNotFound)
+	}
+	w := &starling.Why{Deployment: id, Phase: d.Phase, WaitsFor: []string{"no worker had a free slot"}, Regions: []starling.RegionWhy{}}
+	switch {
+	case machine == "m1":
+		w.Account = &starling.Account{Node: machine, Region: b.region, Sources: []starling.SourceAccount{{Name: "m2", Kind: starling.SourceRack, Bytes: 7}}}
+	case machine != "":
+		return nil, fmt.Errorf("machine %s of region %q: %w", machine, region, starling.ErrNotFound)
+	}
+	return w, nil
+}
+
 func (b *backend) writeLog(id, text string, ended bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -47,6 +47,12 @@ type (
 	deploymentAct struct {
 		ID string `path:"id"`
 	}
+	whyRead struct {
+		ID      string `path:"id"`
+		Machine string `query:"machine" doc:"Also ask this machine how the artifact came to it, chunk by chunk"`
+		Region  string `query:"region" doc:"Of the machine, where several regions have one of its name"`
+		Stale
+	}
 	submitWrite struct {
 		Key string `header:"Idempotency-Key" doc:"Makes a retry safe; 128 bytes at most"`
 	}
@@ -75,6 +81,10 @@ func (a *api) registerDeployments() {
 		method: http.MethodGet, path: "/v1/deployments/{id}/logs", id: "get-build-log", summary: "Read or follow a deployment's build log",
 		role: starling.ACLViewer, place: atDeployment,
 	}, a.buildLog)
+	register(a, route{
+		method: http.MethodGet, path: "/v1/deployments/{id}/why", id: "explain-deployment", summary: "Tell what a deployment waits for, where its bytes came from, and what bounded a machine",
+		role: starling.ACLViewer, place: atDeployment,
+	}, a.why)
 	for action, role := range map[starling.Action]starling.ACLRole{
 		starling.ActionCancel:  starling.ACLDeployer,
 		starling.ActionApprove: starling.ACLApprover,
@@ -183,6 +193,25 @@ func (a *api) act(ctx context.Context, id string, action starling.Action) (*answ
 		return nil, err
 	}
 	return &answer[deploymentDoc]{a.Backend.Leader().Index, document(d)}, nil
+}
+
+func (a *api) why(ctx context.Context, in *whyRead) (*answer[*starling.Why], error) {
+	for field, name := range map[string]string{"machine": in.Machine, "region": in.Region} {
+		if name == "" {
+			continue
+		}
+		if err := starling.CheckName(field, name); err != nil {
+			return nil, err
+		}
+	}
+	if in.Region != "" && in.Machine == "" {
+		return nil, starling.Invalidf("machine", "is missing: a region is that of a machine")
+	}
+	w, err := a.Backend.Why(ctx, in.ID, in.Machine, in.Region)
+	if err != nil {
+		return nil, err
+	}
+	return &answer[*starling.Why]{a.Backend.Leader().Index, w}, nil
 }
 
 // buildLog streams a log as text. An error after the first byte can only end the

@@ -1,6 +1,7 @@
 package raftfsm
 
 import (
+	"math"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -91,14 +92,25 @@ func checkCounts(c *starling.Counts) error {
 		s.Node, s.Region = clip(s.Node, MaxIDBytes), clip(s.Region, MaxIDBytes)
 		s.Reason = clip(s.Reason, starling.MaxReasonBytes)
 	}
+	if len(c.Distrusted) > starling.MaxAccusedSamples || len(c.Slowest) > starling.MaxSlowestMachines {
+		return starling.Invalidf("counts", "%d distrusted, %d slowest: more than %d, %d",
+			len(c.Distrusted), len(c.Slowest), starling.MaxAccusedSamples, starling.MaxSlowestMachines)
+	}
+	for i := range c.Distrusted {
+		d := &c.Distrusted[i]
+		d.Node, d.Region, d.By = clip(d.Node, MaxIDBytes), clip(d.Region, MaxIDBytes), clip(d.By, MaxIDBytes)
+		d.Reason = clip(d.Reason, starling.MaxDistrustBytes)
+	}
+	for i := range c.Slowest {
+		m := &c.Slowest[i]
+		m.Node, m.Region, m.Bound = clip(m.Node, MaxIDBytes), clip(m.Region, MaxIDBytes), starling.Bound(clip(string(m.Bound), MaxIDBytes))
+	}
 	return nil
 }
 
 func checkBytes(b starling.Bytes) error {
-	for _, n := range []int64{b.Artifact, b.New, b.WAN, b.CacheOut, b.Peer, b.Local} {
-		if n < 0 {
-			return starling.Invalidf("bytes", "%d is negative", n)
-		}
+	if !b.Within(math.MaxInt64) {
+		return starling.Invalidf("bytes", "%+v: a count is negative", b)
 	}
 	return nil
 }

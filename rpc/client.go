@@ -90,6 +90,17 @@ func (c *Client) ReportRegion(ctx context.Context, reports []starling.RegionRepo
 	return c.call(ctx, RouteRegionReports, "", nil, reports, nil)
 }
 
+// Account returns how an artifact came to a machine of the called region. ErrNotFound:
+// there is no such machine, or it does not know.
+func (c *Client) Account(ctx context.Context, machine string, artifact starling.Digest) (*starling.Account, error) {
+	var out starling.Account
+	err := c.call(ctx, RouteAccount, "", url.Values{"machine": {machine}, "artifact": {artifact.String()}}, nil, &out)
+	if err != nil {
+		return nil, err
+	}
+	return &out, nil
+}
+
 func blocking(index uint64, wait time.Duration) url.Values {
 	return url.Values{"index": {strconv.FormatUint(index, 10)}, "wait": {min(wait, MaxWait).String()}}
 }

@@ -19,6 +19,7 @@ const (
 	RouteWants          = "GET /rpc/v1/wants"                // leader; callers: cache; ?index=&wait=
 	RouteCacheReport    = "POST /rpc/v1/cache/report"        // leader; callers: cache
 	RouteMirror         = "GET /rpc/v1/mirror"               // leader; callers: server of any region; ?index=&wait=
+	RouteAccount        = "GET /rpc/v1/account"              // any server; callers: server of any region; ?machine=&artifact=
 	RouteRegionReports  = "POST /rpc/v1/regions/reports"     // leader; callers: server of any region
 )
 

@@ -170,13 +170,14 @@ app "hello" {
 		t.Errorf("the build log: %q", log)
 	}
 	for _, args := range [][]string{
-		{"status"}, {"status", d.ID}, {"status", "--all"}, {"app", "list"}, {"app", "show", "hello"}, {"artifact", "list"},
+		{"status"}, {"status", d.ID}, {"why", d.ID}, {"why", d.ID, "--machine", "one"}, {"status", "--all"}, {"app", "list"}, {"app", "show", "hello"}, {"artifact", "list"},
 		{"artifact", "inspect", d.Artifact.String()}, {"node", "status"}, {"server", "members"}, {"region", "list"},
 	} {
 		if out := mustCLI(t, args...); len(out) < 10 {
 			t.Errorf("starling %s prints %q", strings.Join(args, " "), out)
 		}
 	}
+	checkWhy(t, d.ID)
 	if _, errs, code := cli(t, "deploy", "hello", "--sha", r.commit(release("v2", false))); code != exitFailed {
 		t.Errorf("a broken release: exit %d: %s", code, errs)
 	}
@@ -189,6 +190,31 @@ app "hello" {
 	t.Setenv("STARLING_TOKEN", deployer.Secret)
 	if _, _, code := cli(t, "app", "list"); code != exitFailed {
 		t.Error("a revoked token still works")
+	}
+}
+
+// checkWhy asks a machine how a release came to it.
+func checkWhy(t *testing.T, id string) {
+	t.Helper()
+	var w starling.Why
+	if err := json.Unmarshal([]byte(mustCLI(t, "why", id, "--machine", "one", "--json")), &w); err != nil {
+		t.Fatal(err)
+	}
+	a := w.Account
+	switch {
+	case a == nil || a.Node != "one" || a.Region != "here" || a.EndedAt.IsZero():
+		t.Errorf("account %+v", a)
+	case a.Bytes.CacheOut == 0 || a.Bytes.Artifact == 0 || len(a.Trace.Chunk) != a.Chunks || len(a.Sources) != 1 || a.Sources[0].Kind != starling.SourceCache:
+		t.Errorf("account %+v", a)
+	}
+	if list := mustCLI(t, "why", id, "--machine", "one", "--chunks"); !strings.Contains(list, "caches") {
+		t.Errorf("chunks: %s", list)
+	}
+	if _, errs, code := cli(t, "why", id, "--machine", "nobody"); code != exitFailed || !strings.Contains(errs, "nobody") {
+		t.Errorf("why of nobody: exit %d: %s", code, errs)
+	}
+	if _, _, code := cli(t, "why", id, "--chunks"); code != exitUsage {
+		t.Errorf("chunks of no machine: exit %d", code)
 	}
 }
 

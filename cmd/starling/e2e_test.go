@@ -36,6 +36,17 @@ func TestWholeWay(t *testing.T) {
 		}
 	}
 
+	// Any server asks any machine, wherever it is.
+	for _, m := range c.w.WithRole(starling.RoleMachine) {
+		y, err := far.Why(t.Context(), v1.ID, m.Name, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a := y.Account; a.Region != m.Region || a.Bytes.CacheOut+a.Bytes.Peer < v1.Bytes.Artifact || a.EndedAt.IsZero() {
+			t.Errorf("%s: %+v", m.Name, a)
+		}
+	}
+
 	// Submitted in the other region, which passes it on to the home.
 	v2sha := r.commit(release("v2", true))
 	c.deploy(far, "hello", v2sha, starling.PhaseSucceeded)

@@ -75,7 +75,7 @@ func newRoot() *cobra.Command {
 	})
 	root.AddCommand(
 		agentCommand(), devCommand(),
-		appCommand(), deployCommand(), statusCommand(), logsCommand(), rollbackCommand(),
+		appCommand(), deployCommand(), statusCommand(), whyCommand(), logsCommand(), rollbackCommand(),
 		actionCommand(starling.ActionCancel, "End a deployment under way; its tokens are fenced when this returns"),
 		actionCommand(starling.ActionApprove, "Let a deployment that awaits approval roll out"),
 		actionCommand(starling.ActionPause, "Stop a roll-out at its present wave"),

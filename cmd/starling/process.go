@@ -31,8 +31,9 @@ type process struct {
 	blobs       *blobcache.Client // any cache or machine
 	caches      *blobcache.Region // the caches of this region as one
 
-	public   net.Listener     // the HTTP API's; servers only
-	releases blobcache.Source // what the machine role holds, for the cache role to serve
+	public   net.Listener                          // the HTTP API's; servers only
+	releases blobcache.Source                      // what the machine role holds, for the cache role to serve
+	account  func(starling.Digest) ([]byte, error) // and how it came here
 }
 
 // newProcess opens the ports, HTTP first so that the gossip can tell its address.

@@ -28,7 +28,7 @@ func (p *process) runCache(ctx context.Context, g *errgroup.Group) error {
 		source = both{store: store, releases: p.releases}
 	}
 	server := blobcache.NewServer(blobcache.ServerConfig{
-		Region: p.cfg.Region, Source: source, Store: store, Logger: log,
+		Region: p.cfg.Region, Source: source, Store: store, Account: p.account, Logger: log,
 		VerifyManifest: func(envelope []byte, artifact starling.Digest) error {
 			_, _, err := p.verify(envelope, artifact)
 			return err

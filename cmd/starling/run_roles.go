@@ -61,7 +61,7 @@ func (p *process) runMachine(ctx context.Context, g *errgroup.Group) error {
 	if err != nil {
 		return err
 	}
-	p.releases = a.Source()
+	p.releases, p.account = a.Source(), a.Account
 	g.Go(func() error { return a.Run(ctx) })
 	return nil
 }

@@ -51,7 +51,7 @@ func (p *process) runServer(ctx context.Context, g *errgroup.Group) error {
 	server, err := control.New(control.Config{
 		Region: p.cfg.Region, Name: p.cfg.Name,
 		Raft: raft, FSM: fsm, Members: p.pool, Blobs: p.caches,
-		Regions: p.cfg.Regions, DialControl: p.dialControl, Sign: p.sign,
+		Regions: p.cfg.Regions, DialControl: p.dialControl, Sign: p.sign, Account: p.blobs.GetAccount,
 		Replicas: p.replicas(), Metrics: metrics, Logger: p.log.With("part", "control"),
 	})
 	if err != nil {
