@@ -121,7 +121,7 @@ type Bytes struct {
 	WAN      int64 `json:"wan"`       // between regions
 	CacheOut int64 `json:"cache_out"` // from caches to machines
 	Peer     int64 `json:"peer"`      // from machine to machine
-	Local    int64 `json:"local"`     // cloned from releases that machines already held
+	Local    int64 `json:"local"`     // taken from releases that machines already held
 }
 
 // Add returns the sum of what moved, keeping b's artifact size.

@@ -74,7 +74,7 @@ func (a *Agent) serveBlobs(ctx context.Context) error {
 	}
 	server := blobcache.NewServer(blobcache.ServerConfig{
 		Region: a.conf.Node.Region, Source: a.Source(), Logger: a.log,
-		MaxStreams: maxServeStreams, MaxBufferBytes: maxServeBufferBytes,
+		MaxStreams: maxServeStreams, MaxBufferBytes: maxServeBufferBytes, Patcher: a.flock.patcher,
 	})
 	slots := semaphore.NewWeighted(swarm.UploadSlots)
 	limit := newLimiter(a.conf.UploadBytesPerSecond)

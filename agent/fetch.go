@@ -19,6 +19,7 @@ const chunkTimeout = 2 * time.Minute
 // blobs fetches from the blob server of a cache or a machine; *blobcache.Client does.
 type blobs interface {
 	Fetch(ctx context.Context, addr string, f blobcache.Fetch, buf []byte) ([]byte, error)
+	FetchPatch(ctx context.Context, addr string, f blobcache.Fetch, bases []starling.Digest, buf []byte) (blobcache.Patch, error)
 	GetManifest(ctx context.Context, addr string, artifact starling.Digest) ([]byte, error)
 }
 
@@ -50,11 +51,12 @@ func (f *flock) fetch(q swarm.Request) {
 	f.fetches[q] = c
 	d.workers++
 	d.fetching++
+	job := bringing{rel: d.rel, older: d.older, from: f.blobs, addr: n.Addr, pool: f.buffers, patcher: f.patcher}
 	f.run.work(func() {
 		defer cancel()
 		began := time.Now()
-		places, remote, err := d.rel.bring(ctx, f.blobs, f.buffers, n.Addr, q.Chunk)
-		f.run.post(chunkFetched{f: f, d: d, c: c, q: q, places: places, remote: remote, err: err, took: time.Since(began)})
+		got, err := job.bring(ctx, q.Chunk)
+		f.run.post(chunkFetched{f: f, d: d, c: c, q: q, brought: got, err: err, took: time.Since(began)})
 	})
 }
 
@@ -65,40 +67,77 @@ func (f *flock) cancelFetch(q swarm.Request) {
 	}
 }
 
-// bring fetches chunk i from addr and writes it wherever it belongs. remote tells
-// that an error is the other side's or the network's.
-func (r *release) bring(ctx context.Context, from blobs, pool *buffers, addr string, i int) (places []int, remote bool, err error) {
-	c := r.manifest.Chunks[i]
-	buf := pool.get(c.Size)
-	defer pool.put(buf)
-	// WriteChunk checks it, before anything is written.
-	data, err := from.Fetch(ctx, addr, blobcache.Fetch{Digest: c.Digest, Artifact: r.artifact, Unchecked: true}, buf)
+// bringing is what it takes to bring a chunk of rel from addr.
+type bringing struct {
+	rel     *release
+	older   *older // nil: none
+	from    blobs
+	addr    string
+	pool    *buffers
+	patcher *blobcache.Patcher
+}
+
+// brought is what came of it.
+type brought struct {
+	places []int // the chunks that are held now
+	moved  int64 // bytes that came over the network
+	remote bool  // an error is the other side's or the network's
+}
+
+// bring fetches chunk i, as a patch against older ones if that is less, and writes it
+// wherever it belongs.
+func (b *bringing) bring(ctx context.Context, i int) (got brought, err error) {
+	c := b.rel.manifest.Chunks[i]
+	buf := b.pool.get(c.Size)
+	defer b.pool.put(buf)
+	want := blobcache.Fetch{Digest: c.Digest, Artifact: b.rel.artifact, Unchecked: true}
+	got.remote = true
+	patch, err := b.from.FetchPatch(ctx, b.addr, want, b.older.bases(i), buf)
 	if err != nil {
-		return nil, true, err
+		return got, err
+	}
+	got.moved = int64(len(patch.Data))
+	data := patch.Data
+	if len(patch.Bases) > 0 {
+		whole := b.pool.get(c.Size)
+		defer b.pool.put(whole)
+		var sound bool
+		data, sound, err = b.patcher.Apply(ctx, b.older.read, c, patch.Bases, patch.Data, whole)
+		if err != nil && !sound { // the disk has lost a base: without it, then
+			patch.Bases = nil
+			data, err = b.from.Fetch(ctx, b.addr, want, buf)
+			got.moved += int64(len(data))
+		}
+		if err != nil {
+			return got, err
+		}
 	}
 	if len(data) != c.Size {
-		return nil, true, fmt.Errorf("chunk %s: %d bytes for %d: %w", c.Digest.Short(), len(data), c.Size, starling.ErrCorrupt)
+		return got, fmt.Errorf("chunk %s: %d bytes for %d: %w", c.Digest.Short(), len(data), c.Size, starling.ErrCorrupt)
 	}
-	for _, p := range r.places(i) {
-		if err := r.tree.WriteChunk(p, data); err != nil {
-			return places, errors.Is(err, starling.ErrCorrupt), err
+	for _, p := range b.rel.places(i) { // WriteChunk checks data, before anything is written
+		if err := b.rel.tree.WriteChunk(p, data); err != nil {
+			got.remote = errors.Is(err, starling.ErrCorrupt)
+			return got, err
 		}
-		places = append(places, p)
+		got.places = append(got.places, p)
 	}
-	return places, false, nil
+	if len(patch.Bases) > 0 {
+		b.patcher.Remember(c.Digest, patch.Bases, patch.Data)
+	}
+	return got, nil
 }
 
 // chunkFetched ends the worker of one Fetch.
 type chunkFetched struct {
 	light
-	f      *flock
-	d      *download
-	c      *chunkFetch
-	q      swarm.Request
-	places []int
-	remote bool
-	err    error
-	took   time.Duration
+	f *flock
+	d *download
+	c *chunkFetch
+	q swarm.Request
+	brought
+	err  error
+	took time.Duration
 }
 
 func (e chunkFetched) apply() {
@@ -110,12 +149,12 @@ func (e chunkFetched) apply() {
 	d.workers--
 	d.fetching--
 	if e.err == nil {
-		size := int64(d.rel.manifest.Chunks[q.Chunk].Size)
 		if q.Origin {
-			d.bytes.CacheOut += size
+			d.bytes.CacheOut += e.moved
 		} else {
-			d.bytes.Peer += size
+			d.bytes.Peer += e.moved
 		}
+		d.bytes.Local += max(0, int64(d.rel.manifest.Chunks[q.Chunk].Size)-e.moved) // what a patch took from older chunks
 	}
 	if d.ended {
 		d.closed()

@@ -37,7 +37,9 @@ func (e *Encoder) Encode(dst, base, target []byte, limit int) ([]byte, bool) {
 	for at := 0; at+windowBytes <= len(target); {
 		from, n := e.match(base, target, at, w.next+at-w.done)
 		if n == 0 {
-			at += step(at - w.done)
+			if at += step(at - w.done); len(w.out)+at-w.done > w.room+windowBytes {
+				return dst, false // not worth going on
+			}
 			continue
 		}
 		back := commonBack(base[:from], target[w.done:at])
