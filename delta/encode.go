@@ -14,6 +14,7 @@ const (
 	windowBytes  = 16 // what the index compares by hash
 	minCopyBytes = 24 // a shorter match found by the index costs about what it saves
 	minSlotBits  = 10
+	lateBytes    = windowBytes + strideBytes*maxStepBytes // how late a match may be found
 	maxStepBytes = 15 // see step
 	tagBits      = 12 // of a slot: more of the hash, so that the base is seldom looked at in vain
 )
@@ -37,7 +38,7 @@ func (e *Encoder) Encode(dst, base, target []byte, limit int) ([]byte, bool) {
 	for at := 0; at+windowBytes <= len(target); {
 		from, n := e.match(base, target, at, w.next+at-w.done)
 		if n == 0 {
-			if at += step(at - w.done); len(w.out)+at-w.done > w.room+windowBytes {
+			if at += step(at - w.done); len(w.out)+at-w.done > w.room+lateBytes {
 				return dst, false // not worth going on
 			}
 			continue
