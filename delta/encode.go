@@ -15,8 +15,8 @@ const (
 	minCopyBytes = 24 // a shorter match found by the index costs about what it saves
 	minSlotBits  = 10
 	lateBytes    = windowBytes + strideBytes*maxStepBytes // how late a match may be found
-	maxStepBytes = 15 // see step
-	tagBits      = 12 // of a slot: more of the hash, so that the base is seldom looked at in vain
+	maxStepBytes = 15                                     // see step
+	tagBits      = 12                                     // of a slot: more of the hash, so that the base is seldom looked at in vain
 )
 
 // Encoder makes patches. It keeps its index, of 512 KiB for each MiB of base at most,
