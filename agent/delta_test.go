@@ -2,14 +2,21 @@ package agent
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"testing"
 
 	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/artifact"
+	"github.com/starlingdeploy/starling/blobcache"
+	"github.com/starlingdeploy/starling/delta"
 )
 
 // deltaBytes is the size of the artifacts of TestDeltas; STARLING_DELTA_BYTES sets another.
@@ -86,5 +93,160 @@ func TestDeltas(t *testing.T) {
 			t.Errorf("%s: %d bytes left the cache, want %d at most", step.name, out, step.most)
 		}
 		t.Logf("%s: %.2f %% of the artifact left the cache", step.name, 100*float64(out)/float64(size))
+	}
+}
+
+// TestNewcomerIsServedByThoseWithTheOldRelease: machines that hold only the release
+// before give a machine with nothing on disk what the new one shares with it.
+func TestNewcomerIsServedByThoseWithTheOldRelease(t *testing.T) {
+	t.Parallel()
+	r := newRegion(t)
+	r.startCache()
+	machines := []*machine{r.machine("m1"), r.machine("m2"), r.machine("m3")}
+	const size = 40 << 20
+	big := noise(3, size)
+	r.leader.setGoal(goal(1, r.push(map[string][]byte{"big": big})))
+	for _, m := range machines {
+		m.await(1, starling.MachineHealthy)
+	}
+	before := r.bytesOut()
+	newcomer := r.machine("m4")
+	changed := size / 8
+	copy(big, noise(4, changed)) // the rest is as it was
+	files := map[string][]byte{"big": big}
+	r.leader.setGoal(goal(2, r.push(files)))
+	for _, m := range append(machines, newcomer) {
+		m.await(2, starling.MachineHealthy)
+		checkTree(t, m, files)
+	}
+	b := newcomer.report().Bytes
+	if b.Local != 0 || b.CacheOut+b.Peer < b.Artifact || b.Peer < size-int64(changed) {
+		t.Errorf("the newcomer counts %+v", b)
+	}
+	if out := r.bytesOut() - before; out > int64(changed)*3/2 {
+		t.Errorf("%d bytes left the cache for a change of %d", out, changed)
+	}
+}
+
+// makeRelease lays out a release of one file, with all its chunks or none, and returns
+// its chunks' data.
+func makeRelease(t *testing.T, dir appDir, content []byte, whole bool) (*release, map[starling.Digest][]byte) {
+	t.Helper()
+	src := t.TempDir()
+	if err := os.WriteFile(filepath.Join(src, "big"), content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	chunks := map[starling.Digest][]byte{}
+	m, err := artifact.Pack(t.Context(), root, func(p artifact.Piece) error {
+		chunks[p.Digest] = bytes.Clone(p.Data)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	payload, err := m.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rel, err := createRelease(dir, starling.DigestOf(payload), m, payload, []byte("envelope"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := rel.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	for i := range m.Chunks {
+		if whole {
+			if err := rel.tree.WriteChunk(i, chunks[m.Chunks[i].Digest]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if whole {
+		if err := rel.tree.Finish(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return rel, chunks
+}
+
+// patching is a peer that holds chunks and sends patches, spoilt ones if told so.
+type patching struct {
+	chunks map[starling.Digest][]byte
+	spoil  func(p *blobcache.Patch)
+}
+
+func (p patching) Fetch(_ context.Context, _ string, f blobcache.Fetch, _ []byte) ([]byte, error) {
+	return p.chunks[f.Digest], nil
+}
+
+func (p patching) FetchPatch(_ context.Context, _ string, f blobcache.Fetch, bases []starling.Digest, _ []byte) (blobcache.Patch, error) {
+	var base []byte
+	for _, d := range bases {
+		base = append(base, p.chunks[d]...)
+	}
+	var e delta.Encoder
+	data, ok := e.Encode(nil, base, p.chunks[f.Digest], 1<<20)
+	if !ok {
+		return blobcache.Patch{}, errors.New("no patch")
+	}
+	out := blobcache.Patch{Data: data, Bases: bases}
+	if p.spoil != nil {
+		p.spoil(&out)
+	}
+	return out, nil
+}
+
+func (p patching) GetManifest(context.Context, string, starling.Digest) ([]byte, error) {
+	return nil, starling.ErrNotFound
+}
+
+func TestBring(t *testing.T) {
+	t.Parallel()
+	dir := appDir(t.TempDir())
+	content := noise(3, 3<<20)
+	old, chunks := makeRelease(t, dir, content, true)
+	overwrite(content, 6, 1000)
+	rel, more := makeRelease(t, dir, content, false)
+	maps.Copy(chunks, more)
+	job := bringing{rel: rel, older: findOlder(rel, []*release{old}), pool: &buffers{}, patcher: blobcache.NewPatcher()}
+	k := len(rel.manifest.Chunks) - 1
+
+	job.from = patching{chunks, func(p *blobcache.Patch) { p.Data = p.Data[:len(p.Data)-1] }}
+	got, err := job.bring(t.Context(), k)
+	if !errors.Is(err, starling.ErrCorrupt) || !got.remote || rel.holds(k) {
+		t.Errorf("a patch that cannot be applied: %+v, %v", got, err)
+	}
+	job.from = patching{chunks, func(p *blobcache.Patch) { p.Data[32] ^= 1 }}
+	got, err = job.bring(t.Context(), k)
+	if !errors.Is(err, starling.ErrCorrupt) || !got.remote || rel.holds(k) {
+		t.Errorf("a patch that makes something else: %+v, %v", got, err)
+	}
+	job.from = patching{chunks, func(p *blobcache.Patch) { p.Data, p.Bases = []byte("no chunk"), nil }}
+	got, err = job.bring(t.Context(), k)
+	if !errors.Is(err, starling.ErrCorrupt) || !got.remote || rel.holds(k) {
+		t.Errorf("something else in place of the chunk: %+v, %v", got, err)
+	}
+	job.from = patching{chunks: chunks}
+	got, err = job.bring(t.Context(), k)
+	if err != nil || !rel.holds(k) || got.moved > int64(rel.manifest.Chunks[k].Size/10) {
+		t.Errorf("a good patch: %+v, %v", got, err)
+	}
+	// The disk has changed what the patches are against: the chunks come whole.
+	damage(t, filepath.Join(string(dir), releasesDir, filepath.Base(dir.release(old.artifact)), treeName, "big"))
+	for i := range k {
+		if got, err = job.bring(t.Context(), i); err != nil || got.moved == 0 {
+			t.Errorf("chunk %d: %+v, %v", i, got, err)
+		}
+	}
+	if !rel.tree.Complete() || old.tree.Complete() {
+		t.Error("no damaged base was met")
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/delta"
+	"github.com/starlingdeploy/starling/rpc"
 )
 
 // counting is a Source that counts the reads of chunks.
@@ -267,4 +268,73 @@ func BenchmarkPatcher(b *testing.B) {
 			}
 		}
 	})
+}
+
+// publish uploads an artifact of one file, cut into the given chunks, into the region.
+func (r *testRegion) publish(t *testing.T, chunks [][]byte) (starling.Digest, int64) {
+	t.Helper()
+	m := &starling.Manifest{Version: starling.ManifestVersion, Chunker: "test",
+		Files: []starling.File{{Path: "a", Kind: starling.KindFile, Mode: 0o644}}}
+	region := NewRegion(r.world.client(identity(r.name, "worker", starling.RoleWorker)), r.members, 2)
+	ctx := within(t, 60*time.Second)
+	for _, data := range chunks {
+		d := starling.DigestOf(data)
+		if err := region.Put(ctx, d, data); err != nil {
+			t.Fatal(err)
+		}
+		m.Chunks = append(m.Chunks, starling.Chunk{Digest: d, Size: len(data)})
+		m.Files[0].Size += int64(len(data))
+	}
+	envelope, err := m.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	artifact := starling.DigestOf(envelope)
+	if err := region.PutManifest(ctx, artifact, envelope); err != nil {
+		t.Fatal(err)
+	}
+	return artifact, m.Files[0].Size
+}
+
+func TestPatchesCrossBetweenRegions(t *testing.T) {
+	w := newWorld(t, false)
+	eu, us := w.region("eu", 2), w.region("us", 2)
+	var chunks [][]byte
+	for i := range 20 {
+		_, data := chunkOf(t, 500+i, 200_000)
+		chunks = append(chunks, data)
+	}
+	v1, size := eu.publish(t, chunks)
+	want := rpc.Want{Artifact: v1, Sources: []rpc.Source{eu.source()}}
+	us.want(want)
+	us.awaitComplete(t, v1)
+	for i := range chunks { // 5 % of each chunk changes
+		chunks[i] = slices.Clone(chunks[i])
+		_, piece := chunkOf(t, 600+i, 10_000)
+		copy(chunks[i][i*5000:], piece)
+	}
+	v2, _ := eu.publish(t, chunks)
+	us.want(want, rpc.Want{Artifact: v2, Sources: []rpc.Source{eu.source()}, Base: v1})
+	us.awaitComplete(t, v2)
+	for name, store := range us.stores() {
+		for i, data := range chunks {
+			if got, err := store.Chunk(t.Context(), starling.DigestOf(data), nil); err != nil || !bytes.Equal(got, data) {
+				t.Errorf("chunk %d at %s: %v", i, name, err)
+			}
+		}
+	}
+	eventually(t, "the bytes are reported", func() bool { return us.wanBytes(v2) > 0 })
+	if n := us.wanBytes(v2); n < size/20 || n > size/20*11/10 {
+		t.Errorf("%d bytes crossed for a change of %d", n, size/20)
+	}
+	// A release that none came before crosses whole.
+	v3, _ := eu.publish(t, [][]byte{noiseOf(t, 700), noiseOf(t, 701)})
+	us.want(want, rpc.Want{Artifact: v3, Sources: []rpc.Source{eu.source()}, Base: starling.Digest{9}})
+	us.awaitComplete(t, v3)
+}
+
+func noiseOf(t *testing.T, seed int) []byte {
+	t.Helper()
+	_, data := chunkOf(t, seed, 100_000)
+	return data
 }

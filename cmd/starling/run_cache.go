@@ -27,12 +27,14 @@ func (p *process) runCache(ctx context.Context, g *errgroup.Group) error {
 	if p.releases != nil {
 		source = both{store: store, releases: p.releases}
 	}
+	patcher := blobcache.NewPatcher()
 	server := blobcache.NewServer(blobcache.ServerConfig{
 		Region: p.cfg.Region, Source: source, Store: store, Logger: log,
 		VerifyManifest: func(envelope []byte, artifact starling.Digest) error {
 			_, _, err := p.verify(envelope, artifact)
 			return err
 		},
+		Patcher: patcher,
 	})
 	replicator := blobcache.NewReplicator(blobcache.ReplicatorConfig{
 		Name: p.cfg.Name, Store: store, Client: p.blobs, Control: p.servers,
@@ -41,7 +43,7 @@ func (p *process) runCache(ctx context.Context, g *errgroup.Group) error {
 			m, _, err := p.verify(envelope, artifact)
 			return m, err
 		},
-		OutBytes: server.OutBytes, Logger: log,
+		OutBytes: server.OutBytes, Patcher: patcher, Logger: log,
 	})
 	g.Go(func() error {
 		parts, ctx := errgroup.WithContext(ctx)
