@@ -26,7 +26,7 @@ func (s *Server) getPatch(ctx context.Context, conn net.Conn, peer starling.Iden
 	if !ok {
 		return respond(conn, statusMissing, nil)
 	}
-	bases, used, baseBytes := s.heldBases(digests)
+	bases, used, baseBytes := s.heldBases(digests, s.cfg.ReadBase != nil)
 	switch data, known := s.cfg.Patcher.lookUp(patchKey(q.digest, bases)); {
 	case data != nil:
 		return s.sendPatch(ctx, conn, peer, q, used, data)
@@ -49,7 +49,13 @@ func (s *Server) getPatch(ctx context.Context, conn net.Conn, peer starling.Iden
 		return s.answerUnread(conn, q, err)
 	}
 	if used != 0 {
-		patch, err := s.cfg.Patcher.make(ctx, s.cfg.Source.Chunk, q.digest, data, bases)
+		read := ReadChunk(s.cfg.Source.Chunk).orElse(s.cfg.ReadBase)
+		patch, err := s.cfg.Patcher.make(ctx, read, q.digest, data, bases)
+		if err != nil && s.cfg.ReadBase != nil { // then with what is here
+			if bases, used, _ = s.heldBases(digests, false); used != 0 {
+				patch, err = s.cfg.Patcher.make(ctx, s.cfg.Source.Chunk, q.digest, data, bases)
+			}
+		}
 		if err != nil { // the chunk does as well
 			s.cfg.Logger.Debug("no patch can be made", "digest", q.digest.String(), "error", err)
 		} else if patch != nil {
@@ -59,12 +65,17 @@ func (s *Server) getPatch(ctx context.Context, conn net.Conn, peer starling.Iden
 	return s.sendPatch(ctx, conn, peer, q, 0, data)
 }
 
-// heldBases returns those of the digests whose chunks this node holds, as many as may
-// be used together, in order, and a bit for each.
-func (s *Server) heldBases(digests []byte) (bases []starling.Digest, used byte, bytes int) {
+// heldBases returns those of the digests whose chunks this node can read, here or also
+// nearby, as many as may be used together, in order, and a bit for each. The size of a
+// chunk that lies elsewhere is not known; most are shorter than what it is taken for.
+func (s *Server) heldBases(digests []byte, nearby bool) (bases []starling.Digest, used byte, bytes int) {
 	for i := range len(digests) / digestBytes {
 		d := starling.Digest(digests[i*digestBytes:])
-		if size, ok := s.cfg.Source.Stat(d); ok && bytes+size <= delta.MaxBaseBytes {
+		size, ok := s.cfg.Source.Stat(d)
+		if !ok && nearby {
+			size, ok = delta.MaxBaseBytes/delta.MaxBases*2, true
+		}
+		if ok && bytes+size <= delta.MaxBaseBytes {
 			bases, used, bytes = append(bases, d), used|1<<i, bytes+size
 		}
 	}

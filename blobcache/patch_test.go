@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/starlingdeploy/starling"
@@ -155,7 +156,7 @@ func TestBasesKeepWithinBounds(t *testing.T) {
 	for _, d := range bases {
 		digests = append(digests, d[:]...)
 	}
-	held, used, n := w.server.heldBases(digests)
+	held, used, n := w.server.heldBases(digests, false)
 	if len(held) != 2 || used != 3 || n != 6<<20 {
 		t.Errorf("%d bases, %b, %d bytes", len(held), used, n)
 	}
@@ -192,6 +193,47 @@ func TestPatcherForgetsTheOldest(t *testing.T) {
 			t.Errorf("patch %d: known %v", i, known)
 		}
 	}
+}
+
+func TestPatchWhenOneBaseIsNowhere(t *testing.T) {
+	w := newPatchWorld(t)
+	_, b := chunkOf(t, 2, 300_000)
+	nearby := map[starling.Digest][]byte{w.bases[1]: b}
+	store := NewMemStore(64 << 20)
+	_, a := chunkOf(t, 1, 500_000)
+	put(t, store, a)
+	put(t, store, w.data)
+	w.serve("c", NewServer(ServerConfig{Region: "eu", Source: store, Logger: quiet(),
+		ReadBase: func(_ context.Context, d starling.Digest, _ []byte) ([]byte, error) {
+			if data := nearby[d]; data != nil {
+				return data, nil
+			}
+			return nil, starling.ErrNotFound
+		}}))
+	if p := w.fetch(w.bases...); len(p.Bases) != 2 || len(p.Data) > 64 {
+		t.Errorf("a patch of %d bytes against %d bases, one from nearby", len(p.Data), len(p.Bases))
+	}
+	if p := w.fetch(w.bases[0], starling.Digest{1}); !slices.Equal(p.Bases, w.bases[:1]) {
+		t.Errorf("a patch of %d bytes against %d bases, one from nowhere", len(p.Data), len(p.Bases))
+	}
+}
+
+func TestPatcherForgetsWhenIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPatcher()
+		p.Remember(starling.Digest{1}, nil, []byte("patch"))
+		time.Sleep(patchIdle - time.Second)
+		if _, known := p.lookUp(patchKey(starling.Digest{1}, nil)); !known {
+			t.Error("forgotten too early")
+		}
+		time.Sleep(patchIdle + time.Second)
+		synctest.Wait()
+		if _, known := p.lookUp(patchKey(starling.Digest{1}, nil)); known || p.usedBytes != 0 {
+			t.Error("not forgotten")
+		}
+		p.Remember(starling.Digest{1}, nil, []byte("patch"))
+		time.Sleep(patchIdle + time.Second) // no timer is left behind
+	})
 }
 
 // A peer that does not know the operation ends the stream: nobody hangs.
@@ -251,10 +293,12 @@ func BenchmarkPatcher(b *testing.B) {
 	c := starling.Chunk{Digest: starling.DigestOf(target), Size: len(target)}
 	var patch []byte
 	b.Run("make", func(b *testing.B) {
+		p := NewPatcher()
 		b.SetBytes(int64(len(target)))
 		for b.Loop() {
 			var err error
-			if patch, err = NewPatcher().make(b.Context(), checked, c.Digest, target, []starling.Digest{d}); err != nil || patch == nil {
+			p.forget()
+			if patch, err = p.make(b.Context(), checked, c.Digest, target, []starling.Digest{d}); err != nil || patch == nil {
 				b.Fatal(err)
 			}
 		}
@@ -297,8 +341,14 @@ func (r *testRegion) publish(t *testing.T, chunks [][]byte) (starling.Digest, in
 }
 
 func TestPatchesCrossBetweenRegions(t *testing.T) {
+	for _, caches := range []int{2, 3} { // of three each lacks a third of the chunks that patches are against
+		t.Run(fmt.Sprint(caches, " caches"), func(t *testing.T) { patchesCross(t, caches) })
+	}
+}
+
+func patchesCross(t *testing.T, caches int) {
 	w := newWorld(t, false)
-	eu, us := w.region("eu", 2), w.region("us", 2)
+	eu, us := w.region("eu", caches), w.region("us", caches)
 	var chunks [][]byte
 	for i := range 20 {
 		_, data := chunkOf(t, 500+i, 200_000)
@@ -316,11 +366,16 @@ func TestPatchesCrossBetweenRegions(t *testing.T) {
 	v2, _ := eu.publish(t, chunks)
 	us.want(want, rpc.Want{Artifact: v2, Sources: []rpc.Source{eu.source()}, Base: v1})
 	us.awaitComplete(t, v2)
-	for name, store := range us.stores() {
-		for i, data := range chunks {
-			if got, err := store.Chunk(t.Context(), starling.DigestOf(data), nil); err != nil || !bytes.Equal(got, data) {
+	stores := us.stores()
+	for i, data := range chunks {
+		d := starling.DigestOf(data)
+		for _, name := range holders(stores, d) {
+			if got, err := stores[name].Chunk(t.Context(), d, nil); err != nil || !bytes.Equal(got, data) {
 				t.Errorf("chunk %d at %s: %v", i, name, err)
 			}
+		}
+		if n := len(holders(stores, d)); n != 2 {
+			t.Errorf("chunk %d is on %d caches", i, n)
 		}
 	}
 	eventually(t, "the bytes are reported", func() bool { return us.wanBytes(v2) > 0 })

@@ -3,8 +3,10 @@ package blobcache
 import (
 	"container/list"
 	"context"
+	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/semaphore"
 
@@ -14,14 +16,32 @@ import (
 
 // Bounds of a Patcher.
 const (
-	maxPatchesBytes    = 32 << 20 // of patches in memory, for those who ask for the same
-	patchOverheadBytes = 256      // that one takes beside its bytes
-	patchBenches       = 2        // patches being made or applied at once, each with 15 MiB at most
-	maxPatchPercent    = 70       // of the chunk; a longer patch is not worth the reading of bases
+	maxPatchesBytes    = 32 << 20        // of patches in memory, for those who ask for the same
+	patchOverheadBytes = 256             // that one takes beside its bytes
+	baseTimeout        = 5 * time.Second // of reading one from nearby
+	patchIdle          = 5 * time.Minute // after which all are forgotten: an idle machine keeps none
+	patchBenches       = 4               // patches being made or applied at once, each with 15 MiB at most
+	maxPatchPercent    = 70              // of the chunk; a longer patch is not worth the reading of bases
 )
 
 // ReadChunk reads a chunk into buf, or into a larger one if buf is too short, and checks it.
 type ReadChunk func(ctx context.Context, d starling.Digest, buf []byte) ([]byte, error)
+
+// orElse reads with other, if there is one, what read does not find.
+func (read ReadChunk) orElse(other ReadChunk) ReadChunk {
+	if other == nil {
+		return read
+	}
+	return func(ctx context.Context, d starling.Digest, buf []byte) ([]byte, error) {
+		data, err := read(ctx, d, buf)
+		if errors.Is(err, starling.ErrNotFound) {
+			ctx, cancel := context.WithTimeout(ctx, baseTimeout)
+			defer cancel()
+			return other(ctx, d, buf)
+		}
+		return data, err
+	}
+}
 
 // Patcher makes chunks of patches, and patches of chunks. It remembers the patches of
 // late, those made here and those had from others: so in a swarm each is made about
@@ -34,6 +54,7 @@ type Patcher struct {
 	known     map[starling.Digest]*list.Element // by key
 	lru       list.List                         // of *patch, last used first
 	usedBytes int
+	idle      *time.Timer // runs forget; nil before the first patch
 }
 
 // bench is the memory that one patch takes to make or apply.
@@ -97,6 +118,7 @@ func (p *Patcher) lookUp(key starling.Digest) (data []byte, known bool) {
 		return nil, false
 	}
 	p.lru.MoveToFront(e)
+	p.idle.Reset(patchIdle)
 	return e.Value.(*patch).data, true
 }
 
@@ -133,6 +155,11 @@ func (p *Patcher) keep(key starling.Digest, data []byte) []byte {
 	if p.known[key] != nil {
 		return data
 	}
+	if p.idle == nil {
+		p.idle = time.AfterFunc(patchIdle, p.forget)
+	} else {
+		p.idle.Reset(patchIdle)
+	}
 	p.known[key] = p.lru.PushFront(&patch{key: key, data: data})
 	p.usedBytes += len(data) + patchOverheadBytes
 	for p.usedBytes > maxPatchesBytes {
@@ -142,6 +169,15 @@ func (p *Patcher) keep(key starling.Digest, data []byte) []byte {
 		p.usedBytes -= len(old.data) + patchOverheadBytes
 	}
 	return data
+}
+
+// forget lets go of all patches.
+func (p *Patcher) forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	clear(p.known)
+	p.lru.Init()
+	p.usedBytes = 0
 }
 
 func (p *Patcher) enter(ctx context.Context) (*bench, error) {

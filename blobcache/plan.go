@@ -98,7 +98,7 @@ func (t planTask) findBases(ctx context.Context, pulls []pull) {
 	}
 	held := func(i int) bool {
 		_, ok := t.cfg.Store.Stat(old.Chunks[i].Digest)
-		return ok
+		return ok || t.cfg.ReadBase != nil // the region holds all of it
 	}
 	for k := range pulls {
 		for _, i := range align.Bases(first[pulls[k].chunk.Digest], held) {

@@ -179,7 +179,8 @@ func (t pullTask) patched(ctx context.Context, p Patch) (data []byte, sound bool
 		return nil, false, err
 	}
 	defer t.buffers.give(whole)
-	return t.cfg.Patcher.Apply(ctx, t.cfg.Store.Chunk, t.pull.chunk, p.Bases, p.Data, *whole)
+	read := ReadChunk(t.cfg.Store.Chunk).orElse(t.cfg.ReadBase)
+	return t.cfg.Patcher.Apply(ctx, read, t.pull.chunk, p.Bases, p.Data, *whole)
 }
 
 // storeError is a failure of this cache's own store: asking another peer is no help.

@@ -55,7 +55,9 @@ type ReplicatorConfig struct {
 	// Patcher applies patches from other regions, and gives them to the Server that
 	// shares it; nil: an own one.
 	Patcher *Patcher
-	Logger  *slog.Logger
+	// ReadBase reads an older chunk that Store lacks from nearby; nil: there is nowhere.
+	ReadBase ReadChunk
+	Logger   *slog.Logger
 	// FollowPatience is how long a cache that is second in line for a chunk waits for
 	// signs of life of the first before it pulls from another region itself; 0: 20 s.
 	FollowPatience time.Duration

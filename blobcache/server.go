@@ -42,6 +42,8 @@ type ServerConfig struct {
 	MaxBufferBytes int64 // of chunks and envelopes in memory; 0: 256 MiB
 	// Patcher makes patches for those who hold older chunks; nil: an own one.
 	Patcher *Patcher
+	// ReadBase reads an older chunk that Source lacks from nearby; nil: there is nowhere.
+	ReadBase ReadChunk
 }
 
 // Server answers the blob protocol.
