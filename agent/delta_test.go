@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 	"testing"
 
 	"github.com/starlingdeploy/starling"
@@ -105,7 +106,7 @@ func TestNewcomerIsServedByThoseWithTheOldRelease(t *testing.T) {
 	machines := []*machine{r.machine("m1"), r.machine("m2"), r.machine("m3")}
 	const size = 40 << 20
 	big := noise(3, size)
-	r.leader.setGoal(goal(1, r.push(map[string][]byte{"big": big})))
+	r.leader.setGoal(goal(1, r.push(map[string][]byte{"big": big}), func(g *starling.Goal) { g.Deploy.Targets = "name != m4" }))
 	for _, m := range machines {
 		m.await(1, starling.MachineHealthy)
 	}
@@ -141,8 +142,11 @@ func makeRelease(t *testing.T, dir appDir, content []byte, whole bool) (*release
 		t.Fatal(err)
 	}
 	defer root.Close()
+	var mu sync.Mutex
 	chunks := map[starling.Digest][]byte{}
 	m, err := artifact.Pack(t.Context(), root, func(p artifact.Piece) error {
+		mu.Lock()
+		defer mu.Unlock()
 		chunks[p.Digest] = bytes.Clone(p.Data)
 		return nil
 	})

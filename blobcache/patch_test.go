@@ -379,7 +379,7 @@ func patchesCross(t *testing.T, caches int) {
 		}
 	}
 	eventually(t, "the bytes are reported", func() bool { return us.wanBytes(v2) > 0 })
-	if n := us.wanBytes(v2); n < size/20 || n > size/20*11/10 {
+	if n := us.wanBytes(v2); n < size/20 || n > size/20*3/2 { // under load a neighbour loses patience, and its patch crosses again
 		t.Errorf("%d bytes crossed for a change of %d", n, size/20)
 	}
 	// A release that none came before crosses whole.

@@ -149,38 +149,40 @@ func (t pullTask) from(ctx context.Context, addr string, wait time.Duration, bas
 	if err != nil {
 		return 0, err
 	}
-	data := p.Data
-	if len(p.Bases) > 0 {
-		var sound bool
-		data, sound, err = t.patched(ctx, p)
-		if err != nil && !sound { // a base is gone
-			moved, err := t.from(ctx, addr, wait, nil, buf)
-			return len(p.Data) + moved, err
-		}
+	if len(p.Bases) == 0 {
+		return len(p.Data), t.store(ctx, addr, p.Data)
 	}
-	if err == nil {
-		err = t.cfg.Store.Put(ctx, c.Digest, data) // checks the data
-	}
-	switch {
-	case errors.Is(err, starling.ErrCorrupt):
-		t.cfg.Logger.Warn("a cache sent a corrupt chunk", "peer", addr, "error", err)
-	case err != nil:
-		err = &storeError{err}
-	case len(p.Bases) > 0:
-		t.cfg.Patcher.Remember(c.Digest, p.Bases, p.Data)
-	}
-	return len(p.Data), err
-}
-
-// patched makes the chunk of a patch. sound tells that an error is the patch's.
-func (t pullTask) patched(ctx context.Context, p Patch) (data []byte, sound bool, err error) {
-	whole, err := t.buffers.take(ctx, t.pull.chunk.Size)
+	whole, err := t.buffers.take(ctx, c.Size)
 	if err != nil {
-		return nil, false, err
+		return len(p.Data), err
 	}
 	defer t.buffers.give(whole)
 	read := ReadChunk(t.cfg.Store.Chunk).orElse(t.cfg.ReadBase)
-	return t.cfg.Patcher.Apply(ctx, read, t.pull.chunk, p.Bases, p.Data, *whole)
+	data, sound, err := t.cfg.Patcher.Apply(ctx, read, c, p.Bases, p.Data, *whole)
+	switch {
+	case err != nil && !sound: // a base is gone
+		moved, err = t.from(ctx, addr, wait, nil, buf)
+		return len(p.Data) + moved, err
+	case err != nil:
+		t.cfg.Logger.Warn("a cache sent a bad patch", "peer", addr, "error", err)
+		return len(p.Data), err
+	}
+	if err := t.store(ctx, addr, data); err != nil {
+		return len(p.Data), err
+	}
+	t.cfg.Patcher.Remember(c.Digest, p.Bases, p.Data)
+	return len(p.Data), nil
+}
+
+// store keeps what a cache sent, which is checked.
+func (t pullTask) store(ctx context.Context, addr string, data []byte) error {
+	err := t.cfg.Store.Put(ctx, t.pull.chunk.Digest, data)
+	if errors.Is(err, starling.ErrCorrupt) {
+		t.cfg.Logger.Warn("a cache sent a corrupt chunk", "peer", addr, "error", err)
+	} else if err != nil {
+		err = &storeError{err}
+	}
+	return err
 }
 
 // storeError is a failure of this cache's own store: asking another peer is no help.
