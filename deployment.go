@@ -121,7 +121,7 @@ type Bytes struct {
 	WAN      int64 `json:"wan"`       // between regions
 	CacheOut int64 `json:"cache_out"` // from caches to machines
 	Peer     int64 `json:"peer"`      // from machine to machine
-	Local    int64 `json:"local"`     // cloned from releases that machines already held
+	Local    int64 `json:"local"`     // taken from releases that machines already held
 
 	// Peer again, by how near the sending machine was.
 	PeerRack   int64 `json:"peer_rack"`   // in the same rack

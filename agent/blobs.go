@@ -74,7 +74,7 @@ func (a *Agent) serveBlobs(ctx context.Context) error {
 	}
 	server := blobcache.NewServer(blobcache.ServerConfig{
 		Region: a.conf.Node.Region, Source: a.Source(), Logger: a.log,
-		MaxStreams: maxServeStreams, MaxBufferBytes: maxServeBufferBytes, Account: a.Account,
+		MaxStreams: maxServeStreams, MaxBufferBytes: maxServeBufferBytes, Account: a.Account, Patcher: a.flock.patcher,
 	})
 	slots := semaphore.NewWeighted(swarm.UploadSlots)
 	limit := newLimiter(a.conf.UploadBytesPerSecond)

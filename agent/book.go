@@ -195,6 +195,13 @@ func (b *book) got(source, chunk, size int, t spent) {
 	b.trace.Bound = append(b.trace.Bound, int32(bound))
 }
 
+// reused counts bytes that a patch took from chunks on this machine.
+func (b *book) reused(n int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.bytes = b.bytes.From(starling.SourceLocal, n)
+}
+
 // failed takes the end of a request that brought nothing. Its time counts, too.
 func (b *book) failed(source int, t spent, why swarm.Reason) {
 	b.mu.Lock()

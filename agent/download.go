@@ -35,7 +35,9 @@ type download struct {
 	cancel   context.CancelFunc
 	workers  int
 	ended    bool
-	rel      *release // nil until prepared
+	olds     []*release // of the app, complete
+	rel      *release   // nil until prepared
+	older    *older     // one of olds; nil: none
 	bytes    starling.Bytes
 	book     *book  // where it came from, and why it took so long
 	problem  string // for people
@@ -65,7 +67,11 @@ func (d *download) start() {
 				rel = nil
 			}
 		}
-		return downloadPrepared{d: d, rel: rel, local: local, err: err}
+		prepared := downloadPrepared{d: d, rel: rel, local: local, err: err}
+		if err == nil && !rel.tree.Complete() {
+			prepared.older = findOlder(rel, d.olds)
+		}
+		return prepared
 	})
 }
 
@@ -127,6 +133,7 @@ func (e downloadRetry) apply() {
 type downloadPrepared struct {
 	d     *download
 	rel   *release
+	older *older
 	local int64
 	err   error
 }
@@ -144,7 +151,7 @@ func (e downloadPrepared) apply() {
 	d := e.d
 	d.workers--
 	if e.err == nil {
-		d.rel = e.rel
+		d.rel, d.older = e.rel, e.older
 		d.bytes.Local += e.local
 		d.f.catalog.add(d.rel)
 		d.book.prepared(d.rel, e.local)
@@ -355,7 +362,7 @@ func (a *Agent) startDownload(p *app, g *starling.Goal) *download {
 	ctx, cancel := context.WithCancel(a.run.ctx)
 	d := &download{
 		f: a.flock, dir: p.dir, artifact: g.Artifact, sel: sel, verify: a.conf.Verify,
-		log: p.log.With("artifact", g.Artifact.Short()), ctx: ctx, cancel: cancel,
+		log: p.log.With("artifact", g.Artifact.Short()), ctx: ctx, cancel: cancel, olds: p.olds(),
 		progress: p.publish, book: a.ledger.open(&a.conf.Node, a.meter, g.Artifact),
 	}
 	p.book = d.book

@@ -19,6 +19,7 @@ const chunkTimeout = 2 * time.Minute
 // blobs fetches from the blob server of a cache or a machine; *blobcache.Client does.
 type blobs interface {
 	Fetch(ctx context.Context, addr string, f blobcache.Fetch, buf []byte) ([]byte, error)
+	FetchPatch(ctx context.Context, addr string, f blobcache.Fetch, bases []starling.Digest, buf []byte) (blobcache.Patch, error)
 	GetManifest(ctx context.Context, addr string, artifact starling.Digest) ([]byte, error)
 }
 
@@ -55,12 +56,14 @@ func (f *flock) fetch(q swarm.Request) {
 	f.fetches[q] = c
 	d.workers++
 	d.fetching++
+	job := bringing{rel: d.rel, older: d.older, from: f.blobs, addr: n.Addr, pool: f.buffers, patcher: f.patcher}
 	f.run.work(func() {
 		defer cancel()
 		began, timed := f.meter.read(), &timedBlobs{blobs: f.blobs}
-		places, remote, err := d.rel.bring(ctx, timed, f.buffers, n.Addr, q.Chunk)
+		job.from = timed
+		got, err := job.bring(ctx, q.Chunk)
 		took := spent{from: began, to: f.meter.read(), answered: timed.answered, received: timed.received}
-		f.run.post(chunkFetched{f: f, d: d, c: c, q: q, places: places, remote: remote, err: err, spent: took})
+		f.run.post(chunkFetched{f: f, d: d, c: c, q: q, brought: got, err: err, spent: took})
 	})
 }
 
@@ -71,40 +74,77 @@ func (f *flock) cancelFetch(q swarm.Request) {
 	}
 }
 
-// bring fetches chunk i from addr and writes it wherever it belongs. remote tells
-// that an error is the other side's or the network's.
-func (r *release) bring(ctx context.Context, from blobs, pool *buffers, addr string, i int) (places []int, remote bool, err error) {
-	c := r.manifest.Chunks[i]
-	buf := pool.get(c.Size)
-	defer pool.put(buf)
-	// WriteChunk checks it, before anything is written.
-	data, err := from.Fetch(ctx, addr, blobcache.Fetch{Digest: c.Digest, Artifact: r.artifact, Unchecked: true}, buf)
+// bringing is what it takes to bring a chunk of rel from addr.
+type bringing struct {
+	rel     *release
+	older   *older // nil: none
+	from    blobs
+	addr    string
+	pool    *buffers
+	patcher *blobcache.Patcher
+}
+
+// brought is what came of it.
+type brought struct {
+	places []int // the chunks that are held now
+	moved  int64 // bytes that came over the network
+	remote bool  // an error is the other side's or the network's
+}
+
+// bring fetches chunk i, as a patch against older ones if that is less, and writes it
+// wherever it belongs.
+func (b *bringing) bring(ctx context.Context, i int) (got brought, err error) {
+	c := b.rel.manifest.Chunks[i]
+	buf := b.pool.get(c.Size)
+	defer b.pool.put(buf)
+	want := blobcache.Fetch{Digest: c.Digest, Artifact: b.rel.artifact, Unchecked: true}
+	got.remote = true
+	patch, err := b.from.FetchPatch(ctx, b.addr, want, b.older.bases(i), buf)
 	if err != nil {
-		return nil, true, err
+		return got, err
+	}
+	got.moved = int64(len(patch.Data))
+	data := patch.Data
+	if len(patch.Bases) > 0 {
+		whole := b.pool.get(c.Size)
+		defer b.pool.put(whole)
+		var sound bool
+		data, sound, err = b.patcher.Apply(ctx, b.older.read, c, patch.Bases, patch.Data, whole)
+		if err != nil && !sound { // the disk has lost a base: without it, then
+			patch.Bases = nil
+			data, err = b.from.Fetch(ctx, b.addr, want, buf)
+			got.moved += int64(len(data))
+		}
+		if err != nil {
+			return got, err
+		}
 	}
 	if len(data) != c.Size {
-		return nil, true, fmt.Errorf("chunk %s: %d bytes for %d: %w", c.Digest.Short(), len(data), c.Size, starling.ErrCorrupt)
+		return got, fmt.Errorf("chunk %s: %d bytes for %d: %w", c.Digest.Short(), len(data), c.Size, starling.ErrCorrupt)
 	}
-	for _, p := range r.places(i) {
-		if err := r.tree.WriteChunk(p, data); err != nil {
-			return places, errors.Is(err, starling.ErrCorrupt), err
+	for _, p := range b.rel.places(i) { // WriteChunk checks data, before anything is written
+		if err := b.rel.tree.WriteChunk(p, data); err != nil {
+			got.remote = errors.Is(err, starling.ErrCorrupt)
+			return got, err
 		}
-		places = append(places, p)
+		got.places = append(got.places, p)
 	}
-	return places, false, nil
+	if len(patch.Bases) > 0 {
+		b.patcher.Remember(c.Digest, patch.Bases, patch.Data)
+	}
+	return got, nil
 }
 
 // chunkFetched ends the worker of one Fetch.
 type chunkFetched struct {
 	light
-	f      *flock
-	d      *download
-	c      *chunkFetch
-	q      swarm.Request
-	places []int
-	remote bool
-	err    error
-	spent  spent
+	f *flock
+	d *download
+	c *chunkFetch
+	q swarm.Request
+	brought
+	err   error
+	spent spent
 }
 
 func (e chunkFetched) apply() {
@@ -116,9 +156,10 @@ func (e chunkFetched) apply() {
 	d.workers--
 	d.fetching--
 	if e.err == nil {
-		size := d.rel.manifest.Chunks[q.Chunk].Size
-		d.bytes = d.bytes.From(e.c.kind, int64(size))
-		d.book.got(e.c.source, q.Chunk, size, e.spent)
+		reused := int64(d.rel.manifest.Chunks[q.Chunk].Size) - e.moved // what a patch took from older chunks
+		d.bytes = d.bytes.From(e.c.kind, e.moved).From(starling.SourceLocal, max(0, reused))
+		d.book.got(e.c.source, q.Chunk, int(e.moved), e.spent)
+		d.book.reused(max(0, reused))
 	} else {
 		d.book.failed(e.c.source, e.spent, reasonOf(e.err, e.remote))
 	}

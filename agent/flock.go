@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/blobcache"
 	"github.com/starlingdeploy/starling/swarm"
 )
 
@@ -19,6 +20,7 @@ type flock struct {
 	dial    SwarmDial
 	blobs   blobs
 	buffers *buffers
+	patcher *blobcache.Patcher
 
 	brain *swarm.Peer
 	trace func(swarm.Record) // nil: none
@@ -187,7 +189,7 @@ func sortedKeys[V any](m map[string]V) []string {
 
 func newFlock(a *Agent, from blobs) *flock {
 	f := &flock{
-		node: &a.conf.Node, log: a.log, run: a.run, dial: a.conf.DialSwarm, blobs: from, catalog: a.catalog, buffers: &buffers{},
+		node: &a.conf.Node, log: a.log, run: a.run, dial: a.conf.DialSwarm, blobs: from, catalog: a.catalog, buffers: &buffers{}, patcher: blobcache.NewPatcher(),
 		trace: a.conf.Trace, brain: swarm.New(swarm.Config{Self: a.conf.Node.Name}), begun: time.Now(), wake: time.NewTimer(time.Hour),
 		machines: map[string]starling.Node{}, caches: map[string]starling.Node{}, parts: map[starling.Digest]*part{},
 		links: map[string]*link{}, dials: map[string]*dialing{}, fetches: map[swarm.Request]*chunkFetch{},

@@ -165,6 +165,14 @@ func (t *timedBlobs) Fetch(ctx context.Context, addr string, f blobcache.Fetch, 
 	return b, err
 }
 
+// FetchPatch implements blobs.
+func (t *timedBlobs) FetchPatch(ctx context.Context, addr string, f blobcache.Fetch, bases []starling.Digest, buf []byte) (blobcache.Patch, error) {
+	f.Answered = &t.answered
+	p, err := t.blobs.FetchPatch(ctx, addr, f, bases, buf)
+	t.received = time.Now()
+	return p, err
+}
+
 // spent is where the time of one chunk went.
 type spent struct {
 	from, to           reading

@@ -202,7 +202,7 @@ func (c *Client) exchange(ctx context.Context, addr string, q request, body []by
 // otherwise. answered reports whether the peer sent anything.
 func (c *Client) exchangeOn(ctx context.Context, conn net.Conn, addr string, q request, body []byte, receive func(r io.Reader, size int) error) (answered bool, err error) {
 	deadline := exchangeTimeout
-	if q.op == opGet {
+	if q.op == opGet || q.op == opGetPatch {
 		deadline += time.Duration(q.arg) * time.Millisecond
 	}
 	err = conn.SetDeadline(time.Now().Add(deadline))

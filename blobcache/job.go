@@ -13,6 +13,7 @@ type job struct {
 	artifact starling.Digest
 	sources  []rpc.Source
 	priority int
+	base     starling.Digest // the artifact that this one follows; zero: none
 
 	chunks []starling.Chunk // of the manifest, each digest once; nil: manifest not had
 	caches []string         // the membership that the share was computed with
@@ -42,8 +43,9 @@ type job struct {
 // pull is one chunk to get.
 type pull struct {
 	chunk   starling.Chunk
-	holders []string // caches of the region that hold it
-	leaders []string // caches of the region that are before this one in line for it
+	holders []string          // caches of the region that hold it
+	leaders []string          // caches of the region that are before this one in line for it
+	bases   []starling.Digest // chunks held here that it may be patched from
 }
 
 // busy reports whether there is something to start.

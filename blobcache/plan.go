@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/delta"
 	"github.com/starlingdeploy/starling/rpc"
 )
 
@@ -20,6 +21,7 @@ type planTask struct {
 	cfg      *ReplicatorConfig
 	job      *job // to know it again; not touched
 	artifact starling.Digest
+	base     starling.Digest
 	sources  []rpc.Source
 	chunks   []starling.Chunk // nil: get the manifest
 	replicas int
@@ -37,7 +39,7 @@ type plan struct {
 }
 
 func (r *Replicator) planTask(j *job) planTask {
-	return planTask{cfg: &r.cfg, job: j, artifact: j.artifact, sources: j.sources, chunks: j.chunks, replicas: r.replicas}
+	return planTask{cfg: &r.cfg, job: j, artifact: j.artifact, base: j.base, sources: j.sources, chunks: j.chunks, replicas: r.replicas}
 }
 
 func (t planTask) run(ctx context.Context) plan {
@@ -71,8 +73,51 @@ func (t planTask) run(ctx context.Context) plan {
 		return held
 	})
 	t.findHolders(ctx, near, p.pulls)
+	t.findBases(ctx, p.pulls)
 	p.err = ctx.Err()
 	return p
+}
+
+// findBases notes which chunks of the release before stand where the missing ones do.
+// Without them the transfers are longer, no more: what fails here is not tried again.
+func (t planTask) findBases(ctx context.Context, pulls []pull) {
+	far := slices.ContainsFunc(pulls, func(one pull) bool { return len(one.holders)+len(one.leaders) == 0 })
+	if t.base.IsZero() || !far {
+		return
+	}
+	old, new := t.stored(ctx, t.base), t.stored(ctx, t.artifact)
+	if old == nil || new == nil {
+		return
+	}
+	align := delta.Align(old, new)
+	first := make(map[starling.Digest]int, len(new.Chunks))
+	for i := range new.Chunks {
+		if _, twin := first[new.Chunks[i].Digest]; !twin {
+			first[new.Chunks[i].Digest] = i
+		}
+	}
+	held := func(i int) bool {
+		_, ok := t.cfg.Store.Stat(old.Chunks[i].Digest)
+		return ok || t.cfg.ReadBase != nil // the region holds all of it
+	}
+	for k := range pulls {
+		for _, i := range align.Bases(first[pulls[k].chunk.Digest], held) {
+			pulls[k].bases = append(pulls[k].bases, old.Chunks[i].Digest)
+		}
+	}
+}
+
+// stored returns a manifest that the store has; nil: it has no good one.
+func (t planTask) stored(ctx context.Context, artifact starling.Digest) *starling.Manifest {
+	envelope, err := t.cfg.Store.Manifest(ctx, artifact)
+	if err == nil {
+		var m *starling.Manifest
+		if m, err = t.cfg.Verify(envelope, artifact); err == nil {
+			return m
+		}
+	}
+	t.cfg.Logger.Debug("no manifest to compare with", "artifact", artifact.String(), "error", err)
+	return nil
 }
 
 // manifest returns the artifact's chunks, each digest once, from the store, or from

@@ -66,14 +66,14 @@ func (t pullTask) run(ctx context.Context, lan bool) pulled {
 func (t pullTask) near(ctx context.Context, buf []byte) (stalled bool, err error) {
 	addrs := cachesOf(t.cfg.Members()).addrs
 	for _, name := range t.pull.holders {
-		if err := t.from(ctx, addrs[name], 0, buf); err == nil || !t.elsewhere(ctx, err) {
+		if _, err := t.from(ctx, addrs[name], 0, nil, buf); err == nil || !t.elsewhere(ctx, err) {
 			return false, err
 		}
 	}
 	for _, name := range t.pull.leaders {
 		begun := time.Now()
 		for failures := 0; time.Since(t.follow.last(name, begun)) < t.cfg.FollowPatience; {
-			err := t.from(ctx, addrs[name], min(followWait, t.cfg.FollowPatience), buf)
+			_, err := t.from(ctx, addrs[name], min(followWait, t.cfg.FollowPatience), nil, buf)
 			switch {
 			case err == nil:
 				t.follow.note(name)
@@ -94,8 +94,10 @@ func (t pullTask) near(ctx context.Context, buf []byte) (stalled bool, err error
 func (t pullTask) far(ctx context.Context, buf []byte) (wanBytes int64, dry bool, err error) {
 	last := fmt.Errorf("chunk %s: %w in any region that should have it", t.pull.chunk.Digest.Short(), starling.ErrNotFound)
 	try := func(addr string, wait time.Duration) (done bool) {
-		if err = t.from(ctx, addr, wait, buf); err == nil {
-			wanBytes = int64(t.pull.chunk.Size)
+		var moved int
+		moved, err = t.from(ctx, addr, wait, t.pull.bases, buf)
+		wanBytes += int64(moved)
+		if err == nil {
 			return true
 		}
 		if !t.elsewhere(ctx, err) {
@@ -133,19 +135,48 @@ func (t pullTask) far(ctx context.Context, buf []byte) (wanBytes int64, dry bool
 			}
 		}
 	}
-	return 0, true, last
+	return wanBytes, true, last
 }
 
-// from gets the chunk from one cache and stores it.
-func (t pullTask) from(ctx context.Context, addr string, wait time.Duration, buf []byte) error {
+// from gets the chunk from one cache, perhaps as a patch against bases, and stores it.
+// It returns how many bytes came.
+func (t pullTask) from(ctx context.Context, addr string, wait time.Duration, bases []starling.Digest, buf []byte) (moved int, err error) {
 	if addr == "" {
-		return fmt.Errorf("%w: the cache has left", starling.ErrUnavailable)
+		return 0, fmt.Errorf("%w: the cache has left", starling.ErrUnavailable)
 	}
-	data, err := t.cfg.Client.fetch(ctx, addr, Fetch{Digest: t.pull.chunk.Digest, Artifact: t.artifact, Wait: wait}, buf)
+	c := t.pull.chunk
+	p, err := t.cfg.Client.FetchPatch(ctx, addr, Fetch{Digest: c.Digest, Artifact: t.artifact, Wait: wait}, bases, buf)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	err = t.cfg.Store.Put(ctx, t.pull.chunk.Digest, data) // checks the data
+	if len(p.Bases) == 0 {
+		return len(p.Data), t.store(ctx, addr, p.Data)
+	}
+	whole, err := t.buffers.take(ctx, c.Size)
+	if err != nil {
+		return len(p.Data), err
+	}
+	defer t.buffers.give(whole)
+	read := ReadChunk(t.cfg.Store.Chunk).orElse(t.cfg.ReadBase)
+	data, sound, err := t.cfg.Patcher.Apply(ctx, read, c, p.Bases, p.Data, *whole)
+	switch {
+	case err != nil && !sound: // a base is gone
+		moved, err = t.from(ctx, addr, wait, nil, buf)
+		return len(p.Data) + moved, err
+	case err != nil:
+		t.cfg.Logger.Warn("a cache sent a bad patch", "peer", addr, "error", err)
+		return len(p.Data), err
+	}
+	if err := t.store(ctx, addr, data); err != nil {
+		return len(p.Data), err
+	}
+	t.cfg.Patcher.Remember(c.Digest, p.Bases, p.Data)
+	return len(p.Data), nil
+}
+
+// store keeps what a cache sent, which is checked.
+func (t pullTask) store(ctx context.Context, addr string, data []byte) error {
+	err := t.cfg.Store.Put(ctx, t.pull.chunk.Digest, data)
 	if errors.Is(err, starling.ErrCorrupt) {
 		t.cfg.Logger.Warn("a cache sent a corrupt chunk", "peer", addr, "error", err)
 	} else if err != nil {

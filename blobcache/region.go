@@ -212,7 +212,12 @@ func (r *Region) spread(ctx context.Context, d starling.Digest, put func(ctx con
 // Get fetches a chunk from its responsible caches in order, then from the others.
 // ErrNotFound: all caches answered and none holds it.
 func (r *Region) Get(ctx context.Context, d starling.Digest) ([]byte, error) {
-	data, err := r.first(ctx, d, func(addr string) ([]byte, error) { return r.client.Get(ctx, addr, d, nil) })
+	return r.Chunk(ctx, d, nil)
+}
+
+// Chunk is Get into buf, or into a larger one if buf is too short.
+func (r *Region) Chunk(ctx context.Context, d starling.Digest, buf []byte) ([]byte, error) {
+	data, err := r.first(ctx, d, func(addr string) ([]byte, error) { return r.client.Get(ctx, addr, d, buf) })
 	if err != nil {
 		return nil, fmt.Errorf("get chunk %s from the region: %w", d.Short(), err)
 	}

@@ -52,6 +52,11 @@ type ReplicatorConfig struct {
 	Verify func(envelope []byte, artifact starling.Digest) (*starling.Manifest, error)
 	// OutBytes tells the bytes sent to machines for an artifact, for reports.
 	OutBytes func(artifact starling.Digest) int64
+	// Patcher applies patches from other regions, and gives them to the Server that
+	// shares it; nil: an own one.
+	Patcher *Patcher
+	// ReadBase reads an older chunk that Store lacks from nearby; nil: there is nowhere.
+	ReadBase ReadChunk
 	Logger   *slog.Logger
 	// FollowPatience is how long a cache that is second in line for a chunk waits for
 	// signs of life of the first before it pulls from another region itself; 0: 20 s.
@@ -101,9 +106,12 @@ func NewReplicator(cfg ReplicatorConfig) *Replicator {
 	if cfg.FollowPatience == 0 {
 		cfg.FollowPatience = defaultPatience
 	}
+	if cfg.Patcher == nil {
+		cfg.Patcher = NewPatcher()
+	}
 	return &Replicator{
 		cfg:     cfg,
-		buffers: newBuffers((wanInFlight+lanInFlight)*starling.MaxChunkBytes, exchangeTimeout),
+		buffers: newBuffers((2*wanInFlight+lanInFlight)*starling.MaxChunkBytes, exchangeTimeout),
 		follow:  progress{at: map[string]time.Time{}},
 		jobs:    map[starling.Digest]*job{},
 		active:  map[starling.Digest]bool{},
@@ -195,7 +203,7 @@ func (r *Replicator) want(w rpc.Wants) {
 			j = &job{artifact: one.Artifact, due: true, total: -1}
 			r.jobs[one.Artifact] = j
 		}
-		j.sources, j.priority = one.Sources, one.Priority
+		j.sources, j.priority, j.base = one.Sources, one.Priority, one.Base
 	}
 	for artifact, j := range r.jobs {
 		if !wanted[artifact] {

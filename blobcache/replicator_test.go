@@ -118,12 +118,15 @@ func (r *testRegion) edit(change func(nodes []starling.Node) []starling.Node) {
 // add starts a cache and lets gossip show it.
 func (r *testRegion) add(name string) *testCache {
 	store := NewMemStore(testStoreBytes)
-	server := NewServer(ServerConfig{Region: r.name, Source: store, Store: store, Logger: quiet()})
-	stopServer := r.world.serve(name, server)
 	client := r.world.client(identity(r.name, name, starling.RoleCache))
+	others := NewRegion(client, func() []starling.Node {
+		return slices.DeleteFunc(r.members(), func(n starling.Node) bool { return n.Name == name })
+	}, 2)
+	server := NewServer(ServerConfig{Region: r.name, Source: store, Store: store, Logger: quiet(), ReadBase: others.Chunk})
+	stopServer := r.world.serve(name, server)
 	replicator := NewReplicator(ReplicatorConfig{
 		Name: name, Store: store, Client: client, Control: r, Members: r.members, Changed: r.membersChanged,
-		Verify: decodeUnsigned, OutBytes: server.OutBytes, Logger: quiet(), FollowPatience: time.Second,
+		Verify: decodeUnsigned, OutBytes: server.OutBytes, ReadBase: others.Chunk, Logger: quiet(), FollowPatience: time.Second,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup

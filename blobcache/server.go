@@ -47,6 +47,10 @@ type ServerConfig struct {
 	Logger         *slog.Logger
 	MaxStreams     int   // open at once; further ones are closed; 0: 1,024
 	MaxBufferBytes int64 // of chunks and envelopes in memory; 0: 256 MiB
+	// Patcher makes patches for those who hold older chunks; nil: an own one.
+	Patcher *Patcher
+	// ReadBase reads an older chunk that Source lacks from nearby; nil: there is nowhere.
+	ReadBase ReadChunk
 }
 
 // Server answers the blob protocol.
@@ -67,6 +71,9 @@ func NewServer(cfg ServerConfig) *Server {
 	}
 	if cfg.MaxBufferBytes == 0 {
 		cfg.MaxBufferBytes = defaultBufferMiB << 20
+	}
+	if cfg.Patcher == nil {
+		cfg.Patcher = NewPatcher()
 	}
 	return &Server{
 		cfg:     cfg,
@@ -149,6 +156,8 @@ func (s *Server) serveRequest(ctx context.Context, conn net.Conn, peer starling.
 		return s.getManifest(ctx, conn, q)
 	case opPutManifest:
 		return s.putManifest(ctx, conn, peer, q)
+	case opGetPatch:
+		return s.getPatch(ctx, conn, peer, q)
 	case opGetAccount:
 		return s.getAccount(ctx, conn, q)
 	default:
@@ -190,18 +199,9 @@ func (s *Server) authorize(q request, peer starling.Identity) error {
 }
 
 func (s *Server) get(ctx context.Context, conn net.Conn, peer starling.Identity, q request) error {
-	size, ok := s.cfg.Source.Stat(q.digest)
-	if !ok && q.arg > 0 {
-		wait := time.Duration(q.arg) * time.Millisecond
-		if err := s.deadline(ctx, conn, wait+transferTimeout); err != nil {
-			return err
-		}
-		waiting, cancel := context.WithTimeout(ctx, wait)
-		err := s.cfg.Source.Wait(waiting, q.digest)
-		cancel()
-		if err == nil {
-			size, ok = s.cfg.Source.Stat(q.digest)
-		}
+	size, ok, err := s.await(ctx, conn, q)
+	if err != nil {
+		return err
 	}
 	if !ok {
 		return respond(conn, statusMissing, nil)
@@ -212,12 +212,8 @@ func (s *Server) get(ctx context.Context, conn net.Conn, peer starling.Identity,
 	}
 	defer s.buffers.give(buf)
 	data, err := s.cfg.Source.Chunk(ctx, q.digest, (*buf)[:0])
-	switch {
-	case errors.Is(err, starling.ErrNotFound) || errors.Is(err, starling.ErrCorrupt):
-		return respond(conn, statusMissing, nil) // the source has told its owner of damage
-	case err != nil:
-		s.cfg.Logger.Warn("cannot read a chunk", "digest", q.digest.String(), "error", err)
-		return respondError(conn, errors.New("cannot read the chunk")) // the disk's affairs stay here
+	if err != nil {
+		return s.answerUnread(conn, q, err)
 	}
 	if err := s.deadline(ctx, conn, transferTimeout); err != nil {
 		return err
@@ -227,6 +223,33 @@ func (s *Server) get(ctx context.Context, conn net.Conn, peer starling.Identity,
 	}
 	s.traffic.count(peer, q, len(data))
 	return nil
+}
+
+// await returns the size of the chunk that q asks for, as soon as it is held.
+func (s *Server) await(ctx context.Context, conn net.Conn, q request) (size int, ok bool, err error) {
+	size, ok = s.cfg.Source.Stat(q.digest)
+	if ok || q.arg == 0 {
+		return size, ok, nil
+	}
+	wait := time.Duration(q.arg) * time.Millisecond
+	if err := s.deadline(ctx, conn, wait+transferTimeout); err != nil {
+		return 0, false, err
+	}
+	waiting, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	if s.cfg.Source.Wait(waiting, q.digest) == nil {
+		size, ok = s.cfg.Source.Stat(q.digest)
+	}
+	return size, ok, nil
+}
+
+// answerUnread answers a request for a chunk that cannot be read.
+func (s *Server) answerUnread(conn net.Conn, q request, err error) error {
+	if errors.Is(err, starling.ErrNotFound) || errors.Is(err, starling.ErrCorrupt) {
+		return respond(conn, statusMissing, nil) // the source has told its owner of damage
+	}
+	s.cfg.Logger.Warn("cannot read a chunk", "digest", q.digest.String(), "error", err)
+	return respondError(conn, errors.New("cannot read the chunk")) // the disk's affairs stay here
 }
 
 func (s *Server) put(ctx context.Context, conn net.Conn, q request) error {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/artifact"
+	"github.com/starlingdeploy/starling/delta"
 )
 
 // The blob protocol. A stream carries requests and their responses in turn; the next
@@ -17,7 +18,7 @@ import (
 //	 0  version              0  version
 //	 1  op                   1  status
 //	 2  role of the caller   2  zero (2)
-//	 3  zero                 4  size of what follows (4)
+//	 3  bases, of getp       4  size of what follows (4)
 //	 4  argument (4)
 //	 8  digest (32)
 //	40  artifact (32)
@@ -28,11 +29,15 @@ import (
 //	has   n, 1..4096      zero      n digests, 32 each      bitmap, bit i at byte i/8, lowest first
 //	getm  zero            artifact  -                       the envelope
 //	putm  size            artifact  the envelope            -
+//	getp  wait, ms        chunk     1..8 digests, 32 each   1 byte: bit i says that base i was used; then the
+//	                                                        patch (package delta), or with no bit the chunk
 //	geta  zero            artifact  -                       the account, JSON
 //
 // Other statuses are followed by a text for people, maxTextBytes at most. The role
 // says as what the caller acts, when its certificate allows several (0: any of
 // them). The artifact of a get says what the bytes are for; it is for accounting only.
+// The digests of a getp are chunks that the caller holds: those used, in this order, are
+// the patch's base.
 const (
 	wireVersion = 1
 
@@ -53,7 +58,8 @@ const (
 	opHas
 	opGetManifest
 	opPutManifest
-	opGetAccount op = 7
+	opGetPatch
+	opGetAccount
 )
 
 type status byte
@@ -77,6 +83,7 @@ type request struct {
 	arg      uint32
 	digest   starling.Digest
 	artifact starling.Digest
+	bases    uint8 // how many follow
 }
 
 type response struct {
@@ -88,7 +95,7 @@ var errProtocol = errors.New("blob protocol violated")
 
 func (q request) encode() [requestBytes]byte {
 	var b [requestBytes]byte
-	b[0], b[1] = wireVersion, byte(q.op)
+	b[0], b[1], b[3] = wireVersion, byte(q.op), q.bases
 	for code, r := range roleCodes {
 		if r == q.role {
 			b[2] = byte(code)
@@ -105,15 +112,16 @@ func decodeRequest(b [requestBytes]byte) (request, error) {
 	if b[0] != wireVersion {
 		return q, fmt.Errorf("%w: version %d, this program speaks %d", errProtocol, b[0], wireVersion)
 	}
-	if int(b[2]) >= len(roleCodes) || b[3] != 0 {
-		return q, fmt.Errorf("%w: role %d, reserved %d", errProtocol, b[2], b[3])
+	if int(b[2]) >= len(roleCodes) || (b[3] > 0) != (q.op == opGetPatch) || b[3] > delta.MaxBases {
+		return q, fmt.Errorf("%w: role %d, %d bases", errProtocol, b[2], b[3])
 	}
+	q.bases = b[3]
 	q.role = roleCodes[b[2]]
 	copy(q.digest[:], b[8:])
 	copy(q.artifact[:], b[40:])
 	limit := uint32(0)
 	switch q.op {
-	case opGet:
+	case opGet, opGetPatch:
 		limit = maxWaitMS
 	case opPut:
 		limit = starling.MaxChunkBytes
@@ -141,6 +149,8 @@ func (q request) bodyBytes() int64 {
 		return int64(q.arg)
 	case opHas:
 		return int64(q.arg) * digestBytes
+	case opGetPatch:
+		return int64(q.bases) * digestBytes
 	default:
 		return 0
 	}
@@ -165,6 +175,8 @@ func decodeResponse(b [responseBytes]byte, q request) (response, error) {
 		switch q.op {
 		case opGet:
 			limit, least = starling.MaxChunkBytes, 1
+		case opGetPatch:
+			limit, least = starling.MaxChunkBytes+1, 2
 		case opHas:
 			limit = (q.arg + 7) / 8
 			least = limit

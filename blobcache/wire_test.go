@@ -10,17 +10,21 @@ import (
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/artifact"
+	"github.com/starlingdeploy/starling/delta"
 )
 
 func TestRequestRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		q := request{
-			op:   rapid.SampledFrom([]op{opGet, opPut, opHas, opGetManifest, opPutManifest, opGetAccount}).Draw(t, "op"),
+			op:   rapid.SampledFrom([]op{opGet, opPut, opHas, opGetManifest, opPutManifest, opGetPatch, opGetAccount}).Draw(t, "op"),
 			role: rapid.SampledFrom(roleCodes[:]).Draw(t, "role"),
 		}
 		copy(q.digest[:], rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "digest"))
 		copy(q.artifact[:], rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "artifact"))
 		switch q.op {
+		case opGetPatch:
+			q.bases = rapid.Uint8Range(1, delta.MaxBases).Draw(t, "bases")
+			q.arg = rapid.Uint32Range(0, maxWaitMS).Draw(t, "wait")
 		case opGet:
 			q.arg = rapid.Uint32Range(0, maxWaitMS).Draw(t, "wait")
 		case opPut:
@@ -41,7 +45,7 @@ func TestDecodeRequestRefuses(t *testing.T) {
 	for name, edit := range map[string]func(b *[requestBytes]byte){
 		"version":           func(b *[requestBytes]byte) { b[0] = 2 },
 		"no operation":      func(b *[requestBytes]byte) { b[1] = 0 },
-		"unknown operation": func(b *[requestBytes]byte) { b[1] = 6 },
+		"unknown operation": func(b *[requestBytes]byte) { b[1] = 200 },
 		"unknown role":      func(b *[requestBytes]byte) { b[2] = 5 },
 		"reserved byte":     func(b *[requestBytes]byte) { b[3] = 1 },
 		"chunk too large":   func(b *[requestBytes]byte) { b[4] = 1 },
@@ -50,6 +54,9 @@ func TestDecodeRequestRefuses(t *testing.T) {
 		"no digests":        func(b *[requestBytes]byte) { b[1], b[7] = byte(opHas), 0 },
 		"many digests":      func(b *[requestBytes]byte) { b[1], b[6] = byte(opHas), 0x20 },
 		"argument to getm":  func(b *[requestBytes]byte) { b[1] = byte(opGetManifest) },
+		"no bases":          func(b *[requestBytes]byte) { b[1] = byte(opGetPatch) },
+		"many bases":        func(b *[requestBytes]byte) { b[1], b[3] = byte(opGetPatch), delta.MaxBases+1 },
+		"bases of a get":    func(b *[requestBytes]byte) { b[1], b[3] = byte(opGet), 1 },
 		"argument to geta":  func(b *[requestBytes]byte) { b[1] = byte(opGetAccount) },
 		"huge manifest":     func(b *[requestBytes]byte) { b[1], b[4] = byte(opPutManifest), 0xff },
 	} {
@@ -75,6 +82,8 @@ func TestStatusesCarryErrors(t *testing.T) {
 func FuzzDecodeRequest(f *testing.F) {
 	b := request{op: opGet, role: starling.RoleMachine, arg: 1000, digest: starling.Digest{1}}.encode()
 	f.Add(b[:])
+	b = request{op: opGetPatch, arg: 1000, digest: starling.Digest{1}, bases: 3}.encode()
+	f.Add(b[:])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		q, err := readRequest(bytes.NewReader(b))
 		if err != nil {
@@ -95,7 +104,7 @@ func FuzzTalk(f *testing.F) {
 	f.Add(append(ok[:], "abc"...))
 	f.Add(missing[:])
 	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, q := range []request{{op: opGet}, {op: opPut, arg: 1}, {op: opHas, arg: 20}, {op: opGetManifest}, {op: opGetAccount}} {
+		for _, q := range []request{{op: opGet}, {op: opPut, arg: 1}, {op: opHas, arg: 20}, {op: opGetManifest}, {op: opGetPatch, bases: 2}, {op: opGetAccount}} {
 			r := bytes.NewReader(b)
 			_, whole, err := talk(struct {
 				io.Reader

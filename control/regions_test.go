@@ -1,6 +1,7 @@
 package control
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -292,6 +293,16 @@ func TestWants(t *testing.T) {
 	w := term.wants.wait(t.Context(), second.Index, 0)
 	if len(w.Wants) != 1 || w.Wants[0].Artifact != art || w.Wants[0].Priority < wantUnderWay || len(w.Wants[0].Sources) != 0 {
 		t.Fatalf("wants: %+v", w)
+	}
+	if base := w.Wants[0].Base; !base.IsZero() {
+		t.Errorf("the first release follows %s", base.Short())
+	}
+	next := b.artifact("v2")
+	b.submit("d2", "web", next)
+	b.look(term)
+	w = term.wants.wait(t.Context(), w.Index, 0)
+	if i := slices.IndexFunc(w.Wants, func(x rpc.Want) bool { return x.Artifact == next }); i < 0 || w.Wants[i].Base != art {
+		t.Errorf("wants: %+v", w)
 	}
 	b.members.set(append(b.members.Members(), node("us", "c2", starling.RoleCache))...)
 	b.look(term)

@@ -102,6 +102,7 @@ func wantsOf(v raftfsm.View, dirs *directories, self string) []rpc.Want {
 	type need struct {
 		priority int
 		origin   string
+		base     starling.Digest
 	}
 	needs := map[starling.Digest]need{}
 	add := func(d starling.Digest, origin string, priority int) {
@@ -115,6 +116,12 @@ func wantsOf(v raftfsm.View, dirs *directories, self string) []rpc.Want {
 		n.origin = cmp.Or(n.origin, origin)
 		needs[d] = n
 	}
+	follows := func(d, base starling.Digest) {
+		if n, ok := needs[d]; ok && n.base.IsZero() && d != base {
+			n.base = base
+			needs[d] = n
+		}
+	}
 	origin := func(d starling.Digest) string {
 		if a, ok := v.Artifact(d); ok {
 			return a.Region
@@ -123,10 +130,14 @@ func wantsOf(v raftfsm.View, dirs *directories, self string) []rpc.Want {
 	}
 	for _, d := range underWay(v) {
 		add(d.Artifact, origin(d.Artifact), wantUnderWay+d.Priority)
+		if g, ok := v.Goal(d.App); ok {
+			follows(d.Artifact, g.Artifact)
+		}
 	}
 	for _, g := range v.Goals() {
 		add(g.Artifact, cmp.Or(g.Origin, origin(g.Artifact)), wantGoal)
 		add(g.Previous, origin(g.Previous), wantPrevious)
+		follows(g.Artifact, g.Previous)
 		kept := map[starling.Digest]bool{}
 		for _, r := range v.Releases(g.App) {
 			if len(kept) >= max(maxKeptReleases, g.Deploy.Keep) {
@@ -138,7 +149,7 @@ func wantsOf(v raftfsm.View, dirs *directories, self string) []rpc.Want {
 	}
 	out := make([]rpc.Want, 0, len(needs))
 	for d, n := range needs {
-		out = append(out, rpc.Want{Artifact: d, Sources: dirs.sources(d, n.origin, self), Priority: n.priority})
+		out = append(out, rpc.Want{Artifact: d, Sources: dirs.sources(d, n.origin, self), Priority: n.priority, Base: n.base})
 	}
 	slices.SortFunc(out, func(a, b rpc.Want) int {
 		return cmp.Or(cmp.Compare(b.Priority, a.Priority), bytes.Compare(a.Artifact[:], b.Artifact[:]))

@@ -135,6 +135,9 @@ type Want struct {
 	Artifact starling.Digest `json:"artifact"`
 	Sources  []Source        `json:"sources"` // other regions, nearest first; the own region is implied
 	Priority int             `json:"priority"`
+	// Base is the release that this one follows, if there is one: what differs little
+	// from its chunks crosses between regions as patches.
+	Base starling.Digest `json:"base,omitzero"`
 }
 
 // Wants are all artifacts that the caches must hold and never evict.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"slices"
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/blobcache"
@@ -27,12 +28,17 @@ func (p *process) runCache(ctx context.Context, g *errgroup.Group) error {
 	if p.releases != nil {
 		source = both{store: store, releases: p.releases}
 	}
+	patcher := blobcache.NewPatcher()
+	others := blobcache.NewRegion(p.blobs, func() []starling.Node {
+		return slices.DeleteFunc(p.pool.Members(), func(n starling.Node) bool { return n.Name == p.cfg.Name })
+	}, p.replicas())
 	server := blobcache.NewServer(blobcache.ServerConfig{
 		Region: p.cfg.Region, Source: source, Store: store, Account: p.account, Logger: log,
 		VerifyManifest: func(envelope []byte, artifact starling.Digest) error {
 			_, _, err := p.verify(envelope, artifact)
 			return err
 		},
+		Patcher: patcher, ReadBase: others.Chunk,
 	})
 	replicator := blobcache.NewReplicator(blobcache.ReplicatorConfig{
 		Name: p.cfg.Name, Store: store, Client: p.blobs, Control: p.servers,
@@ -41,7 +47,7 @@ func (p *process) runCache(ctx context.Context, g *errgroup.Group) error {
 			m, _, err := p.verify(envelope, artifact)
 			return m, err
 		},
-		OutBytes: server.OutBytes, Logger: log,
+		OutBytes: server.OutBytes, Patcher: patcher, ReadBase: others.Chunk, Logger: log,
 	})
 	g.Go(func() error {
 		parts, ctx := errgroup.WithContext(ctx)
