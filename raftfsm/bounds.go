@@ -1,6 +1,7 @@
 package raftfsm
 
 import (
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -98,6 +99,23 @@ func checkBytes(b starling.Bytes) error {
 	for _, n := range []int64{b.Artifact, b.New, b.WAN, b.CacheOut, b.Peer, b.Local} {
 		if n < 0 {
 			return starling.Invalidf("bytes", "%d is negative", n)
+		}
+	}
+	return nil
+}
+
+// checkTimes wants one record at most for each region that takes part, in their order.
+func checkTimes(d *starling.Deployment, times []starling.RegionTimes) error {
+	last := ""
+	for _, r := range times {
+		if !slices.ContainsFunc(d.Regions, func(p starling.Placing) bool { return p.Name == r.Region }) || r.Region <= last {
+			return starling.Invalidf("times", "region %.80q takes no part, or comes twice", r.Region)
+		}
+		last = r.Region
+		for _, n := range []int64{r.UploadMS, r.FirstByteMS, r.PlacedMS, r.FetchMS, r.StagedMS, r.AllStagedMS, r.EarlyBytes} {
+			if n < 0 {
+				return starling.Invalidf("times", "%d is negative", n)
+			}
 		}
 	}
 	return nil
