@@ -44,6 +44,26 @@ type RegionMarks struct {
 	EarlyBytes int64     `json:"early_bytes,omitempty"`
 }
 
+// Since returns m with what it lacks taken from an earlier report of the same region,
+// which came so long before it.
+func (m RegionMarks) Since(old RegionMarks, before time.Duration) RegionMarks {
+	if m.Now.IsZero() || old.Now.IsZero() {
+		return m
+	}
+	keep := func(mark *time.Time, was time.Time) {
+		if !was.IsZero() { // by the clock of the newer report, which may be another's
+			*mark = was.Add(m.Now.Sub(old.Now) - before)
+		}
+	}
+	keep(&m.FirstByte, old.FirstByte)
+	keep(&m.Placed, old.Placed)
+	keep(&m.Fetch, old.Fetch)
+	keep(&m.Staged, old.Staged)
+	keep(&m.AllStaged, old.AllStaged)
+	m.EarlyBytes = max(m.EarlyBytes, old.EarlyBytes)
+	return m
+}
+
 // Times translates the marks of a region's report that came at arrived, by the clock
 // that made created.
 func (m RegionMarks) Times(region string, created, arrived time.Time) RegionTimes {
@@ -51,7 +71,7 @@ func (m RegionMarks) Times(region string, created, arrived time.Time) RegionTime
 		if at.IsZero() || m.Now.IsZero() {
 			return 0
 		}
-		return max(1, arrived.Sub(created).Milliseconds()-m.Now.Sub(at).Milliseconds())
+		return max(1, arrived.Sub(created).Milliseconds()-max(0, m.Now.Sub(at).Milliseconds()))
 	}
 	return RegionTimes{
 		Region: region, FirstByteMS: after(m.FirstByte), PlacedMS: after(m.Placed),
