@@ -27,7 +27,8 @@ type chunkFetch struct{ cancel context.CancelFunc }
 
 // fetch starts a worker for one chunk. How many run is bounded by the brain, in
 // bytes (swarm.Config.MaxInFlightBytes) and per source.
-func (f *flock) fetch(q swarm.Request) {
+func (f *flock) fetch(e swarm.Fetch) {
+	q := e.Request
 	fail := func(r swarm.Reason) {
 		f.step(swarm.Failed{Request: q, Reason: r})
 	}
@@ -53,7 +54,7 @@ func (f *flock) fetch(q swarm.Request) {
 	f.run.work(func() {
 		defer cancel()
 		began := time.Now()
-		places, remote, err := d.rel.bring(ctx, f.blobs, f.buffers, n.Addr, q.Chunk)
+		places, remote, err := d.rel.bring(ctx, f.blobs, f.buffers, n.Addr, q.Chunk, e.Wait)
 		f.run.post(chunkFetched{f: f, d: d, c: c, q: q, places: places, remote: remote, err: err, took: time.Since(began)})
 	})
 }
@@ -65,14 +66,15 @@ func (f *flock) cancelFetch(q swarm.Request) {
 	}
 }
 
-// bring fetches chunk i from addr and writes it wherever it belongs. remote tells
+// bring fetches chunk i from addr, which may wait for it to come there, and writes it
+// wherever it belongs. remote tells
 // that an error is the other side's or the network's.
-func (r *release) bring(ctx context.Context, from blobs, pool *buffers, addr string, i int) (places []int, remote bool, err error) {
+func (r *release) bring(ctx context.Context, from blobs, pool *buffers, addr string, i int, wait time.Duration) (places []int, remote bool, err error) {
 	c := r.manifest.Chunks[i]
 	buf := pool.get(c.Size)
 	defer pool.put(buf)
 	// WriteChunk checks it, before anything is written.
-	data, err := from.Fetch(ctx, addr, blobcache.Fetch{Digest: c.Digest, Artifact: r.artifact, Unchecked: true}, buf)
+	data, err := from.Fetch(ctx, addr, blobcache.Fetch{Digest: c.Digest, Artifact: r.artifact, Wait: wait, Unchecked: true}, buf)
 	if err != nil {
 		return nil, true, err
 	}
