@@ -91,9 +91,10 @@ type Deployment struct {
 	Paused  bool      `json:"paused"`
 	Regions []Placing `json:"regions"` // sorted by name
 
-	Timings  Timings `json:"timings"`
-	Machines Counts  `json:"machines"` // checkpoint; live counts are in the leader's memory
-	Bytes    Bytes   `json:"bytes"`
+	Timings  Timings       `json:"timings"`
+	Times    []RegionTimes `json:"times,omitempty"` // sorted by region
+	Machines Counts        `json:"machines"`        // checkpoint; live counts are in the leader's memory
+	Bytes    Bytes         `json:"bytes"`
 }
 
 // Placing is one region's replication status.

@@ -49,8 +49,7 @@ type Stage string
 
 // The stages of a goal. Each allows what the one before it allows.
 const (
-	StagePlace    Stage = "place"    // caches replicate; machines wait
-	StageFetch    Stage = "fetch"    // machines fetch and verify
+	StageFetch    Stage = "fetch"    // machines fetch and verify, while the caches still replicate
 	StageActivate Stage = "activate" // machines below the cutoff activate
 )
 
@@ -71,7 +70,7 @@ type Goal struct {
 	Previous Digest `json:"previous,omitzero"`
 }
 
-var stageRank = map[Stage]int{StagePlace: 1, StageFetch: 2, StageActivate: 3}
+var stageRank = map[Stage]int{StageFetch: 1, StageActivate: 2}
 
 // AtLeast reports whether s allows what o allows.
 func (s Stage) AtLeast(o Stage) bool { return stageRank[s] >= stageRank[o] }

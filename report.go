@@ -83,11 +83,12 @@ func (c Counts) Add(o Counts) Counts {
 
 // RegionReport is a region's word to an app's home about one goal.
 type RegionReport struct {
-	Region     string     `json:"region"`
-	App        string     `json:"app"`
-	Generation Generation `json:"generation"`
-	Revision   uint64     `json:"revision"` // of the goal that the counts are about
-	Placing    Placing    `json:"placing"`
-	Counts     Counts     `json:"counts"`
-	Bytes      Bytes      `json:"bytes"`
+	Region     string      `json:"region"`
+	App        string      `json:"app"`
+	Generation Generation  `json:"generation"`
+	Revision   uint64      `json:"revision"` // of the goal that the counts are about
+	Placing    Placing     `json:"placing"`
+	Counts     Counts      `json:"counts"`
+	Bytes      Bytes       `json:"bytes"`
+	Marks      RegionMarks `json:"marks,omitzero"`
 }

@@ -207,11 +207,11 @@ func TestCutoffAndStageHoldTheMachineBack(t *testing.T) {
 	r.leader.setGoal(goal(1, v1))
 	m.await(1, starling.MachineHealthy)
 	g := goal(2, v2)
-	g.Stage, g.Cutoff = starling.StagePlace, 0
-	r.leader.setGoal(g)
-	g.Revision, g.Stage = 2, starling.StageFetch
+	g.Stage, g.Cutoff = starling.StageFetch, 0
 	r.leader.setGoal(g)
 	m.await(2, starling.MachineStaged)
+	g.Revision = 2 // the gate is open: to machines it says nothing new
+	r.leader.setGoal(g)
 	g.Revision, g.Stage = 3, starling.StageActivate
 	r.leader.setGoal(g)
 	eventually(t, 30*time.Second, "the machine knows revision 3", func() bool {

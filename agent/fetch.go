@@ -32,7 +32,8 @@ type chunkFetch struct {
 
 // fetch starts a worker for one chunk. How many run is bounded by the brain, in
 // bytes (swarm.Config.MaxInFlightBytes) and per source.
-func (f *flock) fetch(q swarm.Request) {
+func (f *flock) fetch(e swarm.Fetch) {
+	q := e.Request
 	fail := func(r swarm.Reason) {
 		f.step(swarm.Failed{Request: q, Reason: r})
 	}
@@ -56,7 +57,7 @@ func (f *flock) fetch(q swarm.Request) {
 	f.fetches[q] = c
 	d.workers++
 	d.fetching++
-	job := bringing{rel: d.rel, older: d.older, from: f.blobs, addr: n.Addr, pool: f.buffers, patcher: f.patcher}
+	job := bringing{rel: d.rel, older: d.older, from: f.blobs, addr: n.Addr, wait: e.Wait, pool: f.buffers, patcher: f.patcher}
 	f.run.work(func() {
 		defer cancel()
 		began, timed := f.meter.read(), &timedBlobs{blobs: f.blobs}
@@ -74,12 +75,14 @@ func (f *flock) cancelFetch(q swarm.Request) {
 	}
 }
 
-// bringing is what it takes to bring a chunk of rel from addr.
+// bringing is what it takes to bring a chunk of rel from addr, which may wait for it to
+// come there.
 type bringing struct {
 	rel     *release
 	older   *older // nil: none
 	from    blobs
 	addr    string
+	wait    time.Duration
 	pool    *buffers
 	patcher *blobcache.Patcher
 }
@@ -97,7 +100,7 @@ func (b *bringing) bring(ctx context.Context, i int) (got brought, err error) {
 	c := b.rel.manifest.Chunks[i]
 	buf := b.pool.get(c.Size)
 	defer b.pool.put(buf)
-	want := blobcache.Fetch{Digest: c.Digest, Artifact: b.rel.artifact, Unchecked: true}
+	want := blobcache.Fetch{Digest: c.Digest, Artifact: b.rel.artifact, Wait: b.wait, Unchecked: true}
 	got.remote = true
 	patch, err := b.from.FetchPatch(ctx, b.addr, want, b.older.bases(i), buf)
 	if err != nil {

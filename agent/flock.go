@@ -75,7 +75,7 @@ func (f *flock) carryOut(e swarm.Effect) {
 	case swarm.Announce:
 		f.announce(e)
 	case swarm.Fetch:
-		f.fetch(e.Request)
+		f.fetch(e)
 	case swarm.CancelFetch:
 		f.cancelFetch(e.Request)
 	case swarm.Done:

@@ -2,20 +2,25 @@ package blobcache
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/rpc"
 )
 
-// job is one wanted artifact at one cache. The Replicator's loop owns it.
+// job is one wanted artifact at one cache, or the draft of a build, which may become an
+// artifact. The Replicator's loop owns it.
 type job struct {
-	artifact starling.Digest
+	artifact starling.Digest // of a draft: a name for it that no artifact has
+	build    string          // deployment whose draft it is; empty: an artifact
+	draft    rpc.Draft       // how far to read; of a draft
+	read     rpc.Draft       // how far it was read
 	sources  []rpc.Source
 	priority int
 	base     starling.Digest // the artifact that this one follows; zero: none
 
-	chunks []starling.Chunk // of the manifest, each digest once; nil: manifest not had
+	chunks []starling.Chunk // of the manifest or draft, each digest once; nil: not had
 	caches []string         // the membership that the share was computed with
 	total  int              // chunks of the share; -1: unknown
 
@@ -65,9 +70,21 @@ func (j *job) replan() {
 	j.unfollow()
 }
 
-// adopt puts a plan in force. Pulls of the plan before that are still in flight stay so.
+// become makes a draft the job of the artifact that its build gave. What it pulls is
+// part of that, but for rare exceptions, and goes on until the plan by the manifest.
+func (j *job) become(artifact starling.Digest) {
+	j.artifact, j.build, j.draft, j.read = artifact, "", rpc.Draft{}, rpc.Draft{}
+	j.chunks, j.total = nil, -1
+	j.planned, j.failed, j.failures, j.misses, j.problem = false, false, 0, 0, ""
+	j.due, j.notBefore = true, time.Time{}
+}
+
+// adopt puts a plan in force. Pulls of the plan before that are still in flight stay so;
+// a draft that has only grown goes on waiting for its neighbours.
 func (j *job) adopt(p plan) {
-	j.unfollow()
+	if j.build == "" || !slices.Equal(j.caches, p.caches) {
+		j.unfollow()
+	}
 	j.caches, j.total, j.planned = p.caches, p.total, true
 	j.missing = make(map[starling.Digest]pull, len(p.pulls))
 	j.lanQueue, j.wanQueue = nil, nil

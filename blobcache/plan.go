@@ -25,6 +25,9 @@ type planTask struct {
 	sources  []rpc.Source
 	chunks   []starling.Chunk // nil: get the manifest
 	replicas int
+
+	build       string // not empty: a draft, to be read from after read up to draft
+	draft, read rpc.Draft
 }
 
 // plan is the result. With err set only chunks may be, too.
@@ -32,6 +35,7 @@ type plan struct {
 	job      *job
 	artifact starling.Digest
 	chunks   []starling.Chunk
+	read     rpc.Draft // how far a draft was read
 	caches   []string
 	total    int
 	pulls    []pull // in manifest order
@@ -39,13 +43,18 @@ type plan struct {
 }
 
 func (r *Replicator) planTask(j *job) planTask {
-	return planTask{cfg: &r.cfg, job: j, artifact: j.artifact, base: j.base, sources: j.sources, chunks: j.chunks, replicas: r.replicas}
+	return planTask{cfg: &r.cfg, job: j, artifact: j.artifact, base: j.base, sources: j.sources, chunks: j.chunks, replicas: r.replicas,
+		build: j.build, draft: j.draft, read: j.read}
 }
 
 func (t planTask) run(ctx context.Context) plan {
-	p := plan{job: t.job, artifact: t.artifact, chunks: t.chunks}
+	p := plan{job: t.job, artifact: t.artifact, chunks: t.chunks, read: t.read}
 	near := cachesOf(t.cfg.Members())
-	if p.chunks == nil {
+	if t.build != "" {
+		if p.chunks, p.read, p.err = t.grow(ctx); p.err != nil {
+			return p
+		}
+	} else if p.chunks == nil {
 		if p.chunks, p.err = t.manifest(ctx, near); p.err != nil {
 			return p
 		}
@@ -67,7 +76,9 @@ func (t planTask) run(ctx context.Context) plan {
 		missing = append(missing, pull{chunk: c, leaders: line[:place]})
 	}
 	p.total = len(share)
-	t.cfg.Store.Pin(t.artifact, share) // before looking, so that what is seen stays
+	if t.build == "" { // what is fetched ahead must not be in the way of what is wanted
+		t.cfg.Store.Pin(t.artifact, share) // before looking, so that what is seen stays
+	}
 	p.pulls = slices.DeleteFunc(missing, func(one pull) bool {
 		_, held := t.cfg.Store.Stat(one.chunk.Digest)
 		return held

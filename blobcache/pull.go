@@ -21,8 +21,8 @@ type pullTask struct {
 	cfg      *ReplicatorConfig
 	buffers  *buffers
 	follow   *progress
-	job      *job // to know it again; not touched
-	artifact starling.Digest
+	job      *job            // to know it again; not touched
+	artifact starling.Digest // zero: of a draft
 	sources  []rpc.Source
 	replicas int
 	pull     pull
@@ -31,7 +31,6 @@ type pullTask struct {
 // pulled is the result.
 type pulled struct {
 	job      *job
-	artifact starling.Digest
 	digest   starling.Digest
 	lan      bool
 	stalled  bool  // nobody in the region has it, nor seems to get it: pull it from afar
@@ -41,12 +40,16 @@ type pulled struct {
 }
 
 func (r *Replicator) pullTask(j *job, p pull) pullTask {
-	return pullTask{cfg: &r.cfg, buffers: r.buffers, follow: &r.follow, job: j, artifact: j.artifact,
+	t := pullTask{cfg: &r.cfg, buffers: r.buffers, follow: &r.follow, job: j, artifact: j.artifact,
 		sources: j.sources, replicas: r.replicas, pull: p}
+	if j.build != "" {
+		t.artifact = starling.Digest{} // not known yet
+	}
+	return t
 }
 
 func (t pullTask) run(ctx context.Context, lan bool) pulled {
-	out := pulled{job: t.job, artifact: t.artifact, digest: t.pull.chunk.Digest, lan: lan}
+	out := pulled{job: t.job, digest: t.pull.chunk.Digest, lan: lan}
 	buf, err := t.buffers.take(ctx, t.pull.chunk.Size)
 	if err != nil {
 		out.err = err

@@ -67,7 +67,8 @@ type ReplicatorConfig struct {
 //
 // Of the caches of a region, the first R in a chunk's rendezvous order hold it. The
 // first pulls it from another region, the rest from the first: about one copy
-// crosses the link. What a neighbour holds already is taken from there.
+// crosses the link. What a neighbour holds already is taken from there. Drafts of
+// builds under way elsewhere are fetched in the same way ahead of their manifest.
 //
 // One loop, Run, owns all state; planning, transfers and reports run in a bounded
 // number of goroutines that send back results.
@@ -192,18 +193,20 @@ func (r *Replicator) loop(ctx context.Context, g *errgroup.Group) {
 	}
 }
 
-// want takes over a new list of wanted artifacts.
+// want takes over a new list of wanted artifacts and drafts.
 func (r *Replicator) want(w rpc.Wants) {
 	r.informed = true
-	wanted := make(map[starling.Digest]bool, len(w.Wants))
+	wanted := make(map[starling.Digest]bool, len(w.Wants)+len(w.Drafts))
 	for _, one := range w.Wants {
 		wanted[one.Artifact] = true
 		j := r.jobs[one.Artifact]
 		if j == nil {
-			j = &job{artifact: one.Artifact, due: true, total: -1}
-			r.jobs[one.Artifact] = j
+			j = r.built(one)
 		}
 		j.sources, j.priority, j.base = one.Sources, one.Priority, one.Base
+	}
+	for _, one := range w.Drafts[:min(len(w.Drafts), rpc.MaxDrafts)] {
+		r.wantDraft(one, wanted)
 	}
 	for artifact, j := range r.jobs {
 		if !wanted[artifact] {
@@ -235,16 +238,19 @@ func (r *Replicator) unfollowAll() {
 // install begins the pulls of a finished plan.
 func (r *Replicator) install(p plan) {
 	r.plans--
-	j := r.jobs[p.artifact]
-	if j == nil || j != p.job { // not wanted any more, or wanted anew
-		if j == nil {
+	j := p.job
+	if r.jobs[j.artifact] != j { // not wanted any more, or wanted anew
+		if r.jobs[p.artifact] == nil {
 			r.cfg.Store.Pin(p.artifact, nil)
 		}
 		return
 	}
 	j.planning = false
+	if p.artifact != j.artifact {
+		return // of the draft, and there is a manifest now
+	}
 	if p.chunks != nil {
-		j.chunks = p.chunks
+		j.chunks, j.read = p.chunks, p.read
 	}
 	if p.err != nil {
 		r.fail(j, p.err)
@@ -264,8 +270,8 @@ func (r *Replicator) finish(p pulled) {
 	if p.err == nil && !p.stalled {
 		r.got(p.digest)
 	}
-	j := r.jobs[p.artifact]
-	if j == nil || j != p.job {
+	j := p.job
+	if r.jobs[j.artifact] != j {
 		return
 	}
 	j.inFlight--
@@ -295,7 +301,11 @@ func (r *Replicator) got(d starling.Digest) {
 // fail notes what went wrong with a job. It goes on with its other chunks, unless
 // they would fail as well, and is then planned anew after a while.
 func (r *Replicator) fail(j *job, err error) {
-	if j.problem == "" {
+	switch {
+	case j.problem != "":
+	case j.build != "":
+		r.cfg.Logger.Info("cannot fetch ahead for a build; retrying", "deployment", j.build, "error", err)
+	default:
 		r.cfg.Logger.Warn("cannot replicate; retrying", "artifact", j.artifact.String(), "error", err)
 	}
 	j.problem = err.Error()
@@ -405,6 +415,10 @@ func (r *Replicator) compose() rpc.CacheReport {
 	u := r.cfg.Store.Usage()
 	report := rpc.CacheReport{Name: r.cfg.Name, UsedBytes: u.UsedBytes, MaxBytes: u.MaxBytes}
 	for _, j := range r.jobs {
+		if j.build != "" {
+			report.Drafts = append(report.Drafts, rpc.DraftHold{Deployment: j.build, WANBytes: j.wanBytes})
+			continue
+		}
 		hold := j.hold()
 		if r.cfg.OutBytes != nil {
 			hold.OutBytes = r.cfg.OutBytes(j.artifact)
@@ -414,6 +428,7 @@ func (r *Replicator) compose() rpc.CacheReport {
 	slices.SortFunc(report.Holds, func(a, b rpc.CacheHold) int {
 		return slices.Compare(a.Artifact[:], b.Artifact[:])
 	})
+	slices.SortFunc(report.Drafts, func(a, b rpc.DraftHold) int { return cmp.Compare(a.Deployment, b.Deployment) })
 	return report
 }
 

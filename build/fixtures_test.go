@@ -29,6 +29,7 @@ type testLeader struct {
 	jobs       []*rpc.Job
 	leases     []rpc.LeaseRequest
 	heartbeats int
+	beats      chan rpc.HeartbeatRequest // those with a draft, if not nil
 	log        []byte
 	completed  *rpc.CompleteRequest
 	failed     *rpc.FailRequest
@@ -67,10 +68,16 @@ func (l *testLeader) Lease(ctx context.Context, req rpc.LeaseRequest) (*rpc.Job,
 	}
 }
 
-func (l *testLeader) Heartbeat(_ context.Context, _ string, _ rpc.HeartbeatRequest) error {
+func (l *testLeader) Heartbeat(_ context.Context, _ string, req rpc.HeartbeatRequest) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.heartbeats++
+	if l.beats != nil && req.Draft.Pages > 0 {
+		select {
+		case l.beats <- req:
+		default: // the test has seen enough
+		}
+	}
 	if l.onHeartbeat != nil {
 		return l.onHeartbeat(l.heartbeats)
 	}
@@ -144,7 +151,8 @@ type testBlobs struct {
 	chunks    map[starling.Digest][]byte
 	manifests map[starling.Digest][]byte
 	puts      int
-	down      error // every call fails
+	down      error                           // every call fails
+	onPut     func(ctx context.Context) error // called first, without the lock
 }
 
 func newTestBlobs() *testBlobs {
@@ -163,7 +171,12 @@ func (b *testBlobs) Missing(_ context.Context, ds []starling.Digest) ([]starling
 	return out, b.down
 }
 
-func (b *testBlobs) Put(_ context.Context, d starling.Digest, data []byte) error {
+func (b *testBlobs) Put(ctx context.Context, d starling.Digest, data []byte) error {
+	if b.onPut != nil {
+		if err := b.onPut(ctx); err != nil {
+			return err
+		}
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.down != nil {

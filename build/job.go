@@ -48,7 +48,8 @@ func (w *Worker) build(ctx context.Context, job *rpc.Job) {
 	jobCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var beside sync.WaitGroup // heartbeats: until the leader knows the result
-	beside.Go(func() { w.heartbeats(jobCtx, job, cancel) })
+	list := newDraft(w.cfg.Blobs, w.draftEvery)
+	beside.Go(func() { w.heartbeats(jobCtx, job, list, cancel) })
 	streamed := make(chan struct{})
 	streamCtx, stopStream := context.WithCancel(jobCtx)
 	go func() { // ends when the finished log is delivered, or with streamCtx
@@ -56,7 +57,7 @@ func (w *Worker) build(ctx context.Context, job *rpc.Job) {
 		w.stream(streamCtx, job, out, cancel)
 	}()
 
-	done, tidyUp, err := w.make(jobCtx, job, out)
+	done, tidyUp, err := w.make(jobCtx, job, out, list)
 	if err != nil {
 		first, _, _ := strings.Cut(err.Error(), "\n") // the rest is from this log
 		out.printf("%s", first)
@@ -73,7 +74,7 @@ func (w *Worker) build(ctx context.Context, job *rpc.Job) {
 		case <-streamed:
 		case <-time.After(flushTimeout):
 		}
-		err = errors.Join(err, w.report(jobCtx, job, done, err, digest))
+		err = errors.Join(err, w.report(jobCtx, job, done, list, err, digest))
 	}
 	stopStream()
 	cause := context.Cause(jobCtx)
@@ -95,7 +96,7 @@ func (w *Worker) build(ctx context.Context, job *rpc.Job) {
 
 // make turns the job's commit into an artifact in the caches. Its errors are fit for
 // people. tidyUp, never nil, removes what it has left on disk.
-func (w *Worker) make(ctx context.Context, job *rpc.Job, out *buildLog) (_ *packed, tidyUp func() error, err error) {
+func (w *Worker) make(ctx context.Context, job *rpc.Job, out *buildLog, list *draft) (_ *packed, tidyUp func() error, err error) {
 	tidyUp = func() error { return nil }
 	if err := w.checkJob(job); err != nil {
 		return nil, tidyUp, err
@@ -138,7 +139,7 @@ func (w *Worker) make(ctx context.Context, job *rpc.Job, out *buildLog) (_ *pack
 	if err := w.runBuild(ctx, job, ws, guard, at, out); err != nil {
 		return nil, tidyUp, err
 	}
-	p, err := w.pack(ctx, ws, spec.Output)
+	p, err := w.pack(ctx, ws, spec.Output, list)
 	if err != nil {
 		return nil, tidyUp, preferCause(ctx, err)
 	}

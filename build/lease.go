@@ -20,10 +20,13 @@ func isLost(err error) bool {
 // heartbeats renews the lease until ctx ends. A leader that cannot be reached stops
 // nothing: the next one grants every lease a fresh time, and a lease that was given to
 // another worker meanwhile fences this one at the first heartbeat that gets through.
-func (w *Worker) heartbeats(ctx context.Context, job *rpc.Job, cancel context.CancelCauseFunc) {
+// A draft that has grown is worth a heartbeat at once.
+func (w *Worker) heartbeats(ctx context.Context, job *rpc.Job, list *draft, cancel context.CancelCauseFunc) {
 	for {
 		try, done := context.WithTimeout(ctx, rpc.HeartbeatWithin)
-		err := w.cfg.Leader.Heartbeat(try, job.Deployment, rpc.HeartbeatRequest{Lease: job.Lease})
+		beat := rpc.HeartbeatRequest{Lease: job.Lease}
+		beat.Draft, beat.UploadMS = list.now()
+		err := w.cfg.Leader.Heartbeat(try, job.Deployment, beat)
 		done()
 		if err != nil && isLost(err) {
 			cancel(&lostError{err})
@@ -32,11 +35,18 @@ func (w *Worker) heartbeats(ctx context.Context, job *rpc.Job, cancel context.Ca
 		if err != nil && ctx.Err() == nil {
 			w.log.Debug("heartbeat", "deployment", job.Deployment, "err", err)
 		}
-		pause := w.heartbeatEvery
+		pause, news := w.heartbeatEvery, list.news
 		if err != nil {
-			pause /= 4
+			pause, news = pause/4, nil
 		}
-		if sleep(ctx, pause) != nil {
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-news:
+		case <-ctx.Done():
+		}
+		t.Stop()
+		if ctx.Err() != nil {
 			return
 		}
 	}
@@ -128,7 +138,7 @@ func (w *Worker) storeLog(ctx context.Context, text []byte) (starling.Digest, er
 
 // report tells the leader the result and returns once it knows, or nobody wants it any
 // more, or the deadline is past.
-func (w *Worker) report(ctx context.Context, job *rpc.Job, p *packed, failed error, log starling.Digest) error {
+func (w *Worker) report(ctx context.Context, job *rpc.Job, p *packed, list *draft, failed error, log starling.Digest) error {
 	end := job.Deadline
 	if least := time.Now().Add(reportAtLeast); end.Before(least) {
 		end = least
@@ -137,8 +147,9 @@ func (w *Worker) report(ctx context.Context, job *rpc.Job, p *packed, failed err
 	defer cancel()
 	if failed == nil {
 		err := w.deliver(ctx, func(ctx context.Context) error {
+			_, uploadMS := list.now()
 			return w.cfg.Leader.Complete(ctx, job.Deployment, rpc.CompleteRequest{
-				Lease: job.Lease, Artifact: w.record(job, p), NewBytes: p.newBytes, Log: log, Sandboxed: w.box.sandboxed(),
+				Lease: job.Lease, Artifact: w.record(job, p), NewBytes: p.newBytes, UploadMS: uploadMS, Log: log, Sandboxed: w.box.sandboxed(),
 			})
 		})
 		if err == nil || isLost(err) || ctx.Err() != nil {

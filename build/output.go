@@ -78,15 +78,16 @@ type packed struct {
 }
 
 // pack cuts the output into chunks, uploads those that the caches lack while cutting,
-// and at last the signed manifest. An *uploadError is about the caches, any other error
+// and at last the signed manifest. list learns what is up. An *uploadError is about the caches, any other error
 // about the output.
-func (w *Worker) pack(ctx context.Context, ws workspace, output string) (_ *packed, err error) {
+func (w *Worker) pack(ctx context.Context, ws workspace, output string, list *draft) (_ *packed, err error) {
 	root, err := openOutput(ws, output)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
-	up := &uploader{ctx: ctx, blobs: w.cfg.Blobs, span: w.uploadFor, seen: make(map[starling.Digest]struct{})}
+	up := &uploader{ctx: ctx, blobs: w.cfg.Blobs, span: w.uploadFor, draft: list, log: w.log,
+		seen: make(map[starling.Digest]struct{})}
 	m, err := artifact.Pack(ctx, root, up.add)
 	if err == nil {
 		err = up.flush()

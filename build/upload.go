@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,6 +34,8 @@ type uploader struct {
 	ctx   context.Context // of the build
 	blobs Blobs
 	span  time.Duration // to retry one call
+	draft *draft        // learns what the caches hold
+	log   *slog.Logger
 
 	newBytes atomic.Int64 // uploaded
 
@@ -112,7 +115,17 @@ func (u *uploader) send(window []artifact.Piece) error {
 			return err
 		})
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	up := make([]starling.Chunk, len(window))
+	for i := range window {
+		up[i] = starling.Chunk{Digest: window[i].Digest, Size: len(window[i].Data)}
+	}
+	if err := u.draft.add(u.ctx, up); err != nil && u.ctx.Err() == nil {
+		u.log.Debug("other regions cannot be told ahead what is uploaded", "err", err)
+	}
+	return nil
 }
 
 // call calls the caches, again and again for a while.

@@ -33,6 +33,7 @@ type Worker struct {
 	heartbeatEvery time.Duration
 	logPostEvery   time.Duration
 	uploadFor      time.Duration
+	draftEvery     time.Duration
 
 	leasing chan struct{} // one token: leases are asked for one at a time, see lease
 	mu      sync.Mutex
@@ -70,6 +71,7 @@ func New(ctx context.Context, cfg Config) (*Worker, error) {
 		heartbeatEvery: rpc.HeartbeatEvery,
 		logPostEvery:   logPostEvery,
 		uploadFor:      uploadFor,
+		draftEvery:     draftEvery,
 		leasing:        make(chan struct{}, 1),
 		holding:        make(map[string]struct{}),
 	}

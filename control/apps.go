@@ -152,7 +152,7 @@ func (s *Server) cancellation(actor, id string) raftfsm.Finish {
 		Reason: clip(strings.TrimSpace("cancelled by "+actor), starling.MaxReasonBytes),
 	}
 	if d, ok := s.Deployment(id); ok {
-		f.Counts, f.Bytes = d.Machines, d.Bytes
+		f.Counts, f.Bytes, f.Times = d.Machines, d.Bytes, d.Times
 	}
 	return f
 }
@@ -185,6 +185,10 @@ func (t *term) live(v raftfsm.View, d *starling.Deployment) *starling.Deployment
 	sum := c.tally()
 	if sum.known {
 		out.Machines, out.Bytes = sum.counts, sum.bytes
+	}
+	out.Times = c.times()
+	if d.Phase == starling.PhaseBuilding {
+		out.Times = withUpload(out.Times, d, t.drafts.uploadAt(d))
 	}
 	out.Regions = slices.Clone(d.Regions)
 	for i := range out.Regions {

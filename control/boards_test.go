@@ -86,7 +86,7 @@ func TestWANBytesAreChargedToTheGoalThatMovedThem(t *testing.T) {
 	placed := false
 	say := func(wan int64) {
 		t.Helper()
-		if err := b.record(rpc.CacheReport{Name: "c1", Holds: []rpc.CacheHold{{Artifact: art, WANBytes: wan}}}); err != nil {
+		if err := b.record(rpc.CacheReport{Name: "c1", Holds: []rpc.CacheHold{{Artifact: art, WANBytes: wan}}}, time.Unix(1, 0)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -114,7 +114,7 @@ func TestWANBytesAreChargedToTheGoalThatMovedThem(t *testing.T) {
 	if n := b.wanBytes(g2); n != 0 {
 		t.Errorf("after a restart of the cache: %d", n)
 	}
-	if err := b.record(rpc.CacheReport{Name: "c2"}); !errors.Is(err, starling.ErrNotFound) {
+	if err := b.record(rpc.CacheReport{Name: "c2"}, time.Unix(1, 0)); !errors.Is(err, starling.ErrNotFound) {
 		t.Errorf("a cache that gossip does not know: %v", err)
 	}
 }

@@ -3,6 +3,7 @@ package control
 import (
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/rpc"
@@ -15,6 +16,8 @@ type cacheBoard struct {
 	live     []string // names of live caches, sorted
 	known    map[string]bool
 	holds    map[string]map[starling.Digest]rpc.CacheHold // by cache
+	ahead    map[string]map[string]int64                  // bytes fetched for a build, by cache and deployment
+	aheadAt  map[string]time.Time                         // when the first of them were known, by deployment
 	baseline map[string]*wanBaseline                      // by app
 }
 
@@ -24,6 +27,8 @@ type wanBaseline struct {
 	generation starling.Generation
 	had        bool             // the region held the artifact when the goal came
 	before     map[string]int64 // bytes, by cache
+	ahead      int64            // bytes that had been fetched for the build that made it
+	aheadAt    time.Time        // since when; zero: none had
 }
 
 // holding is what the region's caches together hold of an artifact.
@@ -36,6 +41,8 @@ type holding struct {
 func newCacheBoard() *cacheBoard {
 	return &cacheBoard{
 		holds:    map[string]map[starling.Digest]rpc.CacheHold{},
+		ahead:    map[string]map[string]int64{},
+		aheadAt:  map[string]time.Time{},
 		baseline: map[string]*wanBaseline{},
 	}
 }
@@ -60,6 +67,7 @@ func (b *cacheBoard) setMembers(all []starling.Node) {
 	for name := range b.holds {
 		if !known[name] {
 			delete(b.holds, name)
+			delete(b.ahead, name)
 		}
 	}
 }
@@ -72,9 +80,9 @@ func (b *cacheBoard) count() int {
 }
 
 // record takes a cache's report; it stands for all that the cache holds.
-func (b *cacheBoard) record(r rpc.CacheReport) error {
-	if len(r.Holds) > maxHoldsPerCache {
-		return starling.Invalidf("holds", "%d, more than %d", len(r.Holds), maxHoldsPerCache)
+func (b *cacheBoard) record(r rpc.CacheReport, at time.Time) error {
+	if len(r.Holds) > maxHoldsPerCache || len(r.Drafts) > rpc.MaxDrafts {
+		return starling.Invalidf("holds", "%d and %d of drafts, more than %d and %d", len(r.Holds), len(r.Drafts), maxHoldsPerCache, rpc.MaxDrafts)
 	}
 	holds := make(map[starling.Digest]rpc.CacheHold, len(r.Holds))
 	for _, h := range r.Holds {
@@ -90,7 +98,40 @@ func (b *cacheBoard) record(r rpc.CacheReport) error {
 		return starling.ErrNotFound
 	}
 	b.holds[r.Name] = holds
+	b.ahead[r.Name] = make(map[string]int64, len(r.Drafts))
+	for _, d := range r.Drafts {
+		b.ahead[r.Name][d.Deployment] = d.WANBytes
+		if d.WANBytes > 0 && b.aheadAt[d.Deployment].IsZero() {
+			b.aheadAt[d.Deployment] = at
+		}
+	}
+	b.forgetAhead()
 	return nil
+}
+
+// forgetAhead drops the beginnings of what no cache fetches ahead any more.
+func (b *cacheBoard) forgetAhead() {
+	for id := range b.aheadAt {
+		known := false
+		for _, builds := range b.ahead {
+			_, ok := builds[id]
+			known = known || ok
+		}
+		if !known {
+			delete(b.aheadAt, id)
+		}
+	}
+}
+
+// fetchedAhead returns what the caches had fetched from other regions for a goal's
+// artifact when the goal came, and when that began; zero: nothing.
+func (b *cacheBoard) fetchedAhead(goal *starling.Goal) (bytes int64, since time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if base := b.baseline[goal.App]; base != nil && base.generation == goal.Generation {
+		return base.ahead, base.aheadAt
+	}
+	return 0, time.Time{}
 }
 
 // holding merges what the live caches say of an artifact.
@@ -134,6 +175,10 @@ func (b *cacheBoard) keepGoals(goals []*starling.Goal, placed func(starling.Dige
 			if h, ok := holds[g.Artifact]; ok && base.had {
 				base.before[name] = h.WANBytes
 			}
+		}
+		base.aheadAt = b.aheadAt[g.Deployment]
+		for _, builds := range b.ahead {
+			base.ahead += builds[g.Deployment]
 		}
 		b.baseline[g.App] = base
 	}

@@ -244,7 +244,7 @@ func (c *deciding) rollingOut() {
 
 func (c *deciding) advance(to starling.Phase, t tally) {
 	c.propose(raftfsm.TypeAdvance, raftfsm.Advance{
-		ID: c.dep.ID, From: c.dep.Phase, To: to, Counts: t.counts, Bytes: t.bytes,
+		ID: c.dep.ID, From: c.dep.Phase, To: to, Counts: t.counts, Bytes: t.bytes, Times: c.times(),
 	})
 }
 
@@ -253,7 +253,7 @@ func (c *deciding) finish(reason string) { c.finishCounts(reason, c.tally()) }
 func (c *deciding) finishCounts(reason string, t tally) {
 	c.propose(raftfsm.TypeFinish, raftfsm.Finish{
 		ID: c.dep.ID, Phase: starling.PhaseFailed, Reason: clip(reason, starling.MaxReasonBytes),
-		Counts: t.counts, Bytes: t.bytes,
+		Counts: t.counts, Bytes: t.bytes, Times: c.times(),
 	})
 }
 
@@ -274,7 +274,7 @@ func (c *deciding) checkpoint(t tally) {
 		return
 	}
 	c.decider.kept[c.dep.ID] = c.obs.Now
-	c.propose(raftfsm.TypeCheckpoint, raftfsm.Checkpoint{ID: c.dep.ID, Counts: t.counts, Bytes: t.bytes})
+	c.propose(raftfsm.TypeCheckpoint, raftfsm.Checkpoint{ID: c.dep.ID, Counts: t.counts, Bytes: t.bytes, Times: c.times()})
 }
 
 func sameCounts(a, b starling.Counts) bool {

@@ -308,7 +308,7 @@ func TestDeadlineReasons(t *testing.T) {
 			b.look(term)
 			if err := term.caches.record(rpc.CacheReport{Name: "c1", Holds: []rpc.CacheHold{{
 				Artifact: art, ChunksDone: 4, ChunksTotal: 10, Caches: []string{"c1"},
-			}}}); err != nil {
+			}}}, term.now()); err != nil {
 				t.Fatal(err)
 			}
 			return term

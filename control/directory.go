@@ -15,13 +15,14 @@ import (
 type directories struct {
 	mu      sync.Mutex
 	regions map[string]*neighbour
-	version uint64 // grows when a directory or a placed list changes
+	version uint64 // grows when a directory, a placed list or a draft changes
 }
 
 // neighbour is another region as it last described itself.
 type neighbour struct {
 	directory rpc.Directory
 	placed    map[starling.Digest]bool
+	drafts    map[string]heardDraft // by deployment
 	leader    string
 	seen      time.Time
 	rtt       time.Duration
@@ -31,7 +32,7 @@ func newDirectories() *directories {
 	return &directories{regions: map[string]*neighbour{}}
 }
 
-// learn takes a region's directory and placed list.
+// learn takes a region's directory, placed list and drafts.
 func (d *directories) learn(b rpc.MirrorBatch, at time.Time) {
 	dir := b.Directory
 	dir.Servers = dir.Servers[:min(len(dir.Servers), maxServersPerRegion)]
@@ -50,6 +51,9 @@ func (d *directories) learn(b rpc.MirrorBatch, at time.Time) {
 	n.seen = at
 	if !sameNodes(n.directory.Servers, dir.Servers) || !sameNodes(n.directory.Caches, dir.Caches) || !sameSet(n.placed, placed) {
 		n.directory, n.placed = dir, placed
+		d.version++
+	}
+	if n.learnDrafts(b.Drafts, at) {
 		d.version++
 	}
 }
@@ -107,13 +111,7 @@ func (d *directories) sources(artifact starling.Digest, origin, self string) []r
 		if name == self || (name != origin && !n.placed[artifact]) {
 			continue
 		}
-		var live []starling.Node
-		for _, c := range n.directory.Caches {
-			if c.Alive {
-				live = append(live, c)
-			}
-		}
-		if len(live) > 0 {
+		if live := liveCaches(n); len(live) > 0 {
 			all = append(all, candidate{rpc.Source{Region: name, Caches: live}, n.placed[artifact], n.rtt})
 		}
 	}

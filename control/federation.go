@@ -150,7 +150,11 @@ func (t *term) report(ctx context.Context, home string, client *rpc.Client) erro
 			continue
 		}
 		call, cancel := context.WithTimeout(ctx, regionCallWithin)
-		err := client.ReportRegion(call, reports)
+		stamped := slices.Clone(reports)
+		for i := range stamped {
+			stamped[i].Marks.Now = t.now()
+		}
+		err := client.ReportRegion(call, stamped)
 		cancel()
 		if err == nil {
 			last, sent = reports, t.now()

@@ -201,7 +201,7 @@ func (b *bench) place(t *term, artifact starling.Digest) {
 	for _, name := range live {
 		err := t.caches.record(rpc.CacheReport{Name: name, Holds: []rpc.CacheHold{{
 			Artifact: artifact, ChunksDone: 10, ChunksTotal: 10, Complete: true, Caches: live,
-		}}})
+		}}}, t.now())
 		if err != nil {
 			b.t.Fatal(err)
 		}

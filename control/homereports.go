@@ -20,7 +20,7 @@ func newHomeBoard() *homeBoard {
 }
 
 // record takes a region's report on an active deployment. Within a generation,
-// revisions and sums never go back: a region that elected a new leader begins
+// revisions, sums and marks never go back: a region that elected a new leader begins
 // counting bytes anew.
 func (b *homeBoard) record(r starling.RegionReport, at time.Time) {
 	b.mu.Lock()
@@ -37,6 +37,7 @@ func (b *homeBoard) record(r starling.RegionReport, at time.Time) {
 			return
 		case c == 0:
 			r.Bytes = r.Bytes.Max(old.Bytes)
+			r.Marks = r.Marks.Since(old.Marks, at.Sub(old.At))
 		}
 	}
 	regions[r.Region] = Report{RegionReport: r, At: at}

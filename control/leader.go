@@ -22,8 +22,10 @@ type term struct {
 	since time.Time
 
 	jobs     *jobBoard
+	drafts   *draftBoard
 	machines *machineBoard
 	caches   *cacheBoard
+	marks    *markBoard
 	home     *homeBoard
 	dirs     *directories
 	wants    *wantList
@@ -40,8 +42,10 @@ func newTerm(ctx context.Context, s *Server) *term {
 	t := &term{
 		s: s, ctx: ctx, now: now, since: now(),
 		jobs:     newJobBoard(),
+		drafts:   newDraftBoard(),
 		machines: newMachineBoard(s.cfg.Region),
 		caches:   newCacheBoard(),
+		marks:    newMarkBoard(),
 		home:     newHomeBoard(),
 		dirs:     newDirectories(),
 		decider:  NewDecider(),
@@ -182,6 +186,7 @@ func (t *term) decide(v raftfsm.View) []Decision {
 	goals := v.Goals()
 	t.machines.keepApps(goals)
 	t.caches.keepGoals(goals, v.Placed)
+	t.marks.keepGoals(goals)
 	t.wants.update(v, t.dirs, t.s.cfg.Region, min(t.s.cfg.Replicas, t.caches.count()))
 	out := t.regional(v)
 	obs := t.observe(v, now)
@@ -196,9 +201,11 @@ func (t *term) observe(v raftfsm.View, now time.Time) Observations {
 			continue
 		}
 		if r, ok := t.reportOn(v, d.App, now); ok && r.Generation == d.Generation {
+			r.Marks.Now = now
 			t.home.record(r, now)
 		}
 	}
+	t.drafts.keep(active)
 	return Observations{
 		Now: now, Since: t.since,
 		Heard:   t.jobs.lastHeard(active),

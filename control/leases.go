@@ -122,7 +122,11 @@ func (s *Server) serveHeartbeat(w http.ResponseWriter, r *http.Request, c *calle
 	if err != nil {
 		return err
 	}
-	c.term.jobs.beat(d.ID, d.Lease, c.term.now())
+	now := c.term.now()
+	c.term.jobs.beat(d.ID, d.Lease, now)
+	if err := c.term.drafts.heard(d.ID, req, now); err != nil {
+		return err
+	}
 	return answerNothing(w)
 }
 
@@ -165,7 +169,7 @@ func (s *Server) serveComplete(w http.ResponseWriter, r *http.Request, c *caller
 	a := req.Artifact
 	a.Actor, a.Region, a.App, a.SHA = d.Actor, s.cfg.Region, d.App, d.SHA
 	_, err = s.propose(r.Context(), "worker:"+c.Name, raftfsm.TypeJobComplete, raftfsm.JobComplete{
-		ID: d.ID, Lease: req.Lease, Artifact: a, NewBytes: req.NewBytes, Log: req.Log, Sandboxed: req.Sandboxed,
+		ID: d.ID, Lease: req.Lease, Artifact: a, NewBytes: req.NewBytes, UploadMS: max(0, req.UploadMS), Log: req.Log, Sandboxed: req.Sandboxed,
 	})
 	if err != nil {
 		return err

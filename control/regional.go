@@ -98,9 +98,12 @@ func (t *term) reportOn(v raftfsm.View, app string, now time.Time) (starling.Reg
 	artifact, _ := v.Artifact(g.Artifact)
 	counts, moved := t.machines.count(g, now)
 	moved.WAN = t.caches.wanBytes(g)
-	return starling.RegionReport{
+	r := starling.RegionReport{
 		Region: t.s.cfg.Region, App: app, Generation: g.Generation, Revision: g.Revision,
 		Placing: placingOf(t.s.cfg.Region, placed, t.caches.holding(g.Artifact), artifact),
 		Counts:  counts, Bytes: moved,
-	}, true
+	}
+	ahead, since := t.caches.fetchedAhead(g)
+	r.Marks = t.marks.note(&r, ahead, since, now)
+	return r, true
 }

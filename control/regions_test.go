@@ -239,7 +239,7 @@ func TestPlacedFollowsTheCaches(t *testing.T) {
 		t.Helper()
 		err := term.caches.record(rpc.CacheReport{Name: cache, Holds: []rpc.CacheHold{{
 			Artifact: art, Complete: complete, ChunksDone: done, ChunksTotal: 10, Caches: caches,
-		}}})
+		}}}, term.now())
 		if err != nil {
 			t.Fatal(err)
 		}

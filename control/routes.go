@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/starlingdeploy/starling"
-	"github.com/starlingdeploy/starling/raftfsm"
 	"github.com/starlingdeploy/starling/rpc"
 )
 
@@ -206,7 +205,7 @@ func (s *Server) serveCacheReport(w http.ResponseWriter, r *http.Request, c *cal
 	if report.Name != c.Name {
 		return fmt.Errorf("%s cannot report for cache %.80q: %w", c, report.Name, starling.ErrForbidden)
 	}
-	if err := c.term.caches.record(report); err != nil {
+	if err := c.term.caches.record(report, c.term.now()); err != nil {
 		return err
 	}
 	c.term.poke()
@@ -256,12 +255,27 @@ func (s *Server) serveMirror(w http.ResponseWriter, r *http.Request, c *caller) 
 	defer cancel()
 	var batch rpc.MirrorBatch
 	had := s.cfg.FSM.View().PlacedAll()
-	s.waitView(ctx, min(wait, mirrorAnswerWithin), func(v raftfsm.View) bool {
+	_, grown := c.term.drafts.all()
+	over := time.After(min(wait, mirrorAnswerWithin))
+	for waiting := true; waiting; {
+		v := s.cfg.FSM.View()
 		batch.Mirror = v.ChangedSince(s.cfg.Region, index)
 		batch.Placed = v.PlacedAll()
-		return !emptyMirror(&batch.Mirror) || !slices.Equal(batch.Placed, had)
-	})
+		if !emptyMirror(&batch.Mirror) || !slices.Equal(batch.Placed, had) {
+			break
+		}
+		select {
+		case <-s.cfg.FSM.Changed(v.Index()):
+		case <-grown:
+			grown, over = nil, time.After(min(wait, draftNewsEvery)) // what else grows meanwhile comes along
+		case <-over:
+			waiting = false
+		case <-ctx.Done():
+			waiting = false
+		}
+	}
 	batch.Directory = s.directory()
+	batch.Drafts, _ = c.term.drafts.all()
 	return answer(w, batch)
 }
 
@@ -297,8 +311,8 @@ func checkReport(r *starling.RegionReport) error {
 			return starling.Invalidf("reports", "%d is negative", n)
 		}
 	}
-	if !b.Within(math.MaxInt64) {
-		return starling.Invalidf("reports.bytes", "%+v: a count is negative", *b)
+	if !b.Within(math.MaxInt64) || r.Marks.EarlyBytes < 0 {
+		return starling.Invalidf("reports.bytes", "%+v, %d early: a count is negative", *b, r.Marks.EarlyBytes)
 	}
 	c.Samples = c.Samples[:min(len(c.Samples), starling.MaxFailureSamples)]
 	for i := range c.Samples {

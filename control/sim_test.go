@@ -175,7 +175,7 @@ func (s *sim) caches() {
 				Artifact: w.Artifact, ChunksDone: done, ChunksTotal: 10, Complete: done > 3, Caches: []string{"c1", "c2"},
 			})
 		}
-		if err := s.term.caches.record(rpc.CacheReport{Name: name, Holds: holds}); err != nil {
+		if err := s.term.caches.record(rpc.CacheReport{Name: name, Holds: holds}, s.term.now()); err != nil {
 			s.rt.Fatal(err)
 		}
 	}

@@ -14,9 +14,10 @@ import (
 	"github.com/starlingdeploy/starling/rpc"
 )
 
-// Priorities of what the caches are to hold. A deployment's own is added to the first.
+// Priorities of what the caches are to hold. A deployment's own is added to the first two.
 const (
 	wantUnderWay = 1000
+	wantDraft    = 800 // and its deployment's own
 	wantGoal     = 500
 	wantPrevious = 400
 	wantKept     = 0
@@ -50,15 +51,15 @@ func (w *wantList) update(v raftfsm.View, dirs *directories, self string, replic
 	if w.made && w.fsm == v.Index() && w.dirs == version && w.wants.Replicas == replicas {
 		return
 	}
-	wants := wantsOf(v, dirs, self)
+	wants, drafts := wantsOf(v, dirs, self), dirs.draftsOf(v)
 	w.fsm, w.dirs = v.Index(), version
-	if w.made && w.wants.Replicas == replicas && reflect.DeepEqual(wants, w.wants.Wants) {
+	if w.made && w.wants.Replicas == replicas && reflect.DeepEqual(wants, w.wants.Wants) && reflect.DeepEqual(drafts, w.wants.Drafts) {
 		return
 	}
 	w.made = true
 	w.wants.Replicas = replicas
 	w.wants.Index++
-	w.wants.Wants = wants
+	w.wants.Wants, w.wants.Drafts = wants, drafts
 	close(w.changed)
 	w.changed = make(chan struct{})
 }
@@ -128,10 +129,14 @@ func wantsOf(v raftfsm.View, dirs *directories, self string) []rpc.Want {
 		}
 		return ""
 	}
+	builds := map[starling.Digest]string{}
 	for _, d := range underWay(v) {
 		add(d.Artifact, origin(d.Artifact), wantUnderWay+d.Priority)
 		if g, ok := v.Goal(d.App); ok {
 			follows(d.Artifact, g.Artifact)
+		}
+		if d.Lease != 0 && builds[d.Artifact] == "" {
+			builds[d.Artifact] = d.ID
 		}
 	}
 	for _, g := range v.Goals() {
@@ -149,7 +154,7 @@ func wantsOf(v raftfsm.View, dirs *directories, self string) []rpc.Want {
 	}
 	out := make([]rpc.Want, 0, len(needs))
 	for d, n := range needs {
-		out = append(out, rpc.Want{Artifact: d, Sources: dirs.sources(d, n.origin, self), Priority: n.priority, Base: n.base})
+		out = append(out, rpc.Want{Artifact: d, Sources: dirs.sources(d, n.origin, self), Priority: n.priority, Base: n.base, Build: builds[d]})
 	}
 	slices.SortFunc(out, func(a, b rpc.Want) int {
 		return cmp.Or(cmp.Compare(b.Priority, a.Priority), bytes.Compare(a.Artifact[:], b.Artifact[:]))

@@ -20,15 +20,20 @@ type deploymentDoc struct {
 	Artifact starling.Digest    `json:"artifact"`
 	Reason   string             `json:"reason"`
 	Regions  []starling.Placing `json:"regions"`
+	// Timeline is what has happened so far, in order of time.
+	Timeline []starling.Moment `json:"timeline"`
 }
 
 // Schema implements huma.SchemaProvider.
 func (deploymentDoc) Schema(r huma.Registry) *huma.Schema {
-	return r.Schema(reflect.TypeFor[starling.Deployment](), true, "")
+	return &huma.Schema{AllOf: []*huma.Schema{
+		r.Schema(reflect.TypeFor[starling.Deployment](), true, ""),
+		{Type: huma.TypeObject, Properties: map[string]*huma.Schema{"timeline": r.Schema(reflect.TypeFor[[]starling.Moment](), true, "")}},
+	}}
 }
 
 func document(d *starling.Deployment) deploymentDoc {
-	return deploymentDoc{d, d.SHA, d.Artifact, d.Reason, list(d.Regions)}
+	return deploymentDoc{d, d.SHA, d.Artifact, d.Reason, list(d.Regions), d.Timeline()}
 }
 
 type (

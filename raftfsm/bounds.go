@@ -2,6 +2,7 @@ package raftfsm
 
 import (
 	"math"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -111,6 +112,23 @@ func checkCounts(c *starling.Counts) error {
 func checkBytes(b starling.Bytes) error {
 	if !b.Within(math.MaxInt64) {
 		return starling.Invalidf("bytes", "%+v: a count is negative", b)
+	}
+	return nil
+}
+
+// checkTimes wants one record at most for each region that takes part, in their order.
+func checkTimes(d *starling.Deployment, times []starling.RegionTimes) error {
+	last := ""
+	for _, r := range times {
+		if !slices.ContainsFunc(d.Regions, func(p starling.Placing) bool { return p.Name == r.Region }) || r.Region <= last {
+			return starling.Invalidf("times", "region %.80q takes no part, or comes twice", r.Region)
+		}
+		last = r.Region
+		for _, n := range []int64{r.UploadMS, r.FirstByteMS, r.PlacedMS, r.FetchMS, r.StagedMS, r.AllStagedMS, r.EarlyBytes} {
+			if n < 0 {
+				return starling.Invalidf("times", "%d is negative", n)
+			}
+		}
 	}
 	return nil
 }

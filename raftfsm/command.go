@@ -117,16 +117,17 @@ type Placed struct {
 }
 
 // Advance moves a deployment from one phase to the next and its goal with it:
-// staging (once the gate is open) lets machines fetch, rolling_out lets the first wave
-// activate, succeeded (once the cutoff is everybody) records the release. Refused
+// staging (once the gate is open) waits for the machines, which fetch from the moment
+// that there is a goal, rolling_out lets the first wave activate, succeeded (once the cutoff is everybody) records the release. Refused
 // unless From is the current phase, To the one that the strategy puts after it, and
 // while paused. Of Bytes, Artifact and New are the state's own and not taken over.
 type Advance struct {
-	ID     string          `json:"id"`
-	From   starling.Phase  `json:"from"`
-	To     starling.Phase  `json:"to"`
-	Counts starling.Counts `json:"counts"`
-	Bytes  starling.Bytes  `json:"bytes"`
+	ID     string                 `json:"id"`
+	From   starling.Phase         `json:"from"`
+	To     starling.Phase         `json:"to"`
+	Counts starling.Counts        `json:"counts"`
+	Bytes  starling.Bytes         `json:"bytes"`
+	Times  []starling.RegionTimes `json:"times,omitempty"` // none: as they were
 }
 
 // Wave raises the cutoff to the given wave, which must be the one after the current.
@@ -137,9 +138,10 @@ type Wave struct {
 
 // Checkpoint keeps live counts for readers of history. Never moves a phase.
 type Checkpoint struct {
-	ID     string          `json:"id"`
-	Counts starling.Counts `json:"counts"`
-	Bytes  starling.Bytes  `json:"bytes"`
+	ID     string                 `json:"id"`
+	Counts starling.Counts        `json:"counts"`
+	Bytes  starling.Bytes         `json:"bytes"`
+	Times  []starling.RegionTimes `json:"times,omitempty"` // none: as they were
 }
 
 // Finish ends a deployment as failed or cancelled. If its goal is in force and an
@@ -150,11 +152,12 @@ type Checkpoint struct {
 // machines stop and remove what they have. A goal that is not taken back stays
 // frozen at its cutoff. The lease is gone.
 type Finish struct {
-	ID     string          `json:"id"`
-	Phase  starling.Phase  `json:"phase"`
-	Reason string          `json:"reason"`
-	Counts starling.Counts `json:"counts"`
-	Bytes  starling.Bytes  `json:"bytes"`
+	ID     string                 `json:"id"`
+	Phase  starling.Phase         `json:"phase"`
+	Reason string                 `json:"reason"`
+	Counts starling.Counts        `json:"counts"`
+	Bytes  starling.Bytes         `json:"bytes"`
+	Times  []starling.RegionTimes `json:"times,omitempty"` // none: as they were
 }
 
 // Approve moves awaiting_approval to rolling_out.
@@ -196,6 +199,7 @@ type JobComplete struct {
 	Lease     uint64            `json:"lease"`
 	Artifact  starling.Artifact `json:"artifact"`
 	NewBytes  int64             `json:"new_bytes"`
+	UploadMS  int64             `json:"upload_ms,omitempty"` // since the first chunk was uploaded
 	Log       starling.Digest   `json:"log,omitzero"`
 	Sandboxed bool              `json:"sandboxed"`
 }

@@ -106,8 +106,8 @@ func (t *tx) jobComplete(p *JobComplete) (Result, error) {
 	if r, err = t.building(p.ID, p.Lease); err != nil {
 		return Result{}, err
 	}
-	if p.NewBytes < 0 {
-		return Result{}, starling.Invalidf("new_bytes", "%d is negative", p.NewBytes)
+	if p.NewBytes < 0 || p.UploadMS < 0 {
+		return Result{}, starling.Invalidf("new_bytes", "%d bytes, uploaded in %d ms: negative", p.NewBytes, p.UploadMS)
 	}
 	d := *r.rec
 	a.App, a.SHA, a.BuildKey = d.App, d.SHA, d.Spec.BuildKey(d.SHA)
@@ -123,6 +123,10 @@ func (t *tx) jobComplete(p *JobComplete) (Result, error) {
 	d.Bytes.Artifact, d.Bytes.New = kept.Bytes, p.NewBytes
 	if err := t.replicate(&d); err != nil {
 		return Result{}, err
+	}
+	if p.UploadMS > 0 {
+		built := d.Timings.QueuedMS + d.Timings.BuildMS
+		d.Times = []starling.RegionTimes{{Region: t.region, UploadMS: max(1, built-p.UploadMS)}}
 	}
 	t.putDeployment(r, &d)
 	return Result{Deployment: &d, Artifact: kept}, nil

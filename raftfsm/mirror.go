@@ -100,13 +100,16 @@ func checkDeployment(d *starling.Deployment) error {
 	if len(d.Reason) > starling.MaxReasonBytes || len(d.Regions) > MaxRegions {
 		return starling.Invalidf("deployment", "is too large")
 	}
+	if err := checkTimes(d, d.Times); err != nil {
+		return err
+	}
 	return checkCounts(&d.Machines)
 }
 
 func (t *tx) mirrorGoal(from string, g *starling.Goal) {
 	old := get[starling.Goal](t.reader, tableGoals, byID, strKey(g.App))
 	if g.Home != from || starling.CheckName("goal.app", g.App) != nil || t.foreign(from, g.App) ||
-		!g.Stage.AtLeast(starling.StagePlace) || g.Cutoff > starling.CutoffAll ||
+		!g.Stage.AtLeast(starling.StageFetch) || g.Cutoff > starling.CutoffAll ||
 		old != nil && (old.rec.Home != from || !g.Supersedes(old.rec)) {
 		return
 	}

@@ -47,7 +47,7 @@ func (t *tx) advance(p *Advance) (Result, error) {
 	if d.Paused {
 		return Result{}, errPaused(&d)
 	}
-	if err := check(&d, p.Counts, p.Bytes); err != nil {
+	if err := check(&d, p.Counts, p.Bytes, p.Times); err != nil {
 		return Result{}, err
 	}
 	g, err := t.goalOf(&d)
@@ -62,8 +62,6 @@ func (t *tx) advance(p *Advance) (Result, error) {
 		return Result{}, fmt.Errorf("%w: deployment %s goes from %s to %s, not to %.40q", starling.ErrConflict, d.ID, d.Phase, want, p.To)
 	}
 	switch want {
-	case starling.PhaseStaging:
-		t.changeGoal(g, func(g *starling.Goal) { g.Stage = starling.StageFetch })
 	case starling.PhaseRollingOut:
 		err = t.firstWave(&d, g)
 	case starling.PhaseSucceeded:
@@ -220,16 +218,16 @@ func (t *tx) checkpoint(p *Checkpoint) (Result, error) {
 		return Result{}, err
 	}
 	d := *r.rec
-	if err := check(&d, p.Counts, p.Bytes); err != nil {
+	if err := check(&d, p.Counts, p.Bytes, p.Times); err != nil {
 		return Result{}, err
 	}
 	t.putDeployment(r, &d)
 	return Result{Deployment: &d}, nil
 }
 
-// check takes over counts and bytes from a leader's memory. The artifact's size and
-// what its worker uploaded are the state's own.
-func check(d *starling.Deployment, c starling.Counts, b starling.Bytes) error {
+// check takes over counts, bytes and times from a leader's memory. The artifact's size
+// and what its worker uploaded are the state's own, and times are never forgotten.
+func check(d *starling.Deployment, c starling.Counts, b starling.Bytes, times []starling.RegionTimes) error {
 	c.Samples = slices.Clone(c.Samples)
 	if err := checkCounts(&c); err != nil {
 		return err
@@ -238,7 +236,13 @@ func check(d *starling.Deployment, c starling.Counts, b starling.Bytes) error {
 		return err
 	}
 	b.Artifact, b.New = d.Bytes.Artifact, d.Bytes.New
+	if err := checkTimes(d, times); err != nil {
+		return err
+	}
 	d.Machines, d.Bytes = c, b
+	if len(times) > 0 {
+		d.Times = slices.Clone(times)
+	}
 	return nil
 }
 
@@ -251,7 +255,7 @@ func (t *tx) finish(p *Finish) (Result, error) {
 		return Result{}, err
 	}
 	d := *r.rec
-	if err := check(&d, p.Counts, p.Bytes); err != nil {
+	if err := check(&d, p.Counts, p.Bytes, p.Times); err != nil {
 		return Result{}, err
 	}
 	if err := t.end(&d, p.Phase, p.Reason); err != nil {

@@ -28,6 +28,14 @@ func show(v View, kind, name string) string {
 		p("%s", deploymentText(d))
 		p("  priority %d, created %s, phase at %s, deadline %s, wave at %s, ended %s", d.Priority, clockText(d.CreatedAt), clockText(d.PhaseAt), clockText(d.Deadline), clockText(d.WaveAt), clockText(d.EndedAt))
 		p("  regions %v, timings %+v, bytes %+v", d.Regions, d.Timings, d.Bytes)
+	case "timeline":
+		d, ok := v.Deployment(name)
+		if !ok {
+			return "none\n"
+		}
+		for _, m := range d.Timeline() {
+			p("%6d ms %s %s", m.AtMS, m.Region, m.Event)
+		}
 	case "deployments":
 		list(v.Deployments(starling.DeploymentFilter{App: name}))
 	case "active":

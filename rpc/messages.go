@@ -32,6 +32,7 @@ const (
 	MaxLogPostBytes = 256 << 10
 	MaxWait         = 30 * time.Second
 	MaxReports      = 1024 // machine or region reports in one post
+	MaxDrafts       = 256  // of a region's builds under way; further ones wait for their manifest
 )
 
 // Problem is the body of an error answer.
@@ -75,9 +76,25 @@ type Job struct {
 	Deadline   time.Time    `json:"deadline"`
 }
 
-// HeartbeatRequest renews a lease; to be sent every HeartbeatEvery.
+// HeartbeatRequest renews a lease; to be sent every HeartbeatEvery, and when the draft has grown.
 type HeartbeatRequest struct {
-	Lease uint64 `json:"lease"`
+	Lease    uint64 `json:"lease"`
+	Draft    Draft  `json:"draft,omitzero"`
+	UploadMS int64  `json:"upload_ms,omitempty"` // since the first chunk reached the caches; 0: none has
+}
+
+// Draft names the list of chunks that a build under way has uploaded so far: see
+// artifact.DraftPage. It is told from leader to leader, and never goes through Raft.
+type Draft struct {
+	Head  starling.Digest `json:"head"`  // of the newest page, which the caches of the build's region hold
+	Pages int             `json:"pages"` // its number
+}
+
+// BuildDraft is the draft of one build.
+type BuildDraft struct {
+	Deployment string `json:"deployment"`
+	Lease      uint64 `json:"lease"` // of the build
+	Draft
 }
 
 // Lease timing. A job whose worker was silent for LeaseTTL is queued again; a new
@@ -106,6 +123,7 @@ type CompleteRequest struct {
 	Lease     uint64            `json:"lease"`
 	Artifact  starling.Artifact `json:"artifact"`
 	NewBytes  int64             `json:"new_bytes"`
+	UploadMS  int64             `json:"upload_ms,omitempty"` // since the first chunk reached the caches
 	Log       starling.Digest   `json:"log,omitzero"`
 	Sandboxed bool              `json:"sandboxed"`
 }
@@ -137,20 +155,32 @@ type Want struct {
 	Priority int             `json:"priority"`
 	// Base is the release that this one follows, if there is one: what differs little
 	// from its chunks crosses between regions as patches.
-	Base starling.Digest `json:"base,omitzero"`
+	Base  starling.Digest `json:"base,omitzero"`
+	Build string          `json:"build,omitempty"` // deployment whose draft became this artifact
+}
+
+// WantDraft is a build under way elsewhere whose chunks may be fetched ahead of their
+// manifest. They are not pinned, and nothing is reported as held by them.
+type WantDraft struct {
+	Deployment string `json:"deployment"`
+	Draft
+	Source   Source `json:"source"` // the build's region
+	Priority int    `json:"priority"`
 }
 
 // Wants are all artifacts that the caches must hold and never evict.
 type Wants struct {
-	Index    uint64 `json:"index"`
-	Replicas int    `json:"replicas"` // caches that hold each chunk
-	Wants    []Want `json:"wants"`
+	Index    uint64      `json:"index"`
+	Replicas int         `json:"replicas"` // caches that hold each chunk
+	Wants    []Want      `json:"wants"`
+	Drafts   []WantDraft `json:"drafts,omitempty"`
 }
 
 // CacheReport is a cache's word on what it was asked to hold.
 type CacheReport struct {
 	Name      string      `json:"name"`
 	Holds     []CacheHold `json:"holds"`
+	Drafts    []DraftHold `json:"drafts,omitempty"`
 	UsedBytes int64       `json:"used_bytes"`
 	MaxBytes  int64       `json:"max_bytes"`
 }
@@ -167,11 +197,18 @@ type CacheHold struct {
 	Problem     string          `json:"problem,omitempty"`
 }
 
+// DraftHold is what a cache has fetched ahead for one build.
+type DraftHold struct {
+	Deployment string `json:"deployment"`
+	WANBytes   int64  `json:"wan_bytes"`
+}
+
 // MirrorBatch is what changed in the records homed at a region.
 type MirrorBatch struct {
 	Mirror    starling.Mirror   `json:"mirror"`
 	Directory Directory         `json:"directory"`
-	Placed    []starling.Digest `json:"placed"` // artifacts that this region's caches hold
+	Placed    []starling.Digest `json:"placed"`           // artifacts that this region's caches hold
+	Drafts    []BuildDraft      `json:"drafts,omitempty"` // of builds under way here
 }
 
 // Directory says where a region's servers and caches are.

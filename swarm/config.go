@@ -61,7 +61,8 @@ const (
 	pauseLocal   = 500 * time.Millisecond
 	maxPause     = 30 * time.Second
 	maxBusy      = 5                      // busy answers in a row before a source is not counted on
-	deferFirst   = 500 * time.Millisecond // for a chunk that no cache gave; doubles up to maxPause
+	deferFirst   = 500 * time.Millisecond // for a chunk that no cache gave; doubles
+	maxDefer     = 16 * time.Second
 )
 
 // The protection of the caches and its end.

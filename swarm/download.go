@@ -49,6 +49,7 @@ type download struct {
 	noveltyAt time.Duration
 	gap       time.Duration // usual time between news; 0: unknown
 	phase     int           // of the fall-back: how many times it opened
+	lackedAt  time.Duration // when a cache last lacked a chunk; 0: never
 	readyAt   time.Duration // before it, caches are asked only once neighbours have answered
 	newsAt    time.Duration // since when news are counted
 	news      int

@@ -165,8 +165,12 @@ type Disconnect struct{ Peer string }
 
 // Fetch asks for one chunk; a Got or a Failed with the same Request answers it.
 // Several may run to one source; the same chunk may be asked of two sources, and the
-// runner keeps the first that verifies.
-type Fetch struct{ Request }
+// runner keeps the first that verifies. A cache that lacks the chunk may be left Wait for
+// it to come.
+type Fetch struct {
+	Request
+	Wait time.Duration
+}
 
 // CancelFetch takes a Fetch back. The brain has forgotten it: an answer is not
 // needed, and does no harm. The same Request may follow again later.

@@ -42,7 +42,9 @@ func (p *Peer) blame(s *source, f *fetch, reason Reason) {
 		}
 	case ReasonMissing:
 		if s.origin { // it may come: the chunk waits, not the cache
-			p.postpone(f)
+			if !p.lacked(f) {
+				p.postpone(f)
+			}
 			return
 		}
 		if v := s.view(f.d); v != nil {
@@ -85,7 +87,7 @@ func (p *Peer) postpone(f *fetch) {
 	d, c, all := f.d, f.chunk, max(len(p.origins), 1)
 	d.tries[c]++
 	if n := d.tries[c]; n%all == 0 {
-		wait := min(deferFirst<<min(n/all-1, 10), maxPause)
+		wait := min(deferFirst<<min(n/all-1, 10), maxDefer)
 		d.mine.clear(c)
 		d.deferred = append(d.deferred, deferral{c, p.now + wait})
 	}

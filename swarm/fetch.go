@@ -10,7 +10,7 @@ import (
 func (p *Peer) fill() {
 	for _, d := range p.order() {
 		for p.inFlightBytes < p.cfg.MaxInFlightBytes &&
-			(p.fillCache(d) || p.fromPeersBytes() < p.window(d) && p.fillPeer(d)) {
+			(p.fillCache(d) || p.park(d) || p.fromPeersBytes() < p.window(d) && p.fillPeer(d)) {
 		}
 	}
 	p.hedge()
@@ -137,17 +137,23 @@ func (a *source) before(b *source) bool {
 }
 
 // ask sends for a chunk.
-func (p *Peer) ask(s *source, d *download, c int) {
-	f := &fetch{d: d, chunk: c, size: d.size(c), at: p.now}
+func (p *Peer) ask(s *source, d *download, c int) { p.askFor(s, d, c, 0) }
+
+// askFor is ask of a source that may wait for the chunk itself.
+func (p *Peer) askFor(s *source, d *download, c int, wait time.Duration) {
+	f := &fetch{d: d, chunk: c, size: d.size(c), at: p.now, wait: wait}
 	f.ahead = s.inFlightBytes + f.size
-	f.deadline = p.now + p.patience(s, f)
+	f.deadline = p.now + wait + p.patience(s, f)
 	s.fetches = append(s.fetches, f)
 	s.inFlightBytes += f.size
 	p.inFlightBytes += f.size
+	if wait > 0 {
+		p.parkedBytes += f.size
+	}
 	if !s.doubted { // from a doubted source it is wanted still
 		d.unwant(c)
 	}
-	p.emit(Fetch{request(s, f)})
+	p.emit(Fetch{Request: request(s, f), Wait: wait})
 }
 
 func request(s *source, f *fetch) Request {
@@ -158,6 +164,9 @@ func request(s *source, f *fetch) Request {
 func (p *Peer) land(s *source, f *fetch) {
 	s.forget(f)
 	p.inFlightBytes -= f.size
+	if f.wait > 0 {
+		p.parkedBytes -= f.size
+	}
 }
 
 func (p *Peer) cancel(s *source, f *fetch) {

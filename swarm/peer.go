@@ -26,6 +26,7 @@ type Peer struct {
 	downloads []*download
 
 	inFlightBytes int64
+	parkedBytes   int64         // of them, left standing at caches
 	took          time.Duration // mean over all sources; 0: nothing came yet
 	pace          float64       // likewise
 	base          time.Duration // mean of the sources' least
@@ -215,9 +216,13 @@ func (p *Peer) got(ev Got) {
 	if s != nil {
 		if f := s.find(d, ev.Chunk); f != nil {
 			p.land(s, f)
-			s.sample(f, max(ev.Took, time.Microsecond))
+			if f.wait == 0 { // else it may have taken long to come, which says nothing of the pace
+				s.sample(f, max(ev.Took, time.Microsecond))
+				p.measure(s, f, max(ev.Took, time.Microsecond))
+			} else {
+				s.parkAgain = p.now
+			}
 			s.trust()
-			p.measure(s, f, max(ev.Took, time.Microsecond))
 		}
 	}
 	if !d.held.has(ev.Chunk) {
@@ -354,10 +359,11 @@ func (p *Peer) sleep() {
 		if s.wanted || s.up || s.origin {
 			if busy {
 				at(s.pausedTo)
+				at(s.parkAgain)
 			}
 		}
 	}
-	if p.inFlightBytes > 0 && slices.ContainsFunc(p.downloads, (*download).endgame) {
+	if p.inFlightBytes > p.parkedBytes && slices.ContainsFunc(p.downloads, (*download).endgame) {
 		at(p.hedgeAt)
 	}
 	if next > 0 && (p.wake == 0 || next < p.wake) {

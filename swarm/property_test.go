@@ -220,7 +220,7 @@ func TestRecordSurvivesJSON(t *testing.T) {
 		{1, Begin{Artifact: blobA, Chunks: equalChunks(2, 5), Have: NewBitmap(2), Priority: 3, Seed: true}, []Effect{Done{blobA}}},
 		{2, End{blobA}, []Effect{Disconnect{"a"}}},
 		{3, Members{blobA, []Member{{"a", "z", "r"}}}, []Effect{Connect{"a"}}},
-		{4, Origins{[]string{"c"}}, []Effect{Fetch{q}, CancelFetch{q}}},
+		{4, Origins{[]string{"c"}}, []Effect{Fetch{q, time.Second}, CancelFetch{q}}},
 		{5, PeerUp{"a"}, []Effect{Announce{To: "a", Artifact: blobA, Hello: true, All: all}}},
 		{6, PeerDown{"a"}, nil},
 		{7, PeerHas{Peer: "a", Artifact: blobA, Hello: true, All: all, Chunks: []uint32{1}}, nil},

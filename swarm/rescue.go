@@ -17,6 +17,7 @@ func (p *Peer) fallBack() {
 		case d.counts[0] == 0:
 			d.phase = 0
 			d.resetMine()
+		case d.filling(p.now):
 		case !flowing && p.cachesIdle() && d.pickMine(0) < 0 && d.phase < maxPhase:
 			d.open(p.cfg.Self, p.Links() == 0)
 			d.phase++
@@ -53,13 +54,13 @@ func (p *Peer) cachesIdle() bool {
 // hedge asks a second source for chunks that are overdue when there is nothing else
 // to ask for.
 func (p *Peer) hedge() {
-	if p.now < p.hedgeAt || p.took == 0 || p.inFlightBytes == 0 {
+	if p.now < p.hedgeAt || p.took == 0 || p.inFlightBytes == p.parkedBytes {
 		return
 	}
 	p.hedgeAt = p.now + max(p.took/4, time.Millisecond)
 	for _, s := range p.sources {
 		for _, f := range s.fetches {
-			if f.d.endgame() {
+			if f.d.endgame() && f.wait == 0 {
 				p.hedgeOne(s, f)
 			}
 		}

@@ -28,12 +28,13 @@ type source struct {
 
 	// Pace: seconds per byte of what was in flight to the source when a chunk was
 	// asked for, mean and mean deviation as in RFC 6298. Queueing at the source counts.
-	samples  int
-	pace     float64
-	paceDev  float64
-	minTook  time.Duration // the shortest took: nearly the delay without a queue
-	pausedTo time.Duration
-	strikes  int // failures in a row; each doubles the pause
+	samples   int
+	pace      float64
+	paceDev   float64
+	minTook   time.Duration // the shortest took: nearly the delay without a queue
+	pausedTo  time.Duration
+	parkAgain time.Duration // no request is left standing before
+	strikes   int           // failures in a row; each doubles the pause
 	// doubted: it let a fetch time out or break and has given nothing since. What it
 	// holds does not count as available, and it gets one request at a time.
 	doubted bool
@@ -59,6 +60,7 @@ type fetch struct {
 	ahead    int64 // bytes in flight to the source when asked, this one included
 	at       time.Duration
 	deadline time.Duration
+	wait     time.Duration // that a cache may keep the request
 }
 
 func (s *source) view(d *download) *view {

@@ -154,7 +154,7 @@ func ms(n int64) string { return (time.Duration(n) * time.Millisecond).String() 
 
 func statusCommand() *cobra.Command {
 	var app string
-	var all bool
+	var all, timeline bool
 	c := apiCommand("status [ID]", "Show one deployment, or those under way", cobra.MaximumNArgs(1),
 		func(cmd *cobra.Command, c *client.Client, a *apiFlags, args []string) error {
 			if len(args) == 1 {
@@ -165,7 +165,10 @@ func statusCommand() *cobra.Command {
 				if a.json {
 					return printJSON(cmd.OutOrStdout(), d)
 				}
-				return printSummary(cmd.OutOrStdout(), d)
+				if err := printSummary(cmd.OutOrStdout(), d); err != nil || !timeline {
+					return err
+				}
+				return printTimeline(cmd.OutOrStdout(), d, time.Now())
 			}
 			ds, err := c.Deployments(cmd.Context(), starling.DeploymentFilter{App: app, Active: !all, Limit: 50})
 			if err != nil {
@@ -180,6 +183,7 @@ func statusCommand() *cobra.Command {
 		})
 	c.Flags().StringVar(&app, "app", "", "only this app's")
 	c.Flags().BoolVar(&all, "all", false, "also those that have ended")
+	c.Flags().BoolVar(&timeline, "timeline", false, "of the deployment: bars of what happened when")
 	return c
 }
 
