@@ -27,14 +27,21 @@ func (p *process) runCache(ctx context.Context, g *errgroup.Group) error {
 	if p.releases != nil {
 		source = both{store: store, releases: p.releases}
 	}
+	upload, _, err := p.cfg.caps()
+	if err != nil {
+		return err
+	}
+	var replicator *blobcache.Replicator
 	server := blobcache.NewServer(blobcache.ServerConfig{
 		Region: p.cfg.Region, Source: source, Store: store, Logger: log,
 		VerifyManifest: func(envelope []byte, artifact starling.Digest) error {
 			_, _, err := p.verify(envelope, artifact)
 			return err
 		},
+		Upload:   blobcache.NewLimit(upload),
+		Priority: func(artifact starling.Digest) (int, bool) { return replicator.Priority(artifact) },
 	})
-	replicator := blobcache.NewReplicator(blobcache.ReplicatorConfig{
+	replicator = blobcache.NewReplicator(blobcache.ReplicatorConfig{
 		Name: p.cfg.Name, Store: store, Client: p.blobs, Control: p.servers,
 		Members: p.pool.Members, Changed: p.pool.Changed,
 		Verify: func(envelope []byte, artifact starling.Digest) (*starling.Manifest, error) {
