@@ -121,6 +121,7 @@ func newTree(dir *os.Root, artifact starling.Digest, m *starling.Manifest) *Tree
 		have:     newBitset(len(m.Chunks)),
 		fresh:    newBitset(len(m.Chunks)),
 		dirty:    map[int]struct{}{},
+		warm:     warm{maxBytes: WarmBytes},
 	}
 }
 

@@ -16,7 +16,7 @@ const (
 	// WarmBytes written last stay in the page cache: a small release starts from there,
 	// and peers ask for new chunks soon. Whoever writes more waits for the disk, so that
 	// no more than this is ever unwritten.
-	WarmBytes = 128 << 20
+	WarmBytes = 256 << 20
 	// earlyBytes is the least that is sent to the disk at once, by itself; smaller
 	// pieces are left for the kernel to merge.
 	earlyBytes = 64 << 10
@@ -24,6 +24,8 @@ const (
 
 // warm lists the chunks that were written last.
 type warm struct {
+	maxBytes int64
+
 	mu     sync.Mutex
 	chunks []int // oldest first
 	bytes  int64
@@ -35,7 +37,7 @@ func (w *warm) add(i, size int, sizeOf func(int) int) (cold []int) {
 	defer w.mu.Unlock()
 	w.chunks = append(w.chunks, i)
 	w.bytes += int64(size)
-	for w.bytes > WarmBytes && len(w.chunks) > 1 {
+	for w.bytes > w.maxBytes && len(w.chunks) > 1 {
 		cold = append(cold, w.chunks[0])
 		w.bytes -= int64(sizeOf(w.chunks[0]))
 		w.chunks = w.chunks[1:]
