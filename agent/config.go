@@ -96,11 +96,12 @@ func (c *Config) check() error {
 }
 
 // maxInFlightBytes is how much the brain may ask for at once, 0 for its own bound.
-// Under a cap it is about what may come in two seconds: what is asked for beyond that
-// would take up slots of others that could send to somebody else.
+// Under a cap it is about what may come in a second: what is asked for beyond that
+// would take up slots of others that could send to somebody else, and be ahead of
+// what is more urgent.
 func (c *Config) maxInFlightBytes() int64 {
 	if c.DownloadBytesPerSecond == 0 {
 		return 0
 	}
-	return min(max(2*c.DownloadBytesPerSecond, minCappedInFlightBytes), swarm.DefaultInFlightBytes)
+	return min(max(c.DownloadBytesPerSecond, minCappedInFlightBytes), swarm.DefaultInFlightBytes)
 }
