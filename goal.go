@@ -66,6 +66,7 @@ type Goal struct {
 	Stage      Stage      `json:"stage"`
 	Cutoff     Cutoff     `json:"cutoff"`
 	Deploy     DeploySpec `json:"deploy"`
+	Priority   int        `json:"priority,omitempty"` // the deployment's: whose chunks go first
 	// Previous is the release that a machine keeps running above the cutoff; zero: none.
 	Previous Digest `json:"previous,omitzero"`
 }

@@ -1,16 +1,12 @@
 package agent
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
-
-	"golang.org/x/sync/semaphore"
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/blobcache"
@@ -326,42 +322,5 @@ func TestBoundsAreFound(t *testing.T) {
 	other := r.machine("other")
 	if rep := other.await(1, starling.MachineHealthy); rep.Bound != starling.BoundPeerLink || rep.FetchMS < 1000 {
 		t.Errorf("from a peer with an upload cap: %s for most of %d ms", rep.Bound, rep.FetchMS)
-	}
-}
-
-// A machine whose uploads are all taken still tells why.
-func TestAccountDoesNotQueueBehindChunks(t *testing.T) {
-	slots := semaphore.NewWeighted(1)
-	if err := slots.Acquire(t.Context(), 1); err != nil {
-		t.Fatal(err)
-	}
-	account := make([]byte, starling.MaxAccountBytes)
-	server := blobcache.NewServer(blobcache.ServerConfig{Region: "here", Logger: newLog(),
-		Account: func(starling.Digest) ([]byte, error) { return account, nil }})
-	near, far := net.Pipe()
-	conns := make(chan net.Conn, 1)
-	conns <- newUpload(far, slots, nil)
-	ctx, cancel := context.WithCancel(t.Context())
-	served := make(chan error, 1)
-	go func() {
-		served <- server.Serve(ctx, func(ctx context.Context) (net.Conn, starling.Identity, error) {
-			select {
-			case c := <-conns:
-				return c, starling.Identity{Name: "s1", Roles: []starling.Role{starling.RoleServer}}, nil
-			case <-ctx.Done():
-				return nil, starling.Identity{}, ctx.Err()
-			}
-		})
-	}()
-	client := blobcache.NewClient(func(context.Context, string) (net.Conn, error) { return near, nil })
-	within, done := context.WithTimeout(ctx, 10*time.Second)
-	defer done()
-	if got, err := client.GetAccount(within, "m1", starling.Digest{1}); err != nil || len(got) != len(account) {
-		t.Errorf("%d bytes, %v", len(got), err)
-	}
-	client.Close()
-	cancel()
-	if err := <-served; err != nil {
-		t.Error(err)
 	}
 }

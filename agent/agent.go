@@ -137,7 +137,7 @@ func (a *Agent) setUp(ctx context.Context) *blobcache.Client {
 	a.events = make(chan event, maxEventQueueEvents)
 	a.run = &runner{ctx: ctx, events: a.events}
 	a.reports = newReporter(a.conf.Leader, a.log)
-	client := blobcache.NewClient(a.meter.dial(capReads(a.conf.DialBlob, newLimiter(a.conf.DownloadBytesPerSecond))))
+	client := blobcache.NewClient(a.meter.dial(blobcache.NewLimit(a.conf.DownloadBytesPerSecond).Reads(blobcache.Dial(a.conf.DialBlob))))
 	client.Role = starling.RoleMachine
 	a.flock = newFlock(a, client)
 	return client
@@ -223,18 +223,21 @@ func (a *Agent) app(name string) *app {
 // steerSwarm takes part in the swarms of the artifacts that goals ask for, and in no other.
 func (a *Agent) steerSwarm() {
 	wanted := map[starling.Digest]bool{}
+	urgent := map[starling.Digest]int{} // the highest priority of the goals that want it
 	for _, name := range slices.Sorted(maps.Keys(a.apps)) {
 		p := a.apps[name]
 		g := p.rec.Goal
 		if g == nil || !g.Stage.AtLeast(starling.StageFetch) || p.wanted().IsZero() {
 			continue
 		}
+		urgent[g.Artifact] = max(urgent[g.Artifact], g.Priority)
 		if rel := p.releases[g.Artifact]; rel != nil && !a.flock.taking(g.Artifact) {
 			sel, _ := starling.ParseSelector(g.Deploy.Targets) // parsed well: it chose this machine
 			a.flock.begin(rel, sel)
 		}
 		wanted[g.Artifact] = true
 	}
+	a.catalog.setPriorities(urgent)
 	for _, d := range slices.Collect(maps.Keys(a.flock.parts)) {
 		if !wanted[d] {
 			a.flock.end(d)

@@ -4,10 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-
-	"golang.org/x/sync/semaphore"
-	"golang.org/x/time/rate"
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/blobcache"
@@ -16,9 +12,8 @@ import (
 
 // Bounds of what is served to other machines.
 const (
-	maxServeBufferBytes = 64 << 20 // chunks in memory, being sent or waiting; beyond that peers are told busy
+	maxServeBufferBytes = 32 << 20 // chunks in memory, being sent; beyond that peers are told busy
 	maxServeStreams     = 512
-	slotMinBytes        = 16 << 10 // writes from this size on are chunks, and need a slot
 )
 
 // source is the catalog as blobcache serves it.
@@ -75,16 +70,10 @@ func (a *Agent) serveBlobs(ctx context.Context) error {
 	server := blobcache.NewServer(blobcache.ServerConfig{
 		Region: a.conf.Node.Region, Source: a.Source(), Logger: a.log,
 		MaxStreams: maxServeStreams, MaxBufferBytes: maxServeBufferBytes, Account: a.Account, Patcher: a.flock.patcher,
+		MaxUploads: swarm.UploadSlots, MaxUploadsQueued: swarm.UploadQueueChunks,
+		Upload: blobcache.NewLimit(a.conf.UploadBytesPerSecond), Priority: a.catalog.priority,
 	})
-	slots := semaphore.NewWeighted(swarm.UploadSlots)
-	limit := newLimiter(a.conf.UploadBytesPerSecond)
-	err := server.Serve(ctx, func(ctx context.Context) (net.Conn, starling.Identity, error) {
-		conn, id, err := a.conf.AcceptBlob(ctx)
-		if err != nil {
-			return nil, id, err
-		}
-		return newUpload(conn, slots, limit), id, nil
-	})
+	err := server.Serve(ctx, blobcache.Accept(a.conf.AcceptBlob))
 	if err != nil {
 		return fmt.Errorf("serve blobs: %w", err)
 	}
@@ -109,91 +98,4 @@ func (e releaseSpoiled) apply() {
 	default: // what runs is not repaired in place, but others must not be sent here for it
 		f.step(swarm.Begin{Artifact: r.artifact, Chunks: r.manifest.Chunks, Have: haveOf(r), Seed: true})
 	}
-}
-
-// upload is a stream to a peer that sends chunks in turn with the others: as many
-// as swarm.UploadSlots at once, in order of arrival, within the cap. So chunks are
-// finished one after the other, and can be passed on.
-type upload struct {
-	net.Conn
-	slots  *semaphore.Weighted
-	limit  *rate.Limiter   // nil: no cap
-	closed context.Context // ends with Close
-	cancel context.CancelFunc
-}
-
-func newUpload(c net.Conn, slots *semaphore.Weighted, limit *rate.Limiter) *upload {
-	ctx, cancel := context.WithCancel(context.Background()) // ended by Close
-	return &upload{Conn: c, slots: slots, limit: limit, closed: ctx, cancel: cancel}
-}
-
-// Write implements net.Conn.
-func (u *upload) Write(b []byte) (int, error) {
-	if len(b) < slotMinBytes {
-		return u.Conn.Write(b)
-	}
-	if err := u.slots.Acquire(u.closed, 1); err != nil {
-		return 0, net.ErrClosed
-	}
-	defer u.slots.Release(1)
-	if u.limit == nil {
-		return u.Conn.Write(b)
-	}
-	done := 0
-	for done < len(b) {
-		part := b[done:min(len(b), done+u.limit.Burst())]
-		if err := u.limit.WaitN(u.closed, len(part)); err != nil {
-			return done, net.ErrClosed
-		}
-		n, err := u.Conn.Write(part)
-		done += n
-		if err != nil {
-			return done, err
-		}
-	}
-	return done, nil
-}
-
-// Close implements net.Conn.
-func (u *upload) Close() error {
-	u.cancel()
-	return u.Conn.Close()
-}
-
-// download streams are capped as they are read.
-type cappedReads struct {
-	net.Conn
-	limit  *rate.Limiter
-	closed context.Context // ends with Close
-	cancel context.CancelFunc
-}
-
-// capReads returns dial with the bytes read from its streams within limit; nil: no cap.
-func capReads(dial BlobDial, limit *rate.Limiter) blobcache.Dial {
-	if limit == nil {
-		return blobcache.Dial(dial)
-	}
-	return func(ctx context.Context, addr string) (net.Conn, error) {
-		conn, err := dial(ctx, addr)
-		if err != nil {
-			return nil, err
-		}
-		life, cancel := context.WithCancel(context.Background()) // ended by Close
-		return &cappedReads{Conn: conn, limit: limit, closed: life, cancel: cancel}, nil
-	}
-}
-
-// Read implements net.Conn.
-func (c *cappedReads) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b[:min(len(b), c.limit.Burst())])
-	if n > 0 && c.limit.WaitN(c.closed, n) != nil {
-		return n, net.ErrClosed
-	}
-	return n, err
-}
-
-// Close implements net.Conn.
-func (c *cappedReads) Close() error {
-	c.cancel()
-	return c.Conn.Close()
 }

@@ -13,6 +13,7 @@ import (
 type catalog struct {
 	mu       sync.RWMutex
 	releases []*release
+	urgent   map[starling.Digest]int // priorities of the artifacts that goals want; never changed
 }
 
 func (c *catalog) add(r *release) {
@@ -32,6 +33,21 @@ func (c *catalog) all() []*release {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.releases
+}
+
+// setPriorities takes over how urgent the artifacts are that goals want.
+func (c *catalog) setPriorities(urgent map[starling.Digest]int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.urgent = urgent
+}
+
+// priority returns how urgent an artifact is, and false if no goal wants it.
+func (c *catalog) priority(artifact starling.Digest) (priority int, known bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	priority, known = c.urgent[artifact]
+	return priority, known
 }
 
 // stat returns the size of a chunk that any release holds.

@@ -7,8 +7,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/rpc"
 	"github.com/starlingdeploy/starling/swarm"
@@ -57,12 +55,15 @@ type Config struct {
 	AcceptSwarm Accept
 	Verify      VerifyFunc
 
-	UploadBytesPerSecond   int64 // of chunks, to other machines; 0: no cap
-	DownloadBytesPerSecond int64 // of chunks, from caches and machines; 0: no cap
+	UploadBytesPerSecond   int64 // on the wire, for chunks to other machines; 0: no cap
+	DownloadBytesPerSecond int64 // on the wire, for chunks from caches and machines; 0: no cap
 
 	Logger *slog.Logger       // nil: none
 	Trace  func(swarm.Record) // nil: none; called by the loop with every step of the swarm's brain
 }
+
+// minCappedInFlightBytes lets a capped machine ask for two chunks of any size at once.
+const minCappedInFlightBytes = 2 * starling.MaxChunkBytes
 
 // maxEventQueueEvents is how many events of workers may wait for the loop; then they wait.
 const maxEventQueueEvents = 256
@@ -94,13 +95,13 @@ func (c *Config) check() error {
 	return nil
 }
 
-// minCapBurstBytes lets a capped stream move in pieces of this size at least.
-const minCapBurstBytes = 64 << 10
-
-// newLimiter returns a limiter of bytes, or nil for no cap.
-func newLimiter(bytesPerSecond int64) *rate.Limiter {
-	if bytesPerSecond == 0 {
-		return nil
+// maxInFlightBytes is how much the brain may ask for at once, 0 for its own bound.
+// Under a cap it is about what may come in a second: what is asked for beyond that
+// would take up slots of others that could send to somebody else, and be ahead of
+// what is more urgent.
+func (c *Config) maxInFlightBytes() int64 {
+	if c.DownloadBytesPerSecond == 0 {
+		return 0
 	}
-	return rate.NewLimiter(rate.Limit(bytesPerSecond), int(max(minCapBurstBytes, bytesPerSecond/20)))
+	return min(max(c.DownloadBytesPerSecond, minCappedInFlightBytes), swarm.DefaultInFlightBytes)
 }

@@ -18,7 +18,7 @@ const (
 	maxManifestSources = 8                // asked in one round
 	downloadRetryMin   = 250 * time.Millisecond
 	downloadRetryMax   = 30 * time.Second
-	syncEvery          = time.Second // what a kill can lose, beside artifact.SyncUnsyncedBytes
+	syncEvery          = 5 * time.Second // what a loss of power can lose; a kill loses nothing
 )
 
 // download brings one artifact into one app's directory: manifest, clone, swarm,
@@ -42,7 +42,8 @@ type download struct {
 	book     *book  // where it came from, and why it took so long
 	problem  string // for people
 	retry    time.Duration
-	unsynced bool // something was written after the last sync began
+	unsynced bool      // something was written after the last sync began
+	syncedAt time.Time // when the last sync began
 	syncing  bool
 	fetching int  // workers that bring chunks
 	due      bool // every chunk is held: seal once nobody writes
@@ -231,12 +232,13 @@ func missingChunks(r *release) []uint32 {
 	return out
 }
 
-// sync notes progress on disk, so that a kill loses little.
+// sync notes progress on disk now and then, so that a loss of power loses little.
 func (d *download) sync() {
-	if !d.unsynced || d.syncing || d.sealing || d.ended {
+	now := time.Now()
+	if !d.unsynced || d.syncing || d.sealing || d.ended || now.Sub(d.syncedAt) < syncEvery {
 		return
 	}
-	d.unsynced, d.syncing = false, true
+	d.unsynced, d.syncing, d.syncedAt = false, true, now
 	d.worker(func(context.Context) event { return downloadSynced{d: d, err: d.rel.tree.Sync()} })
 }
 
@@ -267,7 +269,9 @@ func prepareRelease(ctx context.Context, d *download, sources []starling.Node) (
 	rel, err := openRelease(d.dir, d.artifact)
 	switch {
 	case err == nil:
-		if err := rel.recheck(ctx, d.f.buffers); err != nil {
+		buf := d.f.buffers.get(starling.MaxChunkBytes)
+		defer d.f.buffers.put(buf)
+		if err := rel.tree.Recover(ctx, buf); err != nil {
 			return nil, errors.Join(err, rel.close())
 		}
 		return rel, nil

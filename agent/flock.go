@@ -139,7 +139,8 @@ func (f *flock) tellMembers(artifact starling.Digest, p *part) {
 // begin has the brain take part in an artifact's swarm. The machines that sel
 // chooses are the others.
 func (f *flock) begin(r *release, sel starling.Selector) {
-	f.step(swarm.Begin{Artifact: r.artifact, Chunks: r.manifest.Chunks, Have: haveOf(r)})
+	priority, _ := f.catalog.priority(r.artifact)
+	f.step(swarm.Begin{Artifact: r.artifact, Chunks: r.manifest.Chunks, Have: haveOf(r), Priority: priority})
 	p := &part{sel: sel}
 	f.parts[r.artifact] = p
 	f.tellMembers(r.artifact, p)
@@ -190,7 +191,7 @@ func sortedKeys[V any](m map[string]V) []string {
 func newFlock(a *Agent, from blobs) *flock {
 	f := &flock{
 		node: &a.conf.Node, log: a.log, run: a.run, dial: a.conf.DialSwarm, blobs: from, catalog: a.catalog, buffers: &buffers{}, patcher: blobcache.NewPatcher(),
-		trace: a.conf.Trace, brain: swarm.New(swarm.Config{Self: a.conf.Node.Name}), begun: time.Now(), wake: time.NewTimer(time.Hour),
+		trace: a.conf.Trace, brain: swarm.New(swarm.Config{Self: a.conf.Node.Name, MaxInFlightBytes: a.conf.maxInFlightBytes()}), begun: time.Now(), wake: time.NewTimer(time.Hour),
 		machines: map[string]starling.Node{}, caches: map[string]starling.Node{}, parts: map[starling.Digest]*part{},
 		links: map[string]*link{}, dials: map[string]*dialing{}, fetches: map[swarm.Request]*chunkFetch{},
 		downloads: map[starling.Digest]*download{}, distrusted: map[string]bool{},

@@ -3,18 +3,14 @@ package agent
 import (
 	"context"
 	"errors"
-	"net"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"golang.org/x/sync/semaphore"
-
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/rpc"
-	"github.com/starlingdeploy/starling/swarm"
 )
 
 // scribe keeps posts with their times.
@@ -149,88 +145,4 @@ func TestReasonIsClipped(t *testing.T) {
 	if len(got) > starling.MaxReasonBytes || !strings.HasSuffix(got, "ä...") {
 		t.Errorf("%d bytes, ends with %q", len(got), got[len(got)-8:])
 	}
-}
-
-func TestUploadIsCapped(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		const rate, total = 1 << 20, 5 << 20
-		near, far := net.Pipe()
-		u := newUpload(near, semaphore.NewWeighted(swarm.UploadSlots), newLimiter(rate))
-		defer u.Close()
-		go drain(far)
-		began := time.Now()
-		if n, err := u.Write(make([]byte, total)); n != total || err != nil {
-			t.Fatalf("wrote %d, %v", n, err)
-		}
-		if took := time.Since(began); took < 4900*time.Millisecond || took > 5*time.Second {
-			t.Errorf("%d bytes at %d/s took %s", total, rate, took)
-		}
-	})
-}
-
-func TestDownloadIsCapped(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		const rate, total = 1 << 20, 5 << 20
-		near, far := net.Pipe()
-		dial := capReads(func(context.Context, string) (net.Conn, error) { return near, nil }, newLimiter(rate))
-		conn, err := dial(t.Context(), "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		go func() {
-			_, _ = far.Write(make([]byte, total))
-			far.Close()
-		}()
-		began := time.Now()
-		if n := drain(conn); n != total {
-			t.Errorf("%d bytes came", n)
-		}
-		if took := time.Since(began); took < 4900*time.Millisecond || took > 5*time.Second {
-			t.Errorf("%d bytes at %d/s took %s", total, rate, took)
-		}
-		if err := conn.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
-func drain(c net.Conn) (total int) {
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := c.Read(buf)
-		total += n
-		if err != nil {
-			return total
-		}
-	}
-}
-
-func TestUploadSlotsAreTakenInTurn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		slots := semaphore.NewWeighted(1)
-		firstNear, firstFar := net.Pipe()
-		first := newUpload(firstNear, slots, nil)
-		secondNear, secondFar := net.Pipe()
-		second := newUpload(secondNear, slots, nil)
-		done := make(chan int, 2)
-		go func() { _, _ = first.Write(make([]byte, slotMinBytes)); done <- 1 }()
-		synctest.Wait()
-		go func() { _, _ = second.Write(make([]byte, slotMinBytes)); done <- 2 }()
-		go drain(secondFar)
-		synctest.Wait()
-		select {
-		case n := <-done:
-			t.Errorf("%d ended while the first holds the slot", n)
-		default:
-		}
-		go drain(firstFar)
-		if a, b := <-done, <-done; a != 1 || b != 2 {
-			t.Errorf("ended in order %d, %d", a, b)
-		}
-		first.Close()
-		second.Close()
-		if _, err := second.Write(make([]byte, slotMinBytes)); err == nil {
-			t.Error("wrote to a closed stream")
-		}
-	})
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/starlingdeploy/starling"
 )
@@ -20,9 +21,9 @@ const (
 
 // Bounds of one Tree.
 const (
-	MaxOpenFiles      = 64       // file descriptors kept open between calls
-	MaxFsyncFiles     = 64       // with more files to flush, the whole file system is flushed at once
-	SyncUnsyncedBytes = 64 << 20 // WriteChunk flushes and notes progress after this much; what a crash can lose
+	MaxOpenFiles      = 64        // file descriptors kept open between calls
+	MaxFsyncFiles     = 64        // with more files to flush, the whole file system is flushed at once
+	SyncUnsyncedBytes = 512 << 20 // WriteChunk flushes and notes progress after this much; what a loss of power can lose
 )
 
 // Tree is one artifact laid out on disk, complete or not. All methods but Close
@@ -34,6 +35,9 @@ type Tree struct {
 	dir      *os.Root // the caller's
 	root     *os.Root // FilesDir in it
 	files    *fileCache
+
+	warm       warm
+	plainReads atomic.Bool // the kernel knows no others
 
 	syncMu sync.Mutex // one flush at a time
 
@@ -117,6 +121,7 @@ func newTree(dir *os.Root, artifact starling.Digest, m *starling.Manifest) *Tree
 		have:     newBitset(len(m.Chunks)),
 		fresh:    newBitset(len(m.Chunks)),
 		dirty:    map[int]struct{}{},
+		warm:     warm{maxBytes: WarmBytes},
 	}
 }
 
@@ -222,13 +227,10 @@ func (t *Tree) Finish(ctx context.Context) error {
 	case missing > 0:
 		return fmt.Errorf("finish tree of %s: %w: %d chunks are missing", t.artifact.Short(), starling.ErrConflict, missing)
 	}
-	if err := t.flush(); err != nil {
-		return err
-	}
 	if err := t.files.reopen(os.O_RDONLY); err != nil {
 		return fmt.Errorf("finish tree of %s: %w", t.artifact.Short(), err)
 	}
-	if err := t.seal(ctx); err != nil {
+	if err := t.seal(ctx); err != nil { // flushes the content as well
 		return fmt.Errorf("finish tree of %s: %w", t.artifact.Short(), err)
 	}
 	t.mu.Lock()
@@ -240,6 +242,7 @@ func (t *Tree) Finish(ctx context.Context) error {
 	}
 	t.mu.Lock()
 	t.finished = true
+	t.dirty, t.unsyncedBytes = nil, 0
 	t.fresh = newBitset(len(t.manifest.Chunks))
 	t.mu.Unlock()
 	return nil

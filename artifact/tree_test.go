@@ -356,35 +356,6 @@ func TestCloneChecksWhatItGot(t *testing.T) {
 	}
 }
 
-func TestCopyBytesWhereTheKernelCannot(t *testing.T) {
-	src := sample(t)
-	from, _, chunks := create(t, src)
-	defer closeTree(t, from)
-	fill(t, from, chunks)
-	tree, _, _ := create(t, src)
-	defer closeTree(t, tree)
-	in, err := from.files.acquire(3, "a/x")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer from.files.release(in)
-	out, err := tree.files.acquire(3, "a/x")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tree.files.release(out)
-	if _, err := tree.copyBytes(in, 4096, out, 4096, 100_000, nil); err != nil {
-		t.Fatal(err)
-	}
-	a, b := make([]byte, 100_000), make([]byte, 100_000)
-	if _, err := in.ReadAt(a, 4096); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := out.ReadAt(b, 4096); err != nil || !bytes.Equal(a, b) {
-		t.Errorf("copies differ: %v", err)
-	}
-}
-
 func TestManyFilesNeedFewDescriptors(t *testing.T) {
 	src := t.TempDir()
 	const n = 700

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/starlingdeploy/starling"
 )
 
@@ -24,14 +22,26 @@ func (t *Tree) WriteChunk(i int, data []byte) error {
 	if held, err := t.writable(i); held || err != nil {
 		return err
 	}
-	extents := t.layout.Extents(nil, i)
+	if err := t.write(i, data); err != nil {
+		return fmt.Errorf("write chunk %d of %s: %w", i, t.artifact.Short(), err)
+	}
+	return nil
+}
+
+// write writes the checked bytes of chunk i where they belong.
+func (t *Tree) write(i int, data []byte) error {
+	var room [4]starling.Extent
+	extents := t.layout.Extents(room[:0], i)
 	for _, e := range extents {
 		if err := t.writeExtent(e, data[:e.Length]); err != nil {
-			return fmt.Errorf("write chunk %d of %s: %w", i, t.artifact.Short(), err)
+			return err
 		}
 		data = data[e.Length:]
 	}
-	return t.mark(i, extents)
+	if err := t.mark(i, extents); err != nil {
+		return err
+	}
+	return t.cool(i)
 }
 
 // ReadChunk reads chunk i into buf, or into a larger one if buf is too short. What
@@ -57,20 +67,26 @@ func (t *Tree) ReadChunk(i int, buf []byte) ([]byte, error) {
 	case fresh || starling.DigestOf(buf) == c.Digest:
 		return buf, nil
 	}
+	t.forget(i)
+	return nil, fmt.Errorf("read chunk %d of %s: %w", i, t.artifact.Short(), starling.ErrCorrupt)
+}
+
+// forget has chunk i not held any more.
+func (t *Tree) forget(i int) {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	if t.have.get(i) {
 		t.have.clear(i)
 		t.fresh.clear(i)
 		t.held--
 	}
-	t.mu.Unlock()
-	return nil, fmt.Errorf("read chunk %d of %s: %w", i, t.artifact.Short(), starling.ErrCorrupt)
 }
 
 // CloneChunk fills chunk i from chunk j of another tree (or of t) on the same
-// machine. The kernel shares or copies the blocks where it can; the result is read
-// back into buf, or into a larger one, and checked before it counts: ErrCorrupt if
-// it does not match, ErrNotFound if from does not hold j.
+// machine, by way of buf or a larger one, where it is checked: ErrCorrupt if it does
+// not match, ErrNotFound if from does not hold j. (copy_file_range(2) would have to be
+// read back to be checked, and no file system shares blocks for it, since chunks begin
+// anywhere in a block.)
 func (t *Tree) CloneChunk(i int, from *Tree, j int, buf []byte) error {
 	c, err := t.chunk(i)
 	if err != nil {
@@ -89,17 +105,16 @@ func (t *Tree) CloneChunk(i int, from *Tree, j int, buf []byte) error {
 	if held, err := t.writable(i); held || err != nil {
 		return err
 	}
-	dst, src := t.layout.Extents(nil, i), from.layout.Extents(nil, j)
-	if buf, err = t.copyExtents(dst, from, src, buf); err == nil {
-		buf, err = t.read(i, c, buf)
-	}
-	if err != nil {
+	if buf, err = from.read(j, c, buf); err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("clone chunk %d of %s: %w", i, t.artifact.Short(), err)
 	}
-	if starling.DigestOf(buf) != c.Digest {
+	if err != nil || starling.DigestOf(buf) != c.Digest {
 		return fmt.Errorf("clone chunk %d of %s: %w", i, t.artifact.Short(), starling.ErrCorrupt)
 	}
-	return t.mark(i, dst)
+	if err := t.write(i, buf); err != nil {
+		return fmt.Errorf("clone chunk %d of %s: %w", i, t.artifact.Short(), err)
+	}
+	return nil
 }
 
 func (t *Tree) chunk(i int) (starling.Chunk, error) {
@@ -149,7 +164,9 @@ func (t *Tree) writeExtent(e starling.Extent, data []byte) error {
 		return err
 	}
 	defer t.files.release(f)
-	_, err = f.WriteAt(data, e.Offset)
+	if _, err = f.WriteAt(data, e.Offset); err == nil && e.Length >= earlyBytes {
+		startWriteback(f.File, e.Offset, e.Length)
+	}
 	return err
 }
 
@@ -160,7 +177,8 @@ func (t *Tree) read(i int, c starling.Chunk, buf []byte) ([]byte, error) {
 	}
 	buf = buf[:c.Size]
 	rest := buf
-	for _, e := range t.layout.Extents(nil, i) {
+	var room [4]starling.Extent
+	for _, e := range t.layout.Extents(room[:0], i) {
 		if err := t.readExtent(e, rest[:e.Length]); err != nil {
 			return nil, err
 		}
@@ -175,78 +193,5 @@ func (t *Tree) readExtent(e starling.Extent, buf []byte) error {
 		return err
 	}
 	defer t.files.release(f)
-	_, err = f.ReadAt(buf, e.Offset)
-	return err
-}
-
-// copyExtents copies the bytes of src, extents of from, to dst, extents of t; both
-// cover the same number of bytes. It returns buf, perhaps grown.
-func (t *Tree) copyExtents(dst []starling.Extent, from *Tree, src []starling.Extent, buf []byte) ([]byte, error) {
-	for len(dst) > 0 && len(src) > 0 {
-		d, s := &dst[0], &src[0]
-		n := min(d.Length, s.Length)
-		var err error
-		if buf, err = t.copyRange(*d, from, *s, int(n), buf); err != nil {
-			return buf, err
-		}
-		d.Offset, d.Length = d.Offset+n, d.Length-n
-		s.Offset, s.Length = s.Offset+n, s.Length-n
-		if d.Length == 0 {
-			dst = dst[1:]
-		}
-		if s.Length == 0 {
-			src = src[1:]
-		}
-	}
-	return buf, nil
-}
-
-// copyRange copies n bytes. copy_file_range(2) shares the blocks on file systems
-// with reflinks when the range is aligned, and copies inside the kernel otherwise.
-func (t *Tree) copyRange(d starling.Extent, from *Tree, s starling.Extent, n int, buf []byte) ([]byte, error) {
-	in, err := from.files.acquire(s.File, from.manifest.Files[s.File].Path)
-	if err != nil {
-		return buf, err
-	}
-	defer from.files.release(in)
-	out, err := t.files.acquire(d.File, t.manifest.Files[d.File].Path)
-	if err != nil {
-		return buf, err
-	}
-	defer t.files.release(out)
-
-	inOff, outOff := s.Offset, d.Offset
-	for n > 0 {
-		copied, err := unix.CopyFileRange(int(in.Fd()), &inOff, int(out.Fd()), &outOff, n, 0)
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil && !copyUnsupported(err):
-			return buf, fmt.Errorf("copy_file_range: %w", err)
-		case err != nil || copied == 0: // not between these file systems, or the source was cut
-			return t.copyBytes(in, inOff, out, outOff, n, buf)
-		}
-		n -= copied
-	}
-	return buf, nil
-}
-
-func (t *Tree) copyBytes(in *openFile, inOff int64, out *openFile, outOff int64, n int, buf []byte) ([]byte, error) {
-	if cap(buf) < n {
-		buf = make([]byte, n)
-	}
-	if _, err := in.ReadAt(buf[:n], inOff); err != nil {
-		return buf, err
-	}
-	_, err := out.WriteAt(buf[:n], outOff)
-	return buf, err
-}
-
-func copyUnsupported(err error) bool {
-	for _, no := range []unix.Errno{unix.ENOSYS, unix.EXDEV, unix.EOPNOTSUPP, unix.EINVAL, unix.EPERM, unix.EBADF} {
-		if errors.Is(err, no) {
-			return true
-		}
-	}
-	return false
+	return readAt(f.File, buf, e.Offset, &t.plainReads)
 }

@@ -26,6 +26,11 @@ func (s *Server) getPatch(ctx context.Context, conn net.Conn, peer starling.Iden
 	if !ok {
 		return respond(conn, statusMissing, nil)
 	}
+	done, err := s.turn(ctx, q.artifact, size) // before anything takes memory
+	if err != nil {
+		return s.answer(ctx, conn, err)
+	}
+	defer done()
 	bases, used, baseBytes := s.heldBases(digests, s.cfg.ReadBase != nil)
 	switch data, known := s.cfg.Patcher.lookUp(patchKey(q.digest, bases)); {
 	case data != nil:
@@ -36,12 +41,12 @@ func (s *Server) getPatch(ctx context.Context, conn net.Conn, peer starling.Iden
 	// The chunk, its bases, and the index of these, which is half as long.
 	extra := int64(baseBytes + baseBytes/2)
 	if err := s.buffers.reserve(ctx, extra); err != nil {
-		return respondError(conn, err)
+		return s.answer(ctx, conn, err)
 	}
 	defer s.buffers.unreserve(extra)
 	buf, err := s.buffers.take(ctx, size)
 	if err != nil {
-		return respondError(conn, err)
+		return s.answer(ctx, conn, err)
 	}
 	defer s.buffers.give(buf)
 	data, err := s.cfg.Source.Chunk(ctx, q.digest, (*buf)[:0])
@@ -91,7 +96,7 @@ func (s *Server) sendPatch(ctx context.Context, conn net.Conn, peer starling.Ide
 	if _, err := conn.Write(append(head[:], used)); err != nil {
 		return err
 	}
-	if _, err := conn.Write(data); err != nil {
+	if err := s.cfg.Upload.write(ctx, conn, data); err != nil {
 		return err
 	}
 	s.traffic.count(peer, q, len(data))

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -90,6 +91,8 @@ type Replicator struct {
 	reportAfter time.Time // not before, after a failure
 	reporting   bool
 
+	urgency sync.Map // of jobs' priorities, by artifact, for those who are not the loop
+
 	wants   chan rpc.Wants
 	planned chan plan
 	pulled  chan pulled
@@ -121,6 +124,14 @@ func NewReplicator(cfg ReplicatorConfig) *Replicator {
 		pulled:  make(chan pulled, wanInFlight+lanInFlight),
 		sent:    make(chan sent, 1),
 	}
+}
+
+// Priority returns how urgently the region's servers want an artifact, and false if
+// they do not. Safe for concurrent use; it fits ServerConfig.Priority.
+func (r *Replicator) Priority(artifact starling.Digest) (priority int, known bool) {
+	v, known := r.urgency.Load(artifact)
+	priority, _ = v.(int)
+	return priority, known
 }
 
 // Run works until ctx ends, then returns nil when all it began has stopped.
@@ -204,6 +215,7 @@ func (r *Replicator) want(w rpc.Wants) {
 			j = r.built(one)
 		}
 		j.sources, j.priority, j.base = one.Sources, one.Priority, one.Base
+		r.urgency.Store(one.Artifact, one.Priority)
 	}
 	for _, one := range w.Drafts[:min(len(w.Drafts), rpc.MaxDrafts)] {
 		r.wantDraft(one, wanted)
@@ -213,6 +225,7 @@ func (r *Replicator) want(w rpc.Wants) {
 			j.unfollow()
 			r.cfg.Store.Pin(artifact, nil)
 			delete(r.jobs, artifact)
+			r.urgency.Delete(artifact)
 		}
 	}
 	if replicas := max(w.Replicas, 1); replicas != r.replicas {

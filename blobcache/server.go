@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"slices"
 	"sync"
 	"time"
 
@@ -27,10 +26,8 @@ const (
 	maxCountedBlobs  = 16_384           // artifacts whose traffic is counted one by one
 	maxCountedPeers  = 1_024            // pairs of region and role whose traffic is counted
 	defaultStreams   = 1_024
-	defaultBufferMiB = 256
-	// Machines let large writes wait for their turn behind chunks. Who asks why it is slow
-	// must not wait with them.
-	accountPieceBytes = 8 << 10
+	defaultBufferMiB = 96
+	defaultUploads   = 32 // enough for links with a large delay
 )
 
 // ServerConfig says what a Server serves, and to whom.
@@ -46,20 +43,30 @@ type ServerConfig struct {
 	Account        func(artifact starling.Digest) ([]byte, error)
 	Logger         *slog.Logger
 	MaxStreams     int   // open at once; further ones are closed; 0: 1,024
-	MaxBufferBytes int64 // of chunks and envelopes in memory; 0: 256 MiB
+	MaxBufferBytes int64 // of chunks and envelopes in memory; 0: 96 MiB
 	// Patcher makes patches for those who hold older chunks; nil: an own one.
 	Patcher *Patcher
 	// ReadBase reads an older chunk that Source lacks from nearby; nil: there is nowhere.
 	ReadBase ReadChunk
+
+	MaxUploads       int    // chunks sent at once, the others waiting in line; 0: 32
+	MaxUploadsQueued int    // in line, before peers are told busy; 0: MaxStreams
+	Upload           *Limit // of all chunks sent; nil: no cap
+	// Priority tells how urgent an artifact is that a peer says it gets a chunk for
+	// (higher goes first), and false for one that is not known here: all those share one
+	// place in line. Nil: all artifacts are equal.
+	Priority func(artifact starling.Digest) (priority int, known bool)
 }
 
 // Server answers the blob protocol.
 //
 // Any node of the cluster may get and ask, a machine only in its own region; workers,
-// servers and caches may put; servers alone may ask for accounts. The certificate decides, not what the peer says.
+// servers and caches may put; servers alone may ask for accounts. The certificate
+// decides, not what the peer says. Chunks are sent in turn, see turns.
 type Server struct {
 	cfg     ServerConfig
 	buffers *buffers
+	turns   *turns
 	streams chan struct{}
 	traffic *traffic
 }
@@ -75,8 +82,15 @@ func NewServer(cfg ServerConfig) *Server {
 	if cfg.Patcher == nil {
 		cfg.Patcher = NewPatcher()
 	}
+	if cfg.MaxUploads == 0 {
+		cfg.MaxUploads = defaultUploads
+	}
+	if cfg.MaxUploadsQueued == 0 {
+		cfg.MaxUploadsQueued = cfg.MaxStreams
+	}
 	return &Server{
 		cfg:     cfg,
+		turns:   newTurns(cfg.MaxUploads, cfg.MaxUploadsQueued),
 		buffers: newBuffers(cfg.MaxBufferBytes, bufferPatience),
 		streams: make(chan struct{}, cfg.MaxStreams),
 		traffic: newTraffic(),
@@ -206,9 +220,31 @@ func (s *Server) get(ctx context.Context, conn net.Conn, peer starling.Identity,
 	if !ok {
 		return respond(conn, statusMissing, nil)
 	}
+	done, err := s.turn(ctx, q.artifact, size) // before the chunk takes memory
+	if err != nil {
+		return s.answer(ctx, conn, err)
+	}
+	defer done()
+	return s.send(ctx, conn, peer, q, size)
+}
+
+// turn waits until it is the turn of a chunk to be sent.
+func (s *Server) turn(ctx context.Context, artifact starling.Digest, size int) (done func(), err error) {
+	priority := 0
+	if s.cfg.Priority != nil {
+		var known bool
+		if priority, known = s.cfg.Priority(artifact); !known {
+			artifact = starling.Digest{}
+		}
+	}
+	return s.turns.enter(ctx, artifact, priority, size)
+}
+
+// send reads a chunk and answers a get with it.
+func (s *Server) send(ctx context.Context, conn net.Conn, peer starling.Identity, q request, size int) error {
 	buf, err := s.buffers.take(ctx, size)
 	if err != nil {
-		return respondError(conn, err)
+		return s.answer(ctx, conn, err)
 	}
 	defer s.buffers.give(buf)
 	data, err := s.cfg.Source.Chunk(ctx, q.digest, (*buf)[:0])
@@ -218,7 +254,11 @@ func (s *Server) get(ctx context.Context, conn net.Conn, peer starling.Identity,
 	if err := s.deadline(ctx, conn, transferTimeout); err != nil {
 		return err
 	}
-	if err := respond(conn, statusOK, data); err != nil {
+	head := response{status: statusOK, size: uint32(len(data))}.encode()
+	if _, err := conn.Write(head[:]); err != nil {
+		return err
+	}
+	if err := s.cfg.Upload.write(ctx, conn, data); err != nil {
 		return err
 	}
 	s.traffic.count(peer, q, len(data))
@@ -250,6 +290,14 @@ func (s *Server) answerUnread(conn net.Conn, q request, err error) error {
 	}
 	s.cfg.Logger.Warn("cannot read a chunk", "digest", q.digest.String(), "error", err)
 	return respondError(conn, errors.New("cannot read the chunk")) // the disk's affairs stay here
+}
+
+// answer reports an error after a wait.
+func (s *Server) answer(ctx context.Context, conn net.Conn, err error) error {
+	if err := s.deadline(ctx, conn, transferTimeout); err != nil {
+		return err
+	}
+	return respondError(conn, err)
 }
 
 func (s *Server) put(ctx context.Context, conn net.Conn, q request) error {
@@ -340,16 +388,7 @@ func (s *Server) getAccount(ctx context.Context, conn net.Conn, q request) error
 	if err != nil {
 		return respondError(conn, err)
 	}
-	head := response{status: statusOK, size: uint32(len(account))}.encode()
-	if _, err := conn.Write(head[:]); err != nil {
-		return err
-	}
-	for piece := range slices.Chunk(account, accountPieceBytes) {
-		if _, err := conn.Write(piece); err != nil {
-			return err
-		}
-	}
-	return nil
+	return respond(conn, statusOK, account) // not in turn: it must not queue behind chunks
 }
 
 func respond(conn net.Conn, st status, body []byte) error {

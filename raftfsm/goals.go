@@ -16,7 +16,7 @@ func (t *tx) replicate(d *starling.Deployment) error {
 	g := &starling.Goal{
 		App: d.App, Home: t.region, Generation: starling.Generation{Epoch: 1, Sequence: 1}, Revision: 1,
 		Deployment: d.ID, Artifact: d.Artifact, Origin: t.origin(d.Artifact),
-		Stage: starling.StageFetch, Deploy: d.Spec.Deploy,
+		Stage: starling.StageFetch, Deploy: d.Spec.Deploy, Priority: d.Priority,
 	}
 	if old != nil {
 		g.Generation = old.rec.Generation.Next()
@@ -62,7 +62,7 @@ func (t *tx) revert(d *starling.Deployment, old *row[starling.Goal]) {
 	g := &starling.Goal{
 		App: d.App, Home: t.region, Generation: old.rec.Generation.Next(), Revision: 1,
 		Deployment: d.ID, Origin: t.region, Deploy: d.Spec.Deploy,
-		Stage: starling.StageActivate, Cutoff: starling.CutoffAll,
+		Stage: starling.StageActivate, Cutoff: starling.CutoffAll, Priority: starling.MaxPriority,
 	}
 	if rel := t.release(d.App); rel != nil {
 		g.Deployment, g.Artifact, g.Origin, g.Deploy = rel.Deployment, rel.Artifact, rel.Origin, rel.Deploy

@@ -46,8 +46,12 @@ func show(v View, kind, name string) string {
 		list(v.Buildable())
 	case "goals":
 		for _, g := range v.Goals() {
-			p("%s@%s %s rev %d by %s: %s from %s, %s to %d, waves %v; previous %s", g.App, g.Home, g.Generation, g.Revision, g.Deployment,
-				g.Artifact.Short(), g.Origin, g.Stage, g.Cutoff, g.Deploy.Strategy.Waves, g.Previous.Short())
+			urgent := ""
+			if g.Priority > 0 {
+				urgent = fmt.Sprintf("; priority %d", g.Priority)
+			}
+			p("%s@%s %s rev %d by %s: %s from %s, %s to %d, waves %v; previous %s%s", g.App, g.Home, g.Generation, g.Revision, g.Deployment,
+				g.Artifact.Short(), g.Origin, g.Stage, g.Cutoff, g.Deploy.Strategy.Waves, g.Previous.Short(), urgent)
 		}
 	case "releases":
 		for _, r := range v.Releases(name) {

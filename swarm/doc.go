@@ -8,8 +8,9 @@
 // effects. Package agent runs it on wall time and QUIC, package sim on virtual time.
 //
 // How the runner serves matters as much as how the brain asks: a machine should send
-// at most [UploadSlots] chunks at once, the others waiting in order of arrival, so
-// that chunks finish one after the other and can be passed on; when more than
+// at most [UploadSlots] chunks at once, the others waiting (the urgent before the rest,
+// artifacts in turn, in order of arrival within one), so that chunks finish one after
+// the other and can be passed on; when more than
 // [UploadQueueChunks] wait it should answer busy.
 //
 // The parts:

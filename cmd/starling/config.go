@@ -100,7 +100,8 @@ type GossipBlock struct {
 	KeyFile string `hcl:"key_file,optional"`
 }
 
-// LimitsBlock caps what the machine role moves.
+// LimitsBlock caps the chunks that a machine and a cache move, each role by itself, in
+// bits a second on the wire.
 type LimitsBlock struct {
 	Upload   string `hcl:"upload,optional"` // e.g. 1Gbit
 	Download string `hcl:"download,optional"`
@@ -335,6 +336,18 @@ func parseRate(field, s string) (int64, error) {
 		return 0, starling.Invalidf(field, "%q: want a rate like 100Mbit or 1Gbit (per second)", s)
 	}
 	return n, nil
+}
+
+// caps returns the limits in bytes a second; 0: none.
+func (c *Config) caps() (upload, download int64, err error) {
+	if c.Limits == nil {
+		return 0, 0, nil
+	}
+	if upload, err = parseRate("limits.upload", c.Limits.Upload); err != nil {
+		return 0, 0, err
+	}
+	download, err = parseRate("limits.download", c.Limits.Download)
+	return upload, download, err
 }
 
 type unit struct {

@@ -67,7 +67,11 @@ func newProcess(cfg *Config, log *slog.Logger) (_ *process, err error) {
 		return nil, err
 	}
 	p.servers = &rpc.Client{HTTP: &http.Client{Transport: p.newAnyServer()}}
-	p.blobs = blobcache.NewClient(p.dialBlob)
+	_, download, err := cfg.caps()
+	if err != nil {
+		return nil, err
+	}
+	p.blobs = blobcache.NewClient(blobcache.NewLimit(download).Reads(p.dialBlob))
 	p.blobs.Role = cfg.roles()[0]
 	p.caches = blobcache.NewRegion(p.blobs, p.pool.Members, p.replicas())
 	return p, nil

@@ -32,15 +32,21 @@ func (p *process) runCache(ctx context.Context, g *errgroup.Group) error {
 	others := blobcache.NewRegion(p.blobs, func() []starling.Node {
 		return slices.DeleteFunc(p.pool.Members(), func(n starling.Node) bool { return n.Name == p.cfg.Name })
 	}, p.replicas())
+	upload, _, err := p.cfg.caps()
+	if err != nil {
+		return err
+	}
+	var replicator *blobcache.Replicator
 	server := blobcache.NewServer(blobcache.ServerConfig{
 		Region: p.cfg.Region, Source: source, Store: store, Account: p.account, Logger: log,
 		VerifyManifest: func(envelope []byte, artifact starling.Digest) error {
 			_, _, err := p.verify(envelope, artifact)
 			return err
 		},
-		Patcher: patcher, ReadBase: others.Chunk,
+		Patcher: patcher, ReadBase: others.Chunk, Upload: blobcache.NewLimit(upload),
+		Priority: func(artifact starling.Digest) (int, bool) { return replicator.Priority(artifact) },
 	})
-	replicator := blobcache.NewReplicator(blobcache.ReplicatorConfig{
+	replicator = blobcache.NewReplicator(blobcache.ReplicatorConfig{
 		Name: p.cfg.Name, Store: store, Client: p.blobs, Control: p.servers,
 		Members: p.pool.Members, Changed: p.pool.Changed,
 		Verify: func(envelope []byte, artifact starling.Digest) (*starling.Manifest, error) {

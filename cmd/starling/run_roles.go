@@ -33,15 +33,7 @@ func (p *process) runWorker(ctx context.Context, g *errgroup.Group) error {
 
 // runMachine is the machine role: it brings the region's goals about on this computer.
 func (p *process) runMachine(ctx context.Context, g *errgroup.Group) error {
-	limits := p.cfg.Limits
-	if limits == nil {
-		limits = &LimitsBlock{}
-	}
-	upload, err := parseRate("limits.upload", limits.Upload)
-	if err != nil {
-		return err
-	}
-	download, err := parseRate("limits.download", limits.Download)
+	upload, download, err := p.cfg.caps()
 	if err != nil {
 		return err
 	}

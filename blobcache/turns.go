@@ -1,0 +1,211 @@
+package blobcache
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/starlingdeploy/starling"
+)
+
+// Patience of turns.
+const (
+	turnPatience = 20 * time.Second // in line, before busy is answered
+	// slotLease is how long a transfer counts: one that takes longer, because the far
+	// side is slow or gone, goes on beside the next. The buffer budget bounds those.
+	slotLease = 5 * time.Second
+)
+
+// turns decides whose chunk a server sends next: the highest priority first, and
+// within one priority the artifact that was sent the fewest bytes (start-time fair
+// queueing, Goyal et al., SIGCOMM 1996, with equal weights); in order of arrival
+// within an artifact. A few are sent at once, so that each is soon whole at the other
+// end and can be passed on.
+type turns struct {
+	slots      int // chunks sent at once
+	maxWaiting int // chunks in line
+
+	mu      sync.Mutex
+	sending int // slots taken
+	waiting int
+	made    uint64                    // lanes
+	lanes   map[starling.Digest]*lane // those with somebody waiting or sending
+}
+
+// lane is one artifact's line.
+type lane struct {
+	artifact  starling.Digest
+	number    uint64 // breaks ties
+	priority  int
+	sentBytes int64 // since the lane is there, on top of what the others had then
+	waiting   []*turn
+	sending   int
+}
+
+// turn is one chunk's place.
+type turn struct {
+	bytes int64
+	lane  *lane
+	call  chan bool // true: it is your turn; false: make room for something urgent
+	lease *time.Timer
+	slot  bool // it has one, and its lease lasts
+}
+
+func newTurns(slots, maxWaiting int) *turns {
+	return &turns{slots: slots, maxWaiting: maxWaiting, lanes: map[starling.Digest]*lane{}}
+}
+
+// enter waits for a slot to send a chunk of an artifact; the caller ends with done.
+// ErrUnavailable: too many wait already, or for too long.
+func (q *turns) enter(ctx context.Context, artifact starling.Digest, priority int, bytes int) (done func(), err error) {
+	t := &turn{bytes: int64(bytes), call: make(chan bool, 1)}
+	if err := q.join(t, artifact, priority); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, turnPatience)
+	defer cancel()
+	called, ok := false, false
+	select {
+	case called = <-t.call:
+		ok = called
+	case <-ctx.Done():
+		if called = q.leave(t); called {
+			ok = <-t.call
+		}
+	}
+	if !ok {
+		return nil, busyUploads()
+	}
+	return func() { q.done(t) }, nil
+}
+
+func busyUploads() error { return fmt.Errorf("%w: too many uploads at once", starling.ErrUnavailable) }
+
+// join puts t in line, and begins it if there is a slot.
+func (q *turns) join(t *turn, artifact starling.Digest, priority int) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.waiting >= q.maxWaiting && !q.makeRoom(priority) {
+		return busyUploads()
+	}
+	l := q.lanes[artifact]
+	if l == nil || l.priority != priority {
+		level := q.level(priority)
+		if l == nil {
+			q.made++
+			l = &lane{artifact: artifact, number: q.made}
+			q.lanes[artifact] = l
+		}
+		l.priority, l.sentBytes = priority, level
+	}
+	l.waiting = append(l.waiting, t)
+	t.lane = l
+	q.waiting++
+	q.next()
+	return nil
+}
+
+// level is where a new lane of a priority begins: beside the one that was sent least.
+func (q *turns) level(priority int) int64 {
+	least, found := int64(0), false
+	for _, l := range q.lanes {
+		if l.priority == priority && (!found || l.sentBytes < least) {
+			least, found = l.sentBytes, true
+		}
+	}
+	return least
+}
+
+// makeRoom sends away the youngest in line of the lowest priority below the given one.
+func (q *turns) makeRoom(priority int) bool {
+	var lowest *lane
+	for _, l := range q.lanes {
+		if len(l.waiting) > 0 && l.priority < priority && (lowest == nil || lowest.before(l)) {
+			lowest = l
+		}
+	}
+	if lowest == nil {
+		return false
+	}
+	last := len(lowest.waiting) - 1
+	t := lowest.waiting[last]
+	lowest.waiting = lowest.waiting[:last]
+	q.waiting--
+	q.drop(lowest)
+	t.call <- false
+	return true
+}
+
+// next begins turns while there are slots. The caller holds mu.
+func (q *turns) next() {
+	for q.sending < q.slots && q.waiting > 0 {
+		var best *lane
+		for _, l := range q.lanes {
+			if len(l.waiting) > 0 && (best == nil || l.before(best)) {
+				best = l
+			}
+		}
+		t := best.waiting[0]
+		best.waiting = slices.Delete(best.waiting, 0, 1)
+		q.waiting--
+		q.sending++
+		best.sending++
+		best.sentBytes += t.bytes
+		t.slot = true
+		t.lease = time.AfterFunc(slotLease, func() { q.lend(t) })
+		t.call <- true
+	}
+}
+
+func (l *lane) before(o *lane) bool {
+	return cmp.Or(cmp.Compare(o.priority, l.priority), cmp.Compare(l.sentBytes, o.sentBytes), cmp.Compare(l.number, o.number)) < 0
+}
+
+// lend gives the slot of a slow transfer to the next.
+func (q *turns) lend(t *turn) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.free(t)
+}
+
+func (q *turns) free(t *turn) {
+	if t.slot {
+		t.slot = false
+		q.sending--
+		q.next()
+	}
+}
+
+// done ends a turn that was called.
+func (q *turns) done(t *turn) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	t.lease.Stop()
+	t.lane.sending--
+	q.free(t)
+	q.drop(t.lane)
+}
+
+// drop forgets a lane that nobody is in.
+func (q *turns) drop(l *lane) {
+	if len(l.waiting) == 0 && l.sending == 0 {
+		delete(q.lanes, l.artifact)
+	}
+}
+
+// leave takes t out of the line. True: it was called meanwhile, and the call is there to be read.
+func (q *turns) leave(t *turn) (called bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	i := slices.Index(t.lane.waiting, t)
+	if i < 0 {
+		return true
+	}
+	t.lane.waiting = slices.Delete(t.lane.waiting, i, i+1)
+	q.waiting--
+	q.drop(t.lane)
+	return false
+}
