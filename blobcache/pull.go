@@ -21,7 +21,7 @@ type pullTask struct {
 	cfg      *ReplicatorConfig
 	buffers  *buffers
 	follow   *progress
-	job      *job // to know it again; not touched
+	job      *job            // to know it again; not touched
 	artifact starling.Digest // zero: of a draft
 	sources  []rpc.Source
 	replicas int
