@@ -161,7 +161,11 @@ func (e downloadPrepared) apply() {
 	case d.ended:
 		d.closed()
 	case e.err != nil:
-		d.log.Warn("the artifact cannot be prepared; trying again", "error", e.err)
+		level := slog.LevelWarn
+		if errors.Is(e.err, starling.ErrNotFound) { // the region's caches may not have heard of it yet
+			level = slog.LevelInfo
+		}
+		d.log.Log(d.ctx, level, "the artifact cannot be prepared; trying again", "error", e.err)
 		d.problem = e.err.Error()
 		d.progress()
 		d.later(d.start)

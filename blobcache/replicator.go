@@ -269,6 +269,9 @@ func (r *Replicator) install(p plan) {
 		r.fail(j, p.err)
 		return
 	}
+	if j.build != "" { // there is always something missing of what grows
+		j.failures, j.problem = 0, ""
+	}
 	j.adopt(p)
 }
 

@@ -12,7 +12,7 @@ import (
 
 const (
 	draftEvery  = 500 * time.Millisecond // a page, at most; a build that uploads for less has none
-	draftWithin = 5 * time.Second        // to store one
+	draftWithin = 15 * time.Second       // to store one
 )
 
 // draft makes known what a build has uploaded while it goes on: pages for the caches,
