@@ -36,6 +36,9 @@ type download struct {
 	level  [levels]bitset
 	counts [levels]int
 
+	asked, askedAgain bitset   // chunks that were asked for at least once, and twice
+	fresh             []uint32 // held since the last announcements
+
 	members []Member
 
 	// The part that is asked of the caches: the share that the deal gives, plus what
@@ -65,6 +68,7 @@ func newDownload(ev Begin, now time.Duration) *download {
 	d := &download{
 		artifact: ev.Artifact, chunks: ev.Chunks, n: n, left: n,
 		held: newBitset(n), avail: make([]uint8, n), mine: newBitset(n), seen: newBitset(n),
+		asked: newBitset(n), askedAgain: newBitset(n),
 		tries: make(map[int]int), noveltyAt: -1, newsAt: now, readyAt: now + greetingWait,
 	}
 	for i := range ev.Chunks {
@@ -113,21 +117,25 @@ func (d *download) wanted(c int) bool { return d.level[d.levelOf(c)].has(c) }
 
 // more and fewer count a source that holds c.
 func (d *download) more(c int) {
-	w := d.wanted(c)
-	d.unwant(c)
-	d.avail[c]++
-	if w {
-		d.want(c)
+	if k := d.levelOf(c); d.level[k].has(c) && k < topLevel {
+		d.move(c, k, k+1)
 	}
+	d.avail[c]++
 }
 
 func (d *download) fewer(c int) {
-	w := d.wanted(c)
-	d.unwant(c)
-	d.avail[c]--
-	if w {
-		d.want(c)
+	if k := d.levelOf(c); d.level[k].has(c) && int(d.avail[c]) <= topLevel {
+		d.move(c, k, k-1)
 	}
+	d.avail[c]--
+}
+
+// move puts a wanted chunk on another level.
+func (d *download) move(c, from, to int) {
+	d.level[from].clear(c)
+	d.level[to].set(c)
+	d.counts[from]--
+	d.counts[to]++
 }
 
 // pick returns the rarest wanted chunk of has, of those that least sources or more

@@ -70,6 +70,7 @@ func (p *Peer) blame(s *source, f *fetch, reason Reason) {
 // doubt counts on a source no more until it gives something.
 func (p *Peer) doubt(s *source) {
 	s.doubt()
+	p.count(s)
 	for _, f := range s.fetches {
 		p.rewant(f.d, f.chunk)
 	}

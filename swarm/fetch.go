@@ -10,21 +10,20 @@ import (
 func (p *Peer) fill() {
 	for _, d := range p.order() {
 		for p.inFlightBytes < p.cfg.MaxInFlightBytes &&
-			(p.fillCache(d) || p.fromPeersBytes() < p.window(d) && p.fillPeer(d)) {
+			(p.fillCache(d) || p.countedBytes < p.window(d) && p.fillPeer(d)) {
 		}
 	}
 	p.hedge()
 }
 
-// fromPeersBytes is what is in flight from peers that can be expected to deliver it.
-func (p *Peer) fromPeersBytes() int64 {
+// count brings up to date what is in flight from peers that can be expected to deliver it.
+func (p *Peer) count(s *source) {
 	n := int64(0)
-	for _, s := range p.sources {
-		if !s.origin && !s.doubted && s.samples > 0 {
-			n += s.inFlightBytes
-		}
+	if !s.origin && !s.doubted && s.samples > 0 {
+		n = s.inFlightBytes
 	}
-	return n
+	p.countedBytes += n - s.countedBytes
+	s.countedBytes = n
 }
 
 // window is how much may be in flight from all peers: enough that each source has a
@@ -74,8 +73,8 @@ func (p *Peer) greeted(d *download) bool {
 
 // cacheRoom reports whether any cache may be asked for anything now.
 func (p *Peer) cacheRoom() bool {
-	for _, name := range p.origins {
-		if s := p.caches[name]; s.usable(p.now) && s.room(1) {
+	for _, s := range p.origins {
+		if s.usable(p.now) && s.room(1) {
 			return true
 		}
 	}
@@ -86,9 +85,9 @@ func (p *Peer) cacheRoom() bool {
 // themselves by rendezvous, so the first of that order holds it, unless tried in vain.
 func (p *Peer) cacheFor(d *download, c int) *source {
 	if len(p.origins) == 1 {
-		return p.caches[p.origins[0]]
+		return p.origins[0]
 	}
-	order := starling.Rendezvous(d.chunks[c].Digest, p.origins, len(p.origins))
+	order := starling.Rendezvous(d.chunks[c].Digest, p.originNames, len(p.originNames))
 	return p.caches[order[d.tries[c]%len(order)]]
 }
 
@@ -144,6 +143,15 @@ func (p *Peer) ask(s *source, d *download, c int) {
 	s.fetches = append(s.fetches, f)
 	s.inFlightBytes += f.size
 	p.inFlightBytes += f.size
+	p.count(s)
+	p.reviewAt(f.deadline)
+	if s.unproven() {
+		p.reviewAt(p.doubtAt(s))
+	}
+	if d.asked.has(c) {
+		d.askedAgain.set(c)
+	}
+	d.asked.set(c)
 	if !s.doubted { // from a doubted source it is wanted still
 		d.unwant(c)
 	}
@@ -158,6 +166,7 @@ func request(s *source, f *fetch) Request {
 func (p *Peer) land(s *source, f *fetch) {
 	s.forget(f)
 	p.inFlightBytes -= f.size
+	p.count(s)
 }
 
 func (p *Peer) cancel(s *source, f *fetch) {

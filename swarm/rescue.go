@@ -40,8 +40,7 @@ func (p *Peer) quiet(d *download) time.Duration {
 // cachesIdle reports whether there is a cache to ask and none is being asked.
 func (p *Peer) cachesIdle() bool {
 	any := false
-	for _, name := range p.origins {
-		s := p.caches[name]
+	for _, s := range p.origins {
 		if len(s.fetches) > 0 {
 			return false
 		}

@@ -25,6 +25,7 @@ type source struct {
 
 	fetches       []*fetch
 	inFlightBytes int64
+	countedBytes  int64 // of those, what is part of Peer.countedBytes
 
 	// Pace: seconds per byte of what was in flight to the source when a chunk was
 	// asked for, mean and mean deviation as in RFC 6298. Queueing at the source counts.
@@ -46,9 +47,8 @@ type view struct {
 	s    *source
 	d    *download
 	has  bitset
-	dry  bool     // nothing wanted was found; cleared when either side changes
-	news []uint32 // to be announced to the source
-	owed bool     // it asked for all that is held here
+	dry  bool // nothing wanted was found; cleared when either side changes
+	owed bool // it asked for all that is held here
 }
 
 // fetch is one chunk asked of one source.
