@@ -53,6 +53,8 @@ type Config struct {
 
 	// Limit ends a run that does not; default 1 h of virtual time.
 	Limit time.Duration
+	// SampleEvery has the progress noted at this interval; 0: not.
+	SampleEvery time.Duration
 	// Record keeps the events and effects of the machine of this number (from 1).
 	Record int
 }

@@ -30,7 +30,30 @@ type Result struct {
 	Accused      []Accused     // machines that others distrust
 	PerMachine   []Machine
 	Jobs         []JobResult // the first artifact, then those of Config.Also
+	Samples      []Sample
 	Record       []swarm.Record
+}
+
+// Sample is how far all were at one time, in bytes since the beginning.
+type Sample struct {
+	At                    time.Duration
+	FromCaches, FromPeers int64 // that left uplinks
+	Held                  int64 // by all machines, of what they lacked at first
+}
+
+// sample notes the progress.
+func (w *world) sample() {
+	s := Sample{At: w.clock.now}
+	for i := range w.ports {
+		if i < len(w.machines) {
+			s.FromPeers += w.ports[i].sent
+			s.Held += w.machines[i].fromPeers + w.machines[i].fromCaches
+		} else {
+			s.FromCaches += w.ports[i].sent
+		}
+	}
+	w.samples = append(w.samples, s)
+	w.clock.after(w.cfg.SampleEvery, event{kind: sampling})
 }
 
 // JobResult is one artifact's part. Times are counted from the moment at which the
@@ -63,7 +86,7 @@ type Machine struct {
 func (w *world) result() Result {
 	r := Result{
 		Machines: len(w.machines), Bytes: w.jobs[0].fresh, Unfinished: w.left,
-		Wasted: w.wasted, Hash: w.hash, Record: w.record, Bound: w.bound(),
+		Wasted: w.wasted, Hash: w.hash, Record: w.record, Samples: w.samples, Bound: w.bound(),
 	}
 	for i := range w.machines {
 		m, p := &w.machines[i], &w.ports[i]

@@ -35,6 +35,7 @@ type world struct {
 	wasted  int64
 	hash    uint64
 	record  []swarm.Record
+	samples []Sample
 }
 
 // job is one artifact.
@@ -75,7 +76,8 @@ const (
 	gossip
 	cacheDeath // a: port
 	cacheRise  // a: port
-	jobDue     // a: machine, b: job, life: the machine's
+	sampling
+	jobDue // a: machine, b: job, life: the machine's
 )
 
 // Run simulates a world until the last machine that can finish has done so.
@@ -174,6 +176,9 @@ func (w *world) newJob(i int, c Job) job {
 func (w *world) start() {
 	w.spoil()
 	w.members = w.known()
+	if w.cfg.SampleEvery > 0 {
+		w.clock.at(0, event{kind: sampling})
+	}
 	for i := range w.machines {
 		m := &w.machines[i]
 		m.done = make([]time.Duration, len(w.jobs))
@@ -219,6 +224,8 @@ func (w *world) happen(e event) {
 		w.ports[e.a].dead = false
 	case gossip:
 		w.spread()
+	case sampling:
+		w.sample()
 	case heard:
 		w.hear(e)
 	case tick, handshake, dialFail, linkGone, jobDue:
