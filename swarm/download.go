@@ -45,6 +45,10 @@ type download struct {
 	// the fall-back opens, less what is deferred.
 	share    []uint32
 	mine     bitset
+	owners   *owners       // nil: not needed yet
+	coverAt  time.Duration // laggards are looked for then, at the earliest
+	begunAt  time.Duration
+	spentAt  time.Duration // when all of the share was asked for; 0: it is not
 	deferred []deferral
 	tries    map[int]int // caches tried without luck, per chunk
 
@@ -69,7 +73,7 @@ func newDownload(ev Begin, now time.Duration) *download {
 		artifact: ev.Artifact, chunks: ev.Chunks, n: n, left: n,
 		held: newBitset(n), avail: make([]uint8, n), mine: newBitset(n), seen: newBitset(n),
 		asked: newBitset(n), askedAgain: newBitset(n),
-		tries: make(map[int]int), noveltyAt: -1, newsAt: now, readyAt: now + greetingWait,
+		tries: make(map[int]int), noveltyAt: -1, newsAt: now, readyAt: now + greetingWait, begunAt: now,
 	}
 	for i := range ev.Chunks {
 		d.mean += int64(ev.Chunks[i].Size)
@@ -152,13 +156,17 @@ func (d *download) pick(has bitset, least int, spin uint64) int {
 	return -1
 }
 
-// pickMine returns a wanted chunk that no peer holds and that is ours to ask of the
-// caches, or -1.
-func (d *download) pickMine(spin uint64) int {
-	if d.counts[0] == 0 {
-		return -1
+// pickMine returns a wanted chunk that is ours to ask of the caches and that most peers
+// or fewer hold, or -1.
+func (d *download) pickMine(most int, spin uint64) int {
+	for k := range min(most, topLevel) + 1 {
+		if d.counts[k] > 0 {
+			if c := first(d.level[k], d.mine, spin); c >= 0 {
+				return c
+			}
+		}
 	}
-	return first(d.level[0], d.mine, spin)
+	return -1
 }
 
 // first returns a member of both sets, searching from a place that spin gives.
@@ -183,6 +191,7 @@ func first(a, b bitset, spin uint64) int {
 // redeal computes the share anew. What the fall-back opened is closed again.
 func (d *download) redeal(self string) {
 	d.share = share(d.seedOf(), self, d.members, d.chunks)
+	d.owners, d.spentAt = nil, 0
 	d.resetMine()
 }
 

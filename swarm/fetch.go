@@ -36,21 +36,59 @@ func (p *Peer) window(d *download) int64 {
 
 // fillCache asks a cache for one chunk that is ours to ask for.
 func (p *Peer) fillCache(d *download) bool {
-	if d.counts[0] == 0 || !p.cacheRoom() || p.now < d.readyAt && !p.greeted(d) {
+	if d.wants == 0 || !p.cacheRoom(d) || p.now < d.readyAt && !p.greeted(d) {
+		return false
+	}
+	unproven := p.unproven()
+	if d.counts[0] == 0 && unproven == 0 {
 		return false
 	}
 	for range cacheDraws {
-		c := d.pickMine(p.draw())
+		c := d.pickMine(unproven, p.draw())
+		if c < 0 && p.cover(d) {
+			c = d.pickMine(0, p.draw())
+		}
 		if c < 0 {
 			return false
 		}
+		if p.promised(d, c) {
+			continue
+		}
 		s := p.cacheFor(d, c)
-		if s.usable(p.now) && s.room(d.size(c)) {
+		if p.cacheFree(s, d) && s.room(d.size(c)) {
 			p.ask(s, d, c)
+			d.look(p.now)
 			return true
 		}
 		if s.strikes > 0 && p.now < s.pausedTo {
 			d.tries[c]++ // the next cache, next time
+		}
+	}
+	return false
+}
+
+// unproven counts the peers that have given nothing yet. What they claim may be lies:
+// it is no reason to leave the caches alone.
+func (p *Peer) unproven() int {
+	n := 0
+	for _, s := range p.sources {
+		if s.up && !s.doubted && s.samples == 0 && len(s.views) > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// promised reports whether a peer that gave something before claims to hold c.
+func (p *Peer) promised(d *download, c int) bool {
+	if d.avail[c] == 0 {
+		return false
+	}
+	for _, s := range p.sources {
+		if s.up && !s.doubted && s.samples > 0 {
+			if v := s.view(d); v != nil && v.has.has(c) {
+				return true
+			}
 		}
 	}
 	return false
@@ -72,13 +110,24 @@ func (p *Peer) greeted(d *download) bool {
 }
 
 // cacheRoom reports whether any cache may be asked for anything now.
-func (p *Peer) cacheRoom() bool {
+func (p *Peer) cacheRoom(d *download) bool {
 	for _, s := range p.origins {
-		if s.usable(p.now) && s.room(1) {
+		if p.cacheFree(s, d) {
 			return true
 		}
 	}
 	return false
+}
+
+// cacheFree reports whether a cache may be asked for one more chunk. All members queue
+// there: where they are many, one chunk each keeps it busy, and more would only make
+// everybody's wait longer.
+func (p *Peer) cacheFree(s *source, d *download) bool {
+	most := maxCacheChunks
+	if len(d.members) >= cacheCrowd*len(p.origins) {
+		most = 1
+	}
+	return s.usable(p.now) && len(s.fetches) < most
 }
 
 // cacheFor returns the cache to ask for a chunk: the caches share chunks out among
@@ -145,9 +194,7 @@ func (p *Peer) ask(s *source, d *download, c int) {
 	p.inFlightBytes += f.size
 	p.count(s)
 	p.reviewAt(f.deadline)
-	if s.unproven() {
-		p.reviewAt(p.doubtAt(s))
-	}
+	p.reviewAt(p.doubtAt(s))
 	if d.asked.has(c) {
 		d.askedAgain.set(c)
 	}

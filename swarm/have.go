@@ -164,11 +164,16 @@ func (p *Peer) flush() {
 		if !s.up {
 			continue
 		}
+		for _, d := range p.downloads {
+			if s.wanted && s.view(d) == nil {
+				p.tell(s, d, nil) // it has not said what it holds, but may hear
+			}
+		}
 		for _, v := range s.views {
 			if v.owed || len(v.d.fresh) > maxNewsChunks {
 				p.hello(s, v.d, false)
 			} else {
-				p.tell(s, v)
+				p.tell(s, v.d, v.has)
 			}
 		}
 	}
@@ -178,10 +183,11 @@ func (p *Peer) flush() {
 }
 
 // tell announces to a peer the chunks that it lacks, as far as is known.
-func (p *Peer) tell(s *source, v *view) {
+func (p *Peer) tell(s *source, d *download, has bitset) {
+	lacks := func(c uint32) bool { return d.held.has(int(c)) && (has == nil || !has.has(int(c))) }
 	n := 0
-	for _, c := range v.d.fresh {
-		if !v.has.has(int(c)) && v.d.held.has(int(c)) {
+	for _, c := range d.fresh {
+		if lacks(c) {
 			n++
 		}
 	}
@@ -189,12 +195,10 @@ func (p *Peer) tell(s *source, v *view) {
 		return
 	}
 	news := make([]uint32, 0, n)
-	for _, c := range v.d.fresh {
-		if !v.has.has(int(c)) && v.d.held.has(int(c)) {
+	for _, c := range d.fresh {
+		if lacks(c) {
 			news = append(news, c)
 		}
 	}
-	if len(news) > 0 {
-		p.emit(Announce{To: s.name, Artifact: v.d.artifact, Chunks: news})
-	}
+	p.emit(Announce{To: s.name, Artifact: d.artifact, Chunks: news})
 }

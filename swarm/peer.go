@@ -362,6 +362,9 @@ func (p *Peer) schedule() {
 		busy = true
 		if len(p.origins) > 0 {
 			at(d.newsAt + p.quiet(d))
+			if d.spentAt > 0 && d.counts[0] > 0 {
+				at(d.coverAt)
+			}
 		}
 		at(d.readyAt)
 		for _, x := range d.deferred {
@@ -372,9 +375,7 @@ func (p *Peer) schedule() {
 		for _, f := range s.fetches {
 			at(f.deadline)
 		}
-		if s.unproven() {
-			at(p.doubtAt(s))
-		}
+		at(p.doubtAt(s))
 		if s.dialing || s.wanted && !s.up {
 			at(s.dialAt)
 		}

@@ -86,11 +86,6 @@ func (s *source) forget(f *fetch) {
 	}
 }
 
-// unproven reports whether a peer is asked for its first chunk, and counted on for more.
-func (s *source) unproven() bool {
-	return s.samples == 0 && !s.origin && !s.doubted && len(s.fetches) > 0
-}
-
 // usable reports whether the source may be asked for something now.
 func (s *source) usable(now time.Duration) bool {
 	return (s.up || s.origin) && !s.distrusted && now >= s.pausedTo
@@ -122,7 +117,7 @@ func (s *source) room(size int64) bool {
 		return true
 	case s.doubted || s.samples == 0 && !s.origin: // on probation
 		return false
-	case s.inFlightBytes+size > maxDepthBytes, s.origin && n >= maxCacheChunks:
+	case s.inFlightBytes+size > maxDepthBytes:
 		return false
 	case n < minDepthChunks:
 		return true
