@@ -557,7 +557,7 @@ func TestSharesOfTheSilentAreCovered(t *testing.T) {
 		}
 	}
 	covered := 0
-	for until := r.now + 200*time.Millisecond; r.now < until; r.pass(10 * time.Millisecond) {
+	for until := r.now + minQuiet/2; r.now < until; r.pass(10 * time.Millisecond) { // before the fall-back
 		for r.count(cacheReq) > 0 {
 			q, _ := r.answer(cacheReq, func(q Request) Event { return Got{Request: q, Took: 10 * time.Millisecond} })
 			if !slices.Contains(shareB, uint32(q.Chunk)) {
