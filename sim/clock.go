@@ -1,69 +1,81 @@
 package sim
 
-import "time"
+import (
+	"math/bits"
+	"time"
+)
 
-// clock is the virtual time and what is to come, in order of time, then of entry.
+// clock is the virtual time and what is to come, in order of time, then of entry. It
+// is a radix heap (Ahuja, Mehlhorn, Orlin and Tarjan, 1990): nothing is ever entered
+// before now, so an event lies in the bucket of the highest bit in which its time
+// differs from the time last reached, and moves to a lower one at most once per bit.
+// Buckets keep the order of entry, so equal times need no tie-break. Events are values
+// without pointers: the garbage collector never looks at them.
 type clock struct {
-	now  time.Duration
-	seq  uint64
-	heap []entry
+	now     time.Duration
+	last    time.Duration // the time of bucket 0
+	size    int
+	taken   int // of bucket 0
+	buckets [65][]event
 }
 
-type entry struct {
-	at  time.Duration
-	seq uint64
-	do  func()
+// kind says what an event is; each has a case in world.happen.
+type kind uint8
+
+// event is something to come. What a, b and life mean depends on the kind.
+type event struct {
+	at   time.Duration
+	kind kind
+	a, b int32
+	life uint32 // the event is void if its subject has moved on
 }
 
-func (e entry) before(o entry) bool { return e.at < o.at || e.at == o.at && e.seq < o.seq }
+func (c *clock) bucket(t time.Duration) int { return bits.Len64(uint64(t) ^ uint64(c.last)) }
 
-// at runs do at time t, or now if t is past.
-func (c *clock) at(t time.Duration, do func()) {
-	c.seq++
-	c.heap = append(c.heap, entry{max(t, c.now), c.seq, do})
-	for i := len(c.heap) - 1; i > 0; {
-		up := (i - 1) / 4
-		if !c.heap[i].before(c.heap[up]) {
-			break
-		}
-		c.heap[i], c.heap[up] = c.heap[up], c.heap[i]
-		i = up
+// at enters an event for time t, or for now if t is past.
+func (c *clock) at(t time.Duration, e event) {
+	e.at = max(t, c.now)
+	i := c.bucket(e.at)
+	c.buckets[i] = append(c.buckets[i], e)
+	c.size++
+}
+
+func (c *clock) after(d time.Duration, e event) { c.at(c.now+d, e) }
+
+// next takes the next event; it returns false if there is none up to limit.
+func (c *clock) next(limit time.Duration) (event, bool) {
+	if c.taken == len(c.buckets[0]) && !c.refill() {
+		return event{}, false
 	}
+	e := c.buckets[0][c.taken]
+	if e.at > limit {
+		return event{}, false
+	}
+	c.taken++
+	c.size--
+	c.now = e.at
+	return e, true
 }
 
-func (c *clock) after(d time.Duration, do func()) { c.at(c.now+d, do) }
-
-// next runs the next entry; it returns false if there is none before limit.
-func (c *clock) next(limit time.Duration) bool {
-	if len(c.heap) == 0 || c.heap[0].at > limit {
+// refill spreads the lowest bucket that is not empty over those below it.
+func (c *clock) refill() bool {
+	c.buckets[0], c.taken = c.buckets[0][:0], 0
+	if c.size == 0 {
 		return false
 	}
-	top := c.heap[0]
-	n := len(c.heap) - 1
-	last := c.heap[n]
-	c.heap[n] = entry{}
-	c.heap = c.heap[:n]
-	if n > 0 {
-		i := 0
-		for {
-			least := 4*i + 1
-			if least >= n {
-				break
-			}
-			for k := least + 1; k < min(4*i+5, n); k++ {
-				if c.heap[k].before(c.heap[least]) {
-					least = k
-				}
-			}
-			if !c.heap[least].before(last) {
-				break
-			}
-			c.heap[i] = c.heap[least]
-			i = least
-		}
-		c.heap[i] = last
+	k := 1
+	for len(c.buckets[k]) == 0 {
+		k++
 	}
-	c.now = top.at
-	top.do()
+	full := c.buckets[k]
+	c.last = full[0].at
+	for i := range full {
+		c.last = min(c.last, full[i].at)
+	}
+	c.buckets[k] = full[:0] // all of them go below k
+	for _, e := range full {
+		i := c.bucket(e.at)
+		c.buckets[i] = append(c.buckets[i], e)
+	}
 	return true
 }

@@ -14,48 +14,91 @@ type Config struct {
 	Machines   int // 1..MaxMachines; default 8
 	Chunks     int // of the artifact; default 500
 	ChunkBytes int // mean; default 1 MiB
-	// VarySizes makes chunks between a quarter and four times the mean, as
+	// VarySizes makes chunks between an eighth and 15 eighths of the mean, as
 	// content-defined cutting does; otherwise all are equal.
 	VarySizes bool
-	Zones     int // default 3
-	Racks     int // in each zone; default 4
+	Priority  int   // of the artifact
+	Also      []Job // artifacts beside the first, for the same machines
+	Zones     int   // default 3
+	Racks     int   // in each zone; default 4
 
 	// Rates in bytes a second.
 	UpRate, DownRate int64 // of a machine; default 125 MB/s each (1 Gbit/s)
-	Caches           int   // default 1
+	Caches           int   // default 1; -1: none
 	CacheRate        int64 // of one cache's uplink; default UpRate
+	RackRate         int64 // of a rack's link to its zone, each way; 0: not a bottleneck
+	ZoneRate         int64 // of a zone's link to the others, each way; 0: not a bottleneck
 
 	RackLatency  time.Duration // one way; default 100 µs
 	ZoneLatency  time.Duration // one way; default 250 µs
 	CellLatency  time.Duration // one way, between zones; default 1 ms
 	UploadSlots  int           // chunks sent at once by a machine or cache; default swarm.UploadSlots
-	UploadQueue  int           // requests that wait before one is told busy; default swarm.UploadQueueChunks for machines, unbounded for caches
+	UploadQueue  int           // requests that wait before one is told busy, at machines; default swarm.UploadQueueChunks
 	QuantumBytes int           // default 128 KiB
+	// UrgentFirst lets requests for artifacts of higher priority overtake others in
+	// the queue of an uplink.
+	UrgentFirst bool
 
 	StartSpread time.Duration // machines begin evenly within it; default 0
 	Held        float64       // share of the chunks that every machine has already
-	// DetectAfter is how long links to a dead machine seem to stand; default 1 s.
+	// DetectAfter is how long links to a dead machine seem to stand; default 6 s, as
+	// the transport's idle time-out.
 	DetectAfter time.Duration
 	// MembersAfter is how long gossip takes to tell of a death or a return; default 3 s.
 	MembersAfter time.Duration
 
-	Slow       int     // machines whose links are SlowFactor times as fast
-	SlowFactor float64 // default 0.1
-	// Liars hold nothing, announce everything, and answer requests so:
-	Corrupt   int // by wrong bytes
-	Claim     int // by "missing"
-	Stall     int // not at all
-	Outages   []Outage
-	CacheDown []Outage // of caches, by index
+	Faults    Faults
+	Outages   []Outage // of machines
+	CacheDown []Outage // of caches
 
 	// Limit ends a run that does not; default 1 h of virtual time.
 	Limit time.Duration
+	// SampleEvery has the progress noted at this interval; 0: not.
+	SampleEvery time.Duration
 	// Record keeps the events and effects of the machine of this number (from 1).
 	Record int
 }
 
 // MaxMachines bounds a world.
 const MaxMachines = 100_000
+
+// Job is an artifact beside the first.
+type Job struct {
+	At         time.Duration // when the machines are told of it
+	Chunks     int           // default 500
+	ChunkBytes int           // default 1 MiB
+	Priority   int
+}
+
+// Faults are shares of the machines, 0 to 1 each and in sum; the seed chooses which
+// machines. A share above 0 is one machine at least.
+type Faults struct {
+	Slow       float64 // links SlowFactor times as fast, both ways
+	SlowFactor float64 // default 0.01
+
+	// These hold nothing, take nothing, and announce everything.
+	Stall   float64 // never answer a request, though the link stands
+	Lie     float64 // answer "missing"
+	Corrupt float64 // answer with wrong bytes
+
+	// These are honest until a moment between From and To.
+	Freeze float64 // then send no chunk any more, though the link stands
+	Vanish float64 // then are gone for good without a word
+	Churn  float64 // then are gone for Away, and come back with what they held
+	Late   float64 // only then begin
+
+	// One-way partitions. Both kinds hear everything.
+	Muffled float64 // chunks that they send to every other machine of two are lost
+	Mute    float64 // what they announce is lost
+
+	From, To time.Duration // default: 0.2 and 0.8 of the bound
+	Away     time.Duration // default 1 s
+}
+
+// shares lists the faults' shares, in the order in which spoil deals them out.
+func (f *Faults) shares() []float64 {
+	return []float64{f.Slow, f.Stall, f.Lie, f.Corrupt, f.Freeze, f.Vanish, f.Churn, f.Late, f.Muffled, f.Mute}
+}
 
 // Outage takes a machine (or cache) away at a time and brings it back, with what it
 // had on disk, after another; For 0: never.
@@ -64,22 +107,13 @@ type Outage struct {
 	At, For time.Duration
 }
 
+func def[T int | int64 | float64 | time.Duration](p *T, v T) {
+	if *p == 0 {
+		*p = v
+	}
+}
+
 func (c *Config) setDefaults() {
-	def := func(p *int, v int) {
-		if *p == 0 {
-			*p = v
-		}
-	}
-	dur := func(p *time.Duration, v time.Duration) {
-		if *p == 0 {
-			*p = v
-		}
-	}
-	rate := func(p *int64, v int64) {
-		if *p == 0 {
-			*p = v
-		}
-	}
 	def(&c.Machines, 8)
 	def(&c.Chunks, 500)
 	def(&c.ChunkBytes, 1<<20)
@@ -89,18 +123,23 @@ func (c *Config) setDefaults() {
 	def(&c.UploadSlots, swarm.UploadSlots)
 	def(&c.UploadQueue, swarm.UploadQueueChunks)
 	def(&c.QuantumBytes, 128<<10)
-	rate(&c.UpRate, 125_000_000)
-	rate(&c.DownRate, 125_000_000)
-	rate(&c.CacheRate, c.UpRate)
-	dur(&c.RackLatency, 100*time.Microsecond)
-	dur(&c.ZoneLatency, 250*time.Microsecond)
-	dur(&c.CellLatency, time.Millisecond)
-	dur(&c.DetectAfter, time.Second)
-	dur(&c.MembersAfter, 3*time.Second)
-	dur(&c.Limit, time.Hour)
-	if c.SlowFactor == 0 {
-		c.SlowFactor = 0.1
+	def(&c.UpRate, 125_000_000)
+	def(&c.DownRate, 125_000_000)
+	def(&c.CacheRate, c.UpRate)
+	def(&c.RackLatency, 100*time.Microsecond)
+	def(&c.ZoneLatency, 250*time.Microsecond)
+	def(&c.CellLatency, time.Millisecond)
+	def(&c.DetectAfter, 6*time.Second)
+	def(&c.MembersAfter, 3*time.Second)
+	def(&c.Limit, time.Hour)
+	def(&c.Faults.SlowFactor, 0.01)
+	def(&c.Faults.Away, time.Second)
+	c.Also = append([]Job(nil), c.Also...)
+	for i := range c.Also {
+		def(&c.Also[i].Chunks, 500)
+		def(&c.Also[i].ChunkBytes, 1<<20)
 	}
+	c.Caches = max(c.Caches, 0)
 }
 
 func (c *Config) validate() error {
@@ -109,14 +148,29 @@ func (c *Config) validate() error {
 		return fmt.Errorf("sim: %d machines: want 1 to %d", c.Machines, MaxMachines)
 	case c.Chunks < 1 || c.ChunkBytes < 16:
 		return errors.New("sim: want at least one chunk of 16 bytes")
-	case c.Caches < 0 || c.Zones < 1 || c.Racks < 1 || c.UploadSlots < 1 || c.QuantumBytes < 1:
+	case c.Zones < 1 || c.Racks < 1 || c.UploadSlots < 1 || c.QuantumBytes < 1:
 		return errors.New("sim: a count is negative")
-	case c.UpRate < 1 || c.DownRate < 1 || c.CacheRate < 1 || c.SlowFactor <= 0:
+	case c.UpRate < 1 || c.DownRate < 1 || c.CacheRate < 1 || c.RackRate < 0 || c.ZoneRate < 0 || c.Faults.SlowFactor <= 0:
 		return errors.New("sim: a rate is not positive")
 	case c.Held < 0 || c.Held > 1:
 		return fmt.Errorf("sim: share held %g is not within 0 and 1", c.Held)
-	case c.Slow+c.Corrupt+c.Claim+c.Stall > c.Machines:
+	case c.Faults.From < 0 || c.Faults.To < c.Faults.From:
+		return errors.New("sim: faults end before they begin")
+	}
+	sum := 0.0
+	for _, s := range c.Faults.shares() {
+		if s < 0 || s > 1 {
+			return fmt.Errorf("sim: a share of %g of the machines", s)
+		}
+		sum += s
+	}
+	if sum > 1 {
 		return errors.New("sim: more machines with faults than machines")
+	}
+	for _, j := range c.Also {
+		if j.Chunks < 1 || j.ChunkBytes < 16 || j.At < 0 {
+			return errors.New("sim: a job without content, or before the beginning")
+		}
 	}
 	for _, o := range c.Outages {
 		if o.Machine < 0 || o.Machine >= c.Machines {
@@ -129,35 +183,4 @@ func (c *Config) validate() error {
 		}
 	}
 	return nil
-}
-
-// Result is what came out.
-type Result struct {
-	Machines int
-	Bytes    int64 // of the artifact, less what all machines held
-	// Bound is the least possible time without faults: bytes over the slowest
-	// downlink, over the caches' uplinks, or all machines' bytes over all uplinks,
-	// whichever is longest (Mundinger, Weber and Weiss, 2008, without its term for
-	// the last chunks).
-	Bound        time.Duration
-	Last         time.Duration // when the last honest, living machine was done
-	Median       time.Duration
-	Unfinished   int     // honest, living machines not done at the end
-	OriginCopies float64 // bytes that left the caches over Bytes
-	Wasted       int64   // bytes sent and not needed: cancelled, twice, corrupt
-	Steps        int64   // brain steps
-	Hash         uint64  // of all events and effects in order
-	PerMachine   []Machine
-	Record       []swarm.Record
-}
-
-// Machine is one machine's part.
-type Machine struct {
-	Name       string
-	Faulty     bool // lies: not expected to matter
-	Done       time.Duration
-	FromPeers  int64 // bytes
-	FromCaches int64
-	Sent       int64
-	Steps      int64
 }

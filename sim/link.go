@@ -7,33 +7,57 @@ import (
 
 // port is a machine's or a cache's attachment to the network.
 type port struct {
-	w        *world
 	up, down int64 // bytes a second
-	zone     int
-	rack     int
+	zone     int32
+	rack     int32 // of all racks of the world; negative: a cache's own
 	dead     bool
-
-	active   []*transfer // sent in turn, a quantum each
-	queue    []*transfer // waiting for a slot
-	turn     int
+	frozen   bool // sends nothing, though it seems alive
 	sending  bool
-	crashes  int           // what was under way before the last one is void
+
+	active   []int32 // fetches that are sent in turn, a quantum each
+	queue    []int32 // fetches that wait for a slot
+	turn     int
+	now      int32         // the fetch whose quantum is being sent
+	nowGen   uint32        // its generation
+	nowBytes int64         // and the quantum's size
+	crashes  uint32        // what was under way before the last one is void
 	wakeAt   time.Duration // a retry is due then, because all windows are full; 0: none
 	downFree time.Duration // when the downlink will have taken in all that was sent
 	sent     int64
 }
 
-// transfer is one chunk on its way.
-type transfer struct {
-	from, to  *port
-	size      int64
-	sent      int64
-	acks      []ack // quanta under way, in order
-	unacked   int64
-	window    int64
-	cancelled bool
-	deliver   func()
-	fail      func() // when the sender dies
+// trunk is a link that many share, one of its two directions.
+type trunk struct {
+	rate int64         // 0: not a bottleneck
+	free time.Duration // when it will have passed on all that was sent
+}
+
+// pass returns when n bytes that come in at a time are through.
+func (t *trunk) pass(at time.Duration, n int64) time.Duration {
+	if t.rate == 0 {
+		return at
+	}
+	t.free = max(at, t.free+span(n, t.rate))
+	return t.free
+}
+
+// fetch is one chunk asked of one source, from the request to its end. Records are
+// used again; gen tells their lives apart.
+type fetch struct {
+	gen        uint32
+	m          int32 // who asks
+	from       int32 // the port that is asked
+	job, chunk int32
+	peer       bool // from is a machine's
+	corrupt    bool // the bytes will be wrong
+	lost       bool // the bytes get nowhere, and nothing is acknowledged
+	cancelled  bool // nobody waits for it any more
+	at         time.Duration
+	size       int64
+	sent       int64
+	unacked    int64
+	window     int64
+	acks       []ack // quanta under way, in order
 }
 
 type ack struct {
@@ -41,144 +65,177 @@ type ack struct {
 	n  int64
 }
 
-func (w *world) latency(a, b *port) time.Duration {
+func span(n, rate int64) time.Duration {
+	return time.Duration(float64(n) / float64(rate) * float64(time.Second))
+}
+
+func (w *world) latency(a, b int32) time.Duration {
+	p, q := &w.ports[a], &w.ports[b]
 	switch {
-	case a.zone != b.zone:
+	case p.zone != q.zone:
 		return w.cfg.CellLatency
-	case a.rack != b.rack:
+	case p.rack != q.rack:
 		return w.cfg.ZoneLatency
 	}
 	return w.cfg.RackLatency
 }
 
-func span(n, rate int64) time.Duration {
-	return time.Duration(float64(n) / float64(rate) * float64(time.Second))
+// newFetch returns an empty record's number.
+func (w *world) newFetch() int32 {
+	if n := len(w.unused); n > 0 {
+		i := w.unused[n-1]
+		w.unused = w.unused[:n-1]
+		return i
+	}
+	w.fetches = append(w.fetches, fetch{})
+	return int32(len(w.fetches) - 1)
 }
 
-// send queues a transfer; deliver runs when its last byte is in, or fail a while after
-// the sender died.
-func (p *port) send(to *port, size int64, deliver, fail func()) *transfer {
-	rtt := 2 * p.w.latency(p, to)
-	t := &transfer{from: p, to: to, size: size, deliver: deliver, fail: fail}
-	t.window = 2*int64(p.w.cfg.QuantumBytes) + int64(1.5*rtt.Seconds()*float64(p.up))
-	p.queue = append(p.queue, t)
-	p.pump()
-	return t
+// release ends a fetch: what still refers to it is void.
+func (w *world) release(i int32) {
+	f := &w.fetches[i]
+	*f = fetch{gen: f.gen + 1, acks: f.acks[:0]}
+	w.unused = append(w.unused, i)
 }
 
-// crash ends all that is being sent; the receivers find out by and by.
-func (p *port) crash() {
+// enqueue has a port send a fetch's chunk.
+func (w *world) enqueue(i int32) {
+	f := &w.fetches[i]
+	p := &w.ports[f.from]
+	rtt := 2 * w.latency(f.from, f.m)
+	f.window = 2*int64(w.cfg.QuantumBytes) + int64(1.5*rtt.Seconds()*float64(p.up))
+	at := len(p.queue)
+	if w.cfg.UrgentFirst {
+		for at > 0 && w.jobs[w.fetches[p.queue[at-1]].job].priority < w.jobs[f.job].priority {
+			at--
+		}
+	}
+	p.queue = slices.Insert(p.queue, at, i)
+	w.pump(f.from)
+}
+
+// crash ends all that a port is sending; the receivers find out by and by.
+func (w *world) crash(at int32) {
+	p := &w.ports[at]
 	p.dead, p.sending = true, false
 	p.crashes++
-	lost := slices.Concat(p.active, p.queue)
-	p.active, p.queue = nil, nil
-	for _, t := range lost {
-		t.cancelled = true
-		p.w.clock.after(p.w.cfg.DetectAfter, t.fail)
+	for _, list := range [][]int32{p.active, p.queue} {
+		for _, i := range list {
+			if w.fetches[i].cancelled {
+				w.release(i)
+			} else {
+				w.clock.after(w.cfg.DetectAfter, event{kind: failGone, a: i, life: w.fetches[i].gen})
+			}
+		}
 	}
+	p.active, p.queue = p.active[:0], p.queue[:0]
 }
 
-// waiting is how many transfers have no slot yet.
-func (p *port) waiting() int { return len(p.queue) }
-
-// cancel stops a transfer; what was sent was in vain.
-func (t *transfer) cancel() {
-	if t.cancelled {
-		return
-	}
-	t.cancelled = true
-	t.from.remove(t)
-	t.from.pump()
-}
-
-func (p *port) remove(t *transfer) {
-	if i := slices.Index(p.active, t); i >= 0 {
-		p.active = slices.Delete(p.active, i, i+1)
-		if p.turn > i {
+// remove takes a fetch off its port.
+func (w *world) remove(i int32) {
+	p := &w.ports[w.fetches[i].from]
+	if k := slices.Index(p.active, i); k >= 0 {
+		p.active = slices.Delete(p.active, k, k+1)
+		if p.turn > k {
 			p.turn--
 		}
-	} else if i := slices.Index(p.queue, t); i >= 0 {
-		p.queue = slices.Delete(p.queue, i, i+1)
+	} else if k := slices.Index(p.queue, i); k >= 0 {
+		p.queue = slices.Delete(p.queue, k, k+1)
 	}
 }
 
-// pump sends the next quantum, if the uplink is free.
-func (p *port) pump() {
-	if p.sending || p.dead {
+// pump sends a port's next quantum, if its uplink is free.
+func (w *world) pump(at int32) {
+	p := &w.ports[at]
+	if p.sending || p.dead || p.frozen {
 		return
 	}
-	for len(p.active) < p.w.cfg.UploadSlots && len(p.queue) > 0 {
+	for len(p.active) < w.cfg.UploadSlots && len(p.queue) > 0 {
 		p.active = append(p.active, p.queue[0])
 		p.queue = slices.Delete(p.queue, 0, 1)
 	}
-	t, wait := p.choose()
-	if t == nil {
+	i, wait := w.choose(p)
+	if i < 0 {
 		if wait > 0 && (p.wakeAt == 0 || wait < p.wakeAt) {
 			p.wakeAt = wait
-			p.w.clock.at(wait, func() {
-				if p.wakeAt == wait {
-					p.wakeAt = 0
-				}
-				p.pump()
-			})
+			w.clock.at(wait, event{kind: portWake, a: at})
 		}
 		return
 	}
-	n := min(int64(p.w.cfg.QuantumBytes), t.size-t.sent)
-	t.sent += n
-	t.unacked += n
-	p.sending = true
-	crashes := p.crashes
-	p.w.clock.after(span(n, p.up), func() {
-		if p.crashes != crashes {
-			return
-		}
-		p.sending = false
-		p.sent += n
-		p.landed(t, n)
-		p.pump()
-	})
+	f := &w.fetches[i]
+	n := min(int64(w.cfg.QuantumBytes), f.size-f.sent)
+	f.sent += n
+	f.unacked += n
+	p.sending, p.now, p.nowGen, p.nowBytes = true, i, f.gen, n
+	w.clock.after(span(n, p.up), event{kind: quantumSent, a: at, life: p.crashes})
 }
 
-// choose returns the next transfer in turn whose window has room, or the earliest
+// choose returns the next fetch in turn whose window has room, or -1 and the earliest
 // time when one will have.
-func (p *port) choose() (*transfer, time.Duration) {
+func (w *world) choose(p *port) (int32, time.Duration) {
 	var wait time.Duration
 	for range p.active {
 		if p.turn >= len(p.active) {
 			p.turn = 0
 		}
-		t := p.active[p.turn]
+		i := p.active[p.turn]
+		f := &w.fetches[i]
 		p.turn++
-		for len(t.acks) > 0 && t.acks[0].at <= p.w.clock.now {
-			t.unacked -= t.acks[0].n
-			t.acks = t.acks[1:]
+		acked := 0
+		for acked < len(f.acks) && f.acks[acked].at <= w.clock.now {
+			f.unacked -= f.acks[acked].n
+			acked++
 		}
-		if t.unacked < t.window {
-			return t, 0
+		f.acks = append(f.acks[:0], f.acks[acked:]...)
+		if f.sent < f.size && f.unacked < f.window {
+			return i, 0
 		}
-		if len(t.acks) > 0 && (wait == 0 || t.acks[0].at < wait) {
-			wait = t.acks[0].at
+		if len(f.acks) > 0 && (wait == 0 || f.acks[0].at < wait) {
+			wait = f.acks[0].at
 		}
 	}
-	return nil, wait
+	return -1, wait
 }
 
-// landed takes a sent quantum through the receiver's downlink.
-func (p *port) landed(t *transfer, n int64) {
-	lat := p.w.latency(p, t.to)
-	in := max(p.w.clock.now+lat, t.to.downFree+span(n, t.to.down))
-	t.to.downFree = in
-	t.acks = append(t.acks, ack{in + lat, n})
-	if t.sent < t.size {
-		return
+// sent takes a quantum that has left a port to its receiver.
+func (w *world) sent(at int32) {
+	p := &w.ports[at]
+	i, n := p.now, p.nowBytes
+	p.sending = false
+	p.sent += n
+	f := &w.fetches[i]
+	switch {
+	case f.gen != p.nowGen: // cancelled meanwhile
+	case f.lost:
+		w.wasted += n
+	default:
+		in := w.carry(at, f.m, n)
+		f.acks = append(f.acks, ack{in + w.latency(at, f.m), n})
+		if f.sent == f.size {
+			w.remove(i)
+			w.clock.at(in, event{kind: arrival, a: i, life: f.gen})
+		}
 	}
-	p.remove(t)
-	if !t.cancelled {
-		p.w.clock.at(in, func() {
-			if !t.cancelled && !t.to.dead {
-				t.deliver()
-			}
-		})
+	w.pump(at)
+}
+
+// carry takes a quantum through the trunks and the receiver's downlink, and returns
+// when it is in.
+func (w *world) carry(from, to int32, n int64) time.Duration {
+	p, q := &w.ports[from], &w.ports[to]
+	in := w.clock.now + w.latency(from, to)
+	if p.rack != q.rack || p.zone != q.zone {
+		if p.rack >= 0 {
+			in = w.rackUp[p.rack].pass(in, n)
+		}
+		if p.zone != q.zone {
+			in = w.zoneUp[p.zone].pass(in, n)
+			in = w.zoneDown[q.zone].pass(in, n)
+		}
+		if q.rack >= 0 {
+			in = w.rackDown[q.rack].pass(in, n)
+		}
 	}
+	q.downFree = max(in, q.downFree+span(n, q.down))
+	return q.downFree
 }

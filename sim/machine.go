@@ -9,265 +9,344 @@ import (
 
 // machine runs one brain.
 type machine struct {
-	port
 	w     *world
-	index int
+	index int32
+	life  uint32 // counts boots: what was under way before is void
+	fault fault
+	known bool // gossip knows it to live
 	name  string
 	peer  *swarm.Peer // nil: not begun, or dead
-	life  int         // counts boots: what was under way before is void
 
-	corrupts, claims, stalls bool
-
-	held    swarm.Bitmap
-	links   []*machine
-	fetches map[swarm.Request]*pending
-	done    time.Duration // 0: not yet
+	held      []swarm.Bitmap // by job
+	links     []int32
+	open      []int32         // fetches without an answer
+	done      []time.Duration // by job; 0: not yet
+	whenFirst []float64       // see JobResult
+	startsAt  time.Duration   // the jobs, at the earliest
+	changedAt time.Duration   // its death or return
 
 	fromPeers, fromCaches, steps int64
+	accusers                     int
+	accusedAt                    time.Duration
 }
-
-// pending is a Fetch without an answer.
-type pending struct {
-	at time.Duration
-	t  *transfer // nil: the request is on its way, or waits for ever
-}
-
-func (m *machine) honest() bool { return !m.corrupts && !m.claims && !m.stalls }
 
 func (m *machine) boot() {
-	if m.dead {
+	w := m.w
+	if w.ports[m.index].dead {
 		return
 	}
 	m.life++
-	m.fetches = make(map[swarm.Request]*pending)
-	m.peer = swarm.New(swarm.Config{Self: m.name, Seed: m.w.cfg.Seed})
-	m.step(swarm.Origins{Names: m.w.originNames()})
-	m.step(swarm.Begin{Artifact: m.w.artifact, Chunks: m.w.chunks, Have: slices.Clone(m.held)})
-	m.step(swarm.Members{Artifact: m.w.artifact, Members: m.w.members})
+	m.peer = swarm.New(swarm.Config{Self: m.name, Seed: w.cfg.Seed})
+	m.step(swarm.Origins{Names: w.origins})
+	for j := range w.jobs {
+		if at := max(w.jobs[j].at, m.startsAt); at > w.clock.now {
+			m.later(at-w.clock.now, event{kind: jobDue, b: int32(j)})
+		} else {
+			m.begin(j)
+		}
+	}
 }
 
+// begin tells the brain of a job.
+func (m *machine) begin(j int) {
+	w := m.w
+	have := slices.Clone(m.held[j])
+	if m.fault.pretends() {
+		for i := range w.jobs[j].chunks {
+			have.Set(i)
+		}
+	}
+	m.step(swarm.Begin{Artifact: w.jobs[j].artifact, Chunks: w.jobs[j].chunks, Have: have, Priority: w.jobs[j].priority})
+	m.step(swarm.Members{Artifact: w.jobs[j].artifact, Members: w.members})
+}
+
+// step runs the brain and carries out what it wants. No effect leads to another step
+// of the same machine at once, so that the result lives as long as it is used.
 func (m *machine) step(ev swarm.Event) {
 	if m.peer == nil {
 		return
 	}
-	w := m.w
 	m.steps++
-	effects := m.peer.Step(w.clock.now, ev)
-	w.note(m, ev, effects)
-	if len(effects) == 0 {
-		return
-	}
-	// Step may run again before all are carried out: its result lives only so long.
-	for _, e := range slices.Clone(effects) {
-		m.do(e)
+	effects := m.peer.Step(m.w.clock.now, ev)
+	m.w.note(m, ev, effects)
+	for i := range effects {
+		m.do(effects[i])
 	}
 }
 
-// later runs f after d unless the machine has died since.
-func (m *machine) later(d time.Duration, f func()) {
-	life := m.life
-	m.w.clock.after(d, func() {
-		if m.life == life && m.peer != nil {
-			f()
+// later enters an event that is void if the machine dies first.
+func (m *machine) later(d time.Duration, e event) {
+	e.a, e.life = m.index, m.life
+	m.w.clock.after(d, e)
+}
+
+func (m *machine) happen(e event) {
+	switch e.kind {
+	case tick:
+		m.step(swarm.Tick{})
+	case jobDue:
+		m.begin(int(e.b))
+	case handshake:
+		m.shake(&m.w.machines[e.b])
+	case dialFail, linkGone:
+		if !slices.Contains(m.links, e.b) {
+			m.step(swarm.PeerDown{Peer: m.w.machines[e.b].name})
 		}
-	})
+	}
 }
 
 func (m *machine) do(e swarm.Effect) {
+	w := m.w
 	switch e := e.(type) {
 	case swarm.Connect:
-		m.connect(m.w.byName[e.Peer])
+		o := number(e.Peer)
+		m.later(3*w.latency(m.index, o), event{kind: handshake, b: o})
 	case swarm.Disconnect:
-		m.unlink(m.w.byName[e.Peer], m.w.latency(&m.port, &m.w.byName[e.Peer].port))
+		m.unlink(number(e.Peer), 0)
 	case swarm.Fetch:
-		m.fetch(e.Request)
+		m.fetch(&e.Request)
 	case swarm.CancelFetch:
-		if p := m.fetches[e.Request]; p != nil {
-			delete(m.fetches, e.Request)
-			if p.t != nil {
-				m.w.wasted += p.t.sent
-				m.later(m.w.latency(&m.port, p.t.from), p.t.cancel)
-			}
+		if i := m.find(&e.Request); i >= 0 {
+			f := &w.fetches[i]
+			f.cancelled = true
+			w.clock.after(w.latency(m.index, f.from), event{kind: cancel, a: i, life: f.gen})
 		}
 	case swarm.Announce:
 		m.announce(e)
 	case swarm.Done:
-		if m.done == 0 && m.honest() {
-			m.done = max(m.w.clock.now, 1)
-			m.w.left--
-		}
+		m.complete(w.jobOf(e.Artifact))
 	case swarm.Distrust:
 		if !e.Origin {
-			o := m.w.byName[e.Peer]
-			m.unlink(o, m.w.latency(&m.port, &o.port))
+			o := &w.machines[number(e.Peer)]
+			if o.accusers++; o.accusers == 1 {
+				o.accusedAt = w.clock.now
+			}
+			m.unlink(o.index, 0)
 		}
 	case swarm.WakeAt:
-		m.later(e.At-m.w.clock.now, func() { m.step(swarm.Tick{}) })
+		m.later(e.At-w.clock.now, event{kind: tick})
 	}
 }
 
-func (m *machine) connect(o *machine) {
-	lat := m.w.latency(&m.port, &o.port)
-	m.later(3*lat, func() { // a handshake
-		switch {
-		case slices.Contains(m.links, o): // they were first
-		case o.dead || o.peer == nil:
-			m.later(m.w.cfg.DetectAfter, func() {
-				if !slices.Contains(m.links, o) {
-					m.step(swarm.PeerDown{Peer: o.name})
-				}
-			})
-		default:
-			m.links = append(m.links, o)
-			o.links = append(o.links, m)
-			o.step(swarm.PeerUp{Peer: m.name})
-			if slices.Contains(m.links, o) { // not refused
-				m.step(swarm.PeerUp{Peer: o.name})
-			} else {
-				m.step(swarm.PeerDown{Peer: o.name})
-			}
+// complete notes that an artifact is whole.
+func (m *machine) complete(j int) {
+	if m.done[j] > 0 || m.fault.pretends() {
+		return
+	}
+	m.done[j] = max(m.w.clock.now, 1)
+	if m.whenFirst == nil {
+		for k := range m.held {
+			m.whenFirst = append(m.whenFirst, float64(m.held[k].Count())/float64(len(m.w.jobs[k].chunks)))
 		}
-	})
+	}
+	if m.finished() && m.fault.finishes() {
+		m.w.left--
+	}
 }
 
-// unlink ends the link between two machines; the other side learns of it after a while.
-func (m *machine) unlink(o *machine, after time.Duration) {
-	i := slices.Index(m.links, o)
+func (m *machine) finished() bool { return !slices.Contains(m.done, 0) }
+
+// shake ends a handshake that m began.
+func (m *machine) shake(o *machine) {
+	switch {
+	case slices.Contains(m.links, o.index): // they were first
+	case m.w.ports[o.index].dead || o.peer == nil:
+		m.later(m.w.cfg.DetectAfter, event{kind: dialFail, b: o.index})
+	default:
+		m.links = append(m.links, o.index)
+		o.links = append(o.links, m.index)
+		o.step(swarm.PeerUp{Peer: m.name})
+		if slices.Contains(m.links, o.index) { // not refused
+			m.step(swarm.PeerUp{Peer: o.name})
+		} else {
+			m.step(swarm.PeerDown{Peer: o.name})
+		}
+	}
+}
+
+// unlink ends the link between two machines; the other side learns of it after a
+// while, at least the way there.
+func (m *machine) unlink(other int32, after time.Duration) {
+	i := slices.Index(m.links, other)
 	if i < 0 {
 		return
 	}
+	o := &m.w.machines[other]
 	m.links = slices.Delete(m.links, i, i+1)
-	o.links = slices.Delete(o.links, slices.Index(o.links, m), slices.Index(o.links, m)+1)
-	o.later(after, func() {
-		if !slices.Contains(o.links, m) {
-			o.step(swarm.PeerDown{Peer: m.name})
-		}
-	})
+	k := slices.Index(o.links, m.index)
+	o.links = slices.Delete(o.links, k, k+1)
+	o.later(max(after, m.w.latency(m.index, other)), event{kind: linkGone, b: m.index})
 }
 
 func (m *machine) announce(e swarm.Announce) {
-	o := m.w.byName[e.To]
-	if !slices.Contains(m.links, o) {
+	w := m.w
+	o := number(e.To)
+	if m.fault == mute || !slices.Contains(m.links, o) {
 		return
 	}
-	all := e.All
-	if !m.honest() && all != nil {
-		all = swarm.NewBitmap(len(m.w.chunks))
-		for i := range m.w.chunks {
-			all.Set(i)
-		}
-	}
-	o.later(m.w.latency(&m.port, &o.port), func() {
-		if slices.Contains(o.links, m) {
-			o.step(swarm.PeerHas{Peer: m.name, Artifact: e.Artifact, Hello: e.Hello, All: all, Chunks: e.Chunks})
-		}
-	})
-}
-
-func (m *machine) fetch(r swarm.Request) {
-	p := &pending{at: m.w.clock.now}
-	m.fetches[r] = p
-	if !m.honest() {
-		return // liars are in it for the lying: they hold nothing and take nothing
-	}
-	var from *port
-	var o *machine
-	if r.Origin {
-		from = &m.w.cacheNamed(r.From).port
+	var i int32
+	if n := len(w.unread); n > 0 {
+		i = w.unread[n-1]
+		w.unread = w.unread[:n-1]
 	} else {
-		o = m.w.byName[r.From]
-		from = &o.port
+		i = int32(len(w.news))
+		w.news = append(w.news, announcement{})
 	}
-	m.later(m.w.latency(&m.port, from), func() { m.asked(r, p, from, o) })
+	w.news[i] = announcement{from: m.index, to: o, say: e}
+	w.clock.after(w.latency(m.index, o), event{kind: heard, a: i, life: w.machines[o].life})
 }
 
-// asked is a request's arrival at its source; o is nil for a cache.
-func (m *machine) asked(r swarm.Request, p *pending, from *port, o *machine) {
-	if m.fetches[r] != p {
-		return // cancelled on the way
-	}
-	lat := m.w.latency(&m.port, from)
-	switch {
-	case from.dead || o != nil && o.peer == nil:
-		m.fail(r, p, m.w.cfg.DetectAfter, swarm.ReasonGone)
-	case o != nil && o.stalls:
-	case o != nil && !o.corrupts && !o.held.Has(r.Chunk):
-		m.fail(r, p, lat, swarm.ReasonMissing)
-	case o != nil && from.waiting() >= m.w.cfg.UploadQueue:
-		m.fail(r, p, lat, swarm.ReasonBusy)
-	default:
-		corrupt := o != nil && o.corrupts
-		p.t = from.send(&m.port, int64(m.w.chunks[r.Chunk].Size),
-			func() { m.arrived(r, p, corrupt) },
-			func() { m.fail(r, p, 0, swarm.ReasonGone) })
-	}
+func (m *machine) fetch(r *swarm.Request) {
+	w := m.w
+	i := w.newFetch()
+	f := &w.fetches[i]
+	f.m, f.from, f.job, f.chunk = m.index, w.port(r), int32(w.jobOf(r.Artifact)), int32(r.Chunk)
+	f.peer, f.at = !r.Origin, w.clock.now
+	f.size = int64(w.jobs[f.job].chunks[f.chunk].Size)
+	m.open = append(m.open, i)
+	w.clock.after(w.latency(m.index, f.from), event{kind: asked, a: i, life: f.gen})
 }
 
-func (m *machine) fail(r swarm.Request, p *pending, after time.Duration, why swarm.Reason) {
-	m.later(after, func() {
-		if m.fetches[r] == p {
-			delete(m.fetches, r)
-			m.step(swarm.Failed{Request: r, Reason: why})
+// find takes the fetch of a request out of the open ones and returns it, or -1.
+func (m *machine) find(r *swarm.Request) int32 {
+	from := m.w.port(r)
+	for k, i := range m.open {
+		f := &m.w.fetches[i]
+		if f.from == from && f.chunk == int32(r.Chunk) && m.w.jobs[f.job].artifact == r.Artifact {
+			m.open = slices.Delete(m.open, k, k+1)
+			return i
 		}
-	})
+	}
+	return -1
 }
 
-// arrived is the receipt of a whole chunk.
-func (m *machine) arrived(r swarm.Request, p *pending, corrupt bool) {
-	if m.peer == nil || m.fetches[r] != p {
-		return
+// fetchMoves takes a fetch on its way.
+func (w *world) fetchMoves(e event) {
+	f := &w.fetches[e.a]
+	switch {
+	case e.kind == asked:
+		w.request(e.a)
+	case e.kind == cancel, f.cancelled:
+		w.remove(e.a)
+		if !f.lost {
+			w.wasted += f.sent
+		}
+		from := f.from
+		w.release(e.a)
+		w.pump(from)
+	case e.kind == arrival:
+		w.arrive(e.a)
+	default:
+		m, r := &w.machines[f.m], w.requestOf(f)
+		m.drop(e.a)
+		w.release(e.a)
+		reason := map[kind]swarm.Reason{failMissing: swarm.ReasonMissing, failBusy: swarm.ReasonBusy, failGone: swarm.ReasonGone}[e.kind]
+		m.step(swarm.Failed{Request: r, Reason: reason})
 	}
-	delete(m.fetches, r)
-	size := int64(m.w.chunks[r.Chunk].Size)
-	if corrupt {
-		m.w.wasted += size
+}
+
+func (m *machine) drop(i int32) {
+	if k := slices.Index(m.open, i); k >= 0 {
+		m.open = slices.Delete(m.open, k, k+1)
+	}
+}
+
+func (w *world) requestOf(f *fetch) swarm.Request {
+	r := swarm.Request{Artifact: w.jobs[f.job].artifact, Chunk: int(f.chunk), Origin: !f.peer}
+	if f.peer {
+		r.From = w.machines[f.from].name
+	} else {
+		r.From = w.origins[int(f.from)-len(w.machines)]
+	}
+	return r
+}
+
+// request is a request's arrival at its source.
+func (w *world) request(i int32) {
+	f := &w.fetches[i]
+	if f.cancelled {
+		return // the cancellation follows
+	}
+	p := &w.ports[f.from]
+	answer := func(k kind, after time.Duration) { w.clock.after(after, event{kind: k, a: i, life: f.gen}) }
+	var o *machine
+	if f.peer {
+		o = &w.machines[f.from]
+	}
+	back := w.latency(f.from, f.m)
+	switch {
+	case p.dead || o != nil && o.peer == nil:
+		answer(failGone, w.cfg.DetectAfter)
+	case o != nil && o.fault == stalls:
+	case o != nil && o.fault != corrupts && !o.held[f.job].Has(int(f.chunk)):
+		answer(failMissing, back)
+	case o != nil && len(p.queue) >= w.cfg.UploadQueue:
+		answer(failBusy, back)
+	default:
+		f.corrupt = o != nil && o.fault == corrupts
+		f.lost = o != nil && o.fault == muffled && w.draw(8, uint64(f.from), uint64(f.m))%2 == 0
+		w.enqueue(i)
+	}
+}
+
+// arrive is the receipt of a whole chunk.
+func (w *world) arrive(i int32) {
+	f := w.fetches[i]
+	m, r := &w.machines[f.m], w.requestOf(&f)
+	m.drop(i)
+	w.release(i)
+	held := m.held[f.job]
+	switch {
+	case f.corrupt:
+		w.wasted += f.size
 		m.step(swarm.Failed{Request: r, Reason: swarm.ReasonCorrupt})
 		return
+	case held.Has(r.Chunk):
+		w.wasted += f.size
+	case r.Origin:
+		m.fromCaches += f.size
+	default:
+		m.fromPeers += f.size
 	}
-	if m.held.Has(r.Chunk) {
-		m.w.wasted += size
-	} else if r.Origin {
-		m.fromCaches += size
-	} else {
-		m.fromPeers += size
-	}
-	m.held.Set(r.Chunk)
-	m.step(swarm.Got{Request: r, Took: m.w.clock.now - p.at})
+	held.Set(r.Chunk)
+	m.step(swarm.Got{Request: r, Took: w.clock.now - f.at})
 }
 
 // die takes the machine off the network at once; the others find out by and by.
 func (m *machine) die() {
-	if m.dead {
+	w := m.w
+	if w.ports[m.index].dead {
 		return
 	}
 	m.peer = nil
 	m.life++
-	for _, p := range m.fetches {
-		if p.t != nil {
-			p.t.cancelled = true
-			p.t.from.remove(p.t)
-		}
+	for _, i := range m.open { // what is being sent here is not acknowledged, until that is noticed
+		f := &w.fetches[i]
+		f.cancelled, f.lost = true, true
+		w.clock.after(w.cfg.DetectAfter, event{kind: cancel, a: i, life: f.gen})
 	}
-	m.fetches = nil
-	m.crash()
-	if m.honest() && m.done == 0 {
-		m.w.left--
+	m.open = nil
+	w.crash(m.index)
+	if m.fault.finishes() && !m.finished() {
+		w.left--
 	}
 	for _, o := range slices.Clone(m.links) {
-		m.unlink(o, m.w.cfg.DetectAfter)
+		w.machines[m.index].unlink(o, w.cfg.DetectAfter)
 	}
-	m.w.gossip()
+	w.ports[m.index].downFree = 0
+	w.changed(m)
 }
 
-// rise starts the machine again with what its disk holds.
+// rise starts the machine (again) with what its disk holds.
 func (m *machine) rise() {
-	if !m.dead {
+	p := &m.w.ports[m.index]
+	if !p.dead {
 		return
 	}
-	m.dead = false
-	if m.honest() && m.done == 0 {
+	p.dead = false
+	if m.fault.finishes() && !m.finished() {
 		m.w.left++
 	}
 	m.boot()
-	m.w.gossip()
+	m.w.changed(m)
 }

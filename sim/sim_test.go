@@ -72,11 +72,11 @@ func TestFaults(t *testing.T) {
 		most   time.Duration // the bound is 1 s, unless links are slow
 		copies float64
 	}{
-		{"slow machines", Config{Slow: 3, SlowFactor: 0.25}, 8 * time.Second, 1.1},
-		{"wrong bytes", Config{Corrupt: 3}, 5 * time.Second, 1.1},
-		{"false claims", Config{Claim: 3}, 5 * time.Second, 1.1},
-		{"silence", Config{Stall: 3}, 5 * time.Second, 1.1},
-		{"all liars at once, a third of the machines", Config{Corrupt: 3, Claim: 3, Stall: 4}, 10 * time.Second, 1.5},
+		{"slow machines", Config{Faults: Faults{Slow: 0.125, SlowFactor: 0.25}}, 8 * time.Second, 1.1},
+		{"wrong bytes", Config{Faults: Faults{Corrupt: 0.125}}, 5 * time.Second, 1.1},
+		{"false claims", Config{Faults: Faults{Lie: 0.125}}, 5 * time.Second, 1.1},
+		{"silence", Config{Faults: Faults{Stall: 0.125}}, 5 * time.Second, 1.1},
+		{"all liars at once, a third of the machines", Config{Faults: Faults{Corrupt: 0.125, Lie: 0.125, Stall: 0.16}}, 10 * time.Second, 1.5},
 		{"machines that die", Config{Outages: outages(4, 7, 250*time.Millisecond, 0)}, 5 * time.Second, 1.3},
 		{"machines that come and go", Config{Outages: outages(8, 3, 150*time.Millisecond, time.Second)}, 8 * time.Second, 1.3},
 		{"a late start", Config{StartSpread: 2 * time.Second}, 5 * time.Second, 1.2},
@@ -144,7 +144,7 @@ func TestAnyTopology(t *testing.T) {
 }
 
 func TestSameSeedSameRun(t *testing.T) {
-	cfg := Config{Seed: 9, Machines: 25, Chunks: 80, VarySizes: true, Corrupt: 1, Claim: 1, Stall: 1,
+	cfg := Config{Seed: 9, Machines: 25, Chunks: 80, VarySizes: true, Faults: Faults{Corrupt: 0.04, Lie: 0.04, Stall: 0.04},
 		Outages: []Outage{{Machine: 4, At: 200 * time.Millisecond, For: time.Second}}}
 	a, b := run(t, cfg), run(t, cfg)
 	if a.Hash != b.Hash || a.Last != b.Last || a.Steps != b.Steps {
@@ -158,7 +158,7 @@ func TestSameSeedSameRun(t *testing.T) {
 
 // TestReplay feeds the record of a machine in a troubled swarm to a new brain.
 func TestReplay(t *testing.T) {
-	cfg := Config{Seed: 4, Machines: 20, Chunks: 100, Corrupt: 1, Stall: 1, Slow: 1, Record: 7}
+	cfg := Config{Seed: 4, Machines: 20, Chunks: 100, Faults: Faults{Corrupt: 0.05, Stall: 0.05, Slow: 0.05, SlowFactor: 0.1}, Record: 7}
 	r := run(t, cfg)
 	if len(r.Record) < 100 {
 		t.Fatalf("the record has %d steps", len(r.Record))
@@ -193,7 +193,7 @@ func TestBytesAddUp(t *testing.T) {
 func TestConfigIsChecked(t *testing.T) {
 	for _, cfg := range []Config{
 		{Machines: -1}, {Machines: MaxMachines + 1}, {Chunks: -1}, {ChunkBytes: 1}, {Held: 2}, {UpRate: -1},
-		{Machines: 2, Stall: 3}, {Outages: []Outage{{Machine: 8}}}, {CacheDown: []Outage{{Machine: 1}}}, {SlowFactor: -1},
+		{Faults: Faults{Stall: 2}}, {Outages: []Outage{{Machine: 8}}}, {CacheDown: []Outage{{Machine: 1}}}, {Faults: Faults{SlowFactor: -1}},
 	} {
 		if _, err := Run(cfg); err == nil {
 			t.Errorf("%+v is accepted", cfg)

@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
-	"sort"
+	"strconv"
 	"time"
 
 	"github.com/starlingdeploy/starling"
@@ -13,31 +13,74 @@ import (
 
 // world is one run.
 type world struct {
-	cfg      Config
-	clock    clock
+	cfg   Config
+	clock clock
+	jobs  []job
+
+	machines []machine
+	ports    []port // of the machines, by number, then of the caches
+	origins  []string
+	fetches  []fetch
+	unused   []int32 // of fetches
+	news     []announcement
+	unread   []int32 // of news: not in use
+
+	rackUp, rackDown, zoneUp, zoneDown []trunk
+
+	all     []swarm.Member // by machine number
+	members []swarm.Member // as gossip has them
+	gossips bool           // a gossip event is under way
+	left    int            // machines that can finish and have not
+	due     int            // returns to come
+	wasted  int64
+	hash    uint64
+	record  []swarm.Record
+	samples []Sample
+}
+
+// job is one artifact.
+type job struct {
 	artifact starling.Digest
 	chunks   []starling.Chunk
-	sizes    int64 // bytes of the artifact
 	fresh    int64 // bytes of it that machines lack at first
 	have     swarm.Bitmap
-
-	machines []*machine
-	caches   []*cache
-	byName   map[string]*machine
-	members  []swarm.Member // as gossip has them
-	left     int            // honest machines not done
-	due      int            // returns to come
-	wasted   int64
-	hash     uint64
-	record   []swarm.Record
+	at       time.Duration
+	priority int
 }
 
-type cache struct {
-	port
-	name string
+// announcement is one on its way.
+type announcement struct {
+	from, to int32
+	say      swarm.Announce
 }
 
-// Run simulates a world until its last honest machine is done.
+// The kinds of events; a is a machine, unless another meaning is given.
+const (
+	boot        kind = iota + 1
+	tick             // life: the machine's
+	asked            // a request reaches its source; a: fetch, life: its generation
+	quantumSent      // a: port, life: its crashes
+	portWake         // a: port
+	arrival          // of a chunk's last byte; a: fetch, life: its generation
+	failMissing      // likewise, as the two that follow
+	failBusy
+	failGone
+	cancel    // reaches the source; a: fetch, life: its generation
+	handshake // a and b: machines, life: a's
+	dialFail  // likewise
+	linkGone  // likewise: a learns that its link to b ended
+	heard     // a: announcement, life: the receiver's
+	freeze
+	death
+	rise
+	gossip
+	cacheDeath // a: port
+	cacheRise  // a: port
+	sampling
+	jobDue // a: machine, b: job, life: the machine's
+)
+
+// Run simulates a world until the last machine that can finish has done so.
 func Run(cfg Config) (Result, error) {
 	cfg.setDefaults()
 	if err := cfg.validate(); err != nil {
@@ -46,9 +89,11 @@ func Run(cfg Config) (Result, error) {
 	w := newWorld(cfg)
 	w.start()
 	for w.left > 0 || w.due > 0 {
-		if !w.clock.next(cfg.Limit) {
+		e, ok := w.clock.next(cfg.Limit)
+		if !ok {
 			break
 		}
+		w.happen(e)
 	}
 	return w.result(), nil
 }
@@ -57,179 +102,272 @@ func Run(cfg Config) (Result, error) {
 func (w *world) draw(ns ...uint64) uint64 {
 	h := w.cfg.Seed ^ 0x5851f42d4c957f2d
 	for _, n := range ns {
-		h = (h ^ n) * 0x9e3779b97f4a7c15
-		h = (h ^ h>>29) * 0xbf58476d1ce4e5b9
-		h ^= h >> 32
+		h = fold(h, n)
 	}
 	return h
 }
 
+func fold(h, n uint64) uint64 {
+	h = (h ^ n) * 0x9e3779b97f4a7c15
+	h = (h ^ h>>29) * 0xbf58476d1ce4e5b9
+	return h ^ h>>32
+}
+
 func newWorld(cfg Config) *world {
-	w := &world{cfg: cfg, byName: make(map[string]*machine)}
-	w.artifact = starling.DigestOf(binary.BigEndian.AppendUint64([]byte("artifact"), cfg.Seed))
-	w.chunks = make([]starling.Chunk, cfg.Chunks)
-	w.have = swarm.NewBitmap(cfg.Chunks)
-	for i := range w.chunks {
-		size := cfg.ChunkBytes
-		if cfg.VarySizes { // an eighth to 15 eighths, 1 on average
-			size = max(1, cfg.ChunkBytes/8+int(w.draw(1, uint64(i))%uint64(cfg.ChunkBytes*7/4)))
-		}
-		d := starling.DigestOf(binary.BigEndian.AppendUint64(w.artifact[:], uint64(i)))
-		w.chunks[i] = starling.Chunk{Digest: d, Size: size}
-		w.sizes += int64(size)
-		if float64(w.draw(2, uint64(i))>>11)/(1<<53) < cfg.Held {
-			w.have.Set(i)
-		} else {
-			w.fresh += int64(size)
-		}
+	w := &world{cfg: cfg}
+	w.jobs = append(w.jobs, w.newJob(0, Job{Chunks: cfg.Chunks, ChunkBytes: cfg.ChunkBytes, Priority: cfg.Priority}))
+	for i, j := range cfg.Also {
+		w.jobs = append(w.jobs, w.newJob(i+1, j))
+	}
+	racks := cfg.Zones * cfg.Racks
+	w.rackUp, w.rackDown = trunks(racks, cfg.RackRate), trunks(racks, cfg.RackRate)
+	w.zoneUp, w.zoneDown = trunks(cfg.Zones, cfg.ZoneRate), trunks(cfg.Zones, cfg.ZoneRate)
+	w.machines = make([]machine, cfg.Machines)
+	w.ports = make([]port, cfg.Machines, cfg.Machines+cfg.Caches)
+	for i := range w.machines {
+		zone := int32(w.draw(3, uint64(i)) % uint64(cfg.Zones))
+		rack := zone*int32(cfg.Racks) + int32(w.draw(4, uint64(i))%uint64(cfg.Racks))
+		w.ports[i] = port{up: cfg.UpRate, down: cfg.DownRate, zone: zone, rack: rack}
+		m := &w.machines[i]
+		*m = machine{w: w, index: int32(i), name: fmt.Sprintf("m%05d", i), known: true}
+		w.all = append(w.all, swarm.Member{Name: m.name, Zone: fmt.Sprint("z", zone), Rack: fmt.Sprint("r", rack)})
 	}
 	for i := range cfg.Caches {
-		c := &cache{name: fmt.Sprintf("cache-%d", i)}
-		c.port = port{w: w, up: cfg.CacheRate, down: cfg.CacheRate, zone: i % cfg.Zones, rack: -1 - i}
-		w.caches = append(w.caches, c)
-	}
-	for i := range cfg.Machines {
-		m := &machine{w: w, index: i, name: fmt.Sprintf("m%05d", i)}
-		m.port = port{w: w, up: cfg.UpRate, down: cfg.DownRate}
-		m.zone = int(w.draw(3, uint64(i)) % uint64(cfg.Zones))
-		m.rack = int(w.draw(4, uint64(i)) % uint64(cfg.Racks))
-		w.machines = append(w.machines, m)
-		w.byName[m.name] = m
-		w.members = append(w.members, swarm.Member{
-			Name: m.name, Zone: fmt.Sprint("z", m.zone), Rack: fmt.Sprint("r", m.rack),
+		w.origins = append(w.origins, fmt.Sprintf("c%05d", i))
+		w.ports = append(w.ports, port{
+			up: cfg.CacheRate, down: cfg.CacheRate, zone: int32(i % cfg.Zones), rack: int32(-1 - i),
 		})
 	}
-	w.spoil()
 	return w
 }
 
-// spoil deals out the faults, to machines that the seed chooses.
-func (w *world) spoil() {
-	order := slices.Clone(w.machines)
-	sort.Slice(order, func(i, j int) bool {
-		a, b := w.draw(5, uint64(order[i].index)), w.draw(5, uint64(order[j].index))
-		return a < b
-	})
-	take := func(n int, f func(*machine)) {
-		for _, m := range order[:n] {
-			f(m)
-		}
-		order = order[n:]
+func trunks(n int, rate int64) []trunk {
+	out := make([]trunk, n)
+	for i := range out {
+		out[i].rate = rate
 	}
-	take(w.cfg.Corrupt, func(m *machine) { m.corrupts = true })
-	take(w.cfg.Claim, func(m *machine) { m.claims = true })
-	take(w.cfg.Stall, func(m *machine) { m.stalls = true })
-	take(w.cfg.Slow, func(m *machine) {
-		m.up = max(1, int64(float64(m.up)*w.cfg.SlowFactor))
-		m.down = max(1, int64(float64(m.down)*w.cfg.SlowFactor))
-	})
+	return out
+}
+
+func (w *world) newJob(i int, c Job) job {
+	name := binary.BigEndian.AppendUint64([]byte("artifact"), w.cfg.Seed)
+	if i > 0 {
+		name = binary.BigEndian.AppendUint64(name, uint64(i))
+	}
+	j := job{artifact: starling.DigestOf(name), at: c.At, priority: c.Priority}
+	j.chunks = make([]starling.Chunk, c.Chunks)
+	j.have = swarm.NewBitmap(c.Chunks)
+	for i := range j.chunks {
+		size := c.ChunkBytes
+		if w.cfg.VarySizes { // an eighth to 15 eighths, 1 on average
+			size = max(1, size/8+int(w.draw(1, uint64(i))%uint64(size*7/4)))
+		}
+		d := starling.DigestOf(binary.BigEndian.AppendUint64(j.artifact[:], uint64(i)))
+		j.chunks[i] = starling.Chunk{Digest: d, Size: size}
+		if float64(w.draw(2, uint64(i))>>11)/(1<<53) < w.cfg.Held {
+			j.have.Set(i)
+		} else {
+			j.fresh += int64(size)
+		}
+	}
+	return j
 }
 
 func (w *world) start() {
-	for _, m := range w.machines {
-		m.held = slices.Clone(w.have)
-		if m.honest() {
+	w.spoil()
+	w.members = w.known()
+	if w.cfg.SampleEvery > 0 {
+		w.clock.at(0, event{kind: sampling})
+	}
+	for i := range w.machines {
+		m := &w.machines[i]
+		m.done = make([]time.Duration, len(w.jobs))
+		for j := range w.jobs {
+			have := slices.Clone(w.jobs[j].have)
+			if m.fault.pretends() {
+				clear(have)
+			}
+			m.held = append(m.held, have)
+		}
+		if w.ports[i].dead {
+			continue // it rises later
+		}
+		if m.fault.finishes() {
 			w.left++
 		}
-		at := time.Duration(0)
 		if w.cfg.StartSpread > 0 {
-			at = time.Duration(w.draw(6, uint64(m.index)) % uint64(w.cfg.StartSpread))
+			m.startsAt = time.Duration(w.draw(6, uint64(i)) % uint64(w.cfg.StartSpread))
 		}
-		w.clock.at(at, m.boot)
+		w.clock.at(0, event{kind: boot, a: int32(i)})
 	}
-	for _, o := range w.cfg.Outages {
-		m := w.machines[o.Machine]
-		w.clock.at(o.At, m.die)
-		if o.For > 0 {
-			w.due++
-			w.clock.at(o.At+o.For, func() {
-				w.due--
-				m.rise()
-			})
+}
+
+// happen carries an event out.
+func (w *world) happen(e event) {
+	switch e.kind {
+	case asked, arrival, failMissing, failBusy, failGone, cancel:
+		if w.fetches[e.a].gen == e.life {
+			w.fetchMoves(e)
+		}
+	case quantumSent:
+		if w.ports[e.a].crashes == e.life {
+			w.sent(e.a)
+		}
+	case portWake:
+		if p := &w.ports[e.a]; p.wakeAt == e.at {
+			p.wakeAt = 0
+		}
+		w.pump(e.a)
+	case cacheDeath:
+		w.crash(e.a)
+	case cacheRise:
+		w.ports[e.a].dead = false
+	case gossip:
+		w.spread()
+	case sampling:
+		w.sample()
+	case heard:
+		w.hear(e)
+	case tick, handshake, dialFail, linkGone, jobDue:
+		if m := &w.machines[e.a]; m.life == e.life && m.peer != nil {
+			m.happen(e)
+		}
+	case boot:
+		w.machines[e.a].boot()
+	case freeze:
+		w.ports[e.a].frozen = true
+	case death:
+		w.machines[e.a].die()
+	case rise:
+		w.due--
+		w.machines[e.a].rise()
+	}
+}
+
+// known lists the machines that gossip knows to live.
+func (w *world) known() []swarm.Member {
+	out := make([]swarm.Member, 0, len(w.machines))
+	for i := range w.machines {
+		if w.machines[i].known {
+			out = append(out, w.all[i])
 		}
 	}
-	for _, o := range w.cfg.CacheDown {
-		c := w.caches[o.Machine]
-		w.clock.at(o.At, c.crash)
-		if o.For > 0 {
-			w.clock.at(o.At+o.For, func() { c.dead = false })
+	return out
+}
+
+// changed has gossip tell of a machine's death or return after a while.
+func (w *world) changed(m *machine) {
+	m.changedAt = w.clock.now
+	if !w.gossips {
+		w.gossips = true
+		w.clock.after(w.cfg.MembersAfter, event{kind: gossip})
+	}
+}
+
+// spread tells all machines of the deaths and returns that are old enough. Those that
+// are not follow together, at a quarter of the delay later at the earliest.
+func (w *world) spread() {
+	w.gossips = false
+	for i := range w.machines {
+		m := &w.machines[i]
+		if live := !w.ports[i].dead; live != m.known {
+			if w.clock.now-m.changedAt >= w.cfg.MembersAfter {
+				m.known = live
+			} else if !w.gossips {
+				w.gossips = true
+				next := max(m.changedAt+w.cfg.MembersAfter, w.clock.now+w.cfg.MembersAfter/4)
+				w.clock.at(next, event{kind: gossip})
+			}
+		}
+	}
+	w.members = w.known()
+	for i := range w.machines {
+		if m := &w.machines[i]; m.peer != nil {
+			for j := range w.jobs {
+				// Of what it has not begun it takes no notice.
+				m.step(swarm.Members{Artifact: w.jobs[j].artifact, Members: w.members})
+			}
 		}
 	}
 }
 
-// gossip tells all machines of the new membership, after a while.
-func (w *world) gossip() {
-	w.clock.after(w.cfg.MembersAfter, func() {
-		members := make([]swarm.Member, 0, len(w.machines))
-		for _, m := range w.machines {
-			if !m.dead {
-				members = append(members, swarm.Member{
-					Name: m.name, Zone: fmt.Sprint("z", m.zone), Rack: fmt.Sprint("r", m.rack),
-				})
-			}
-		}
-		w.members = members
-		for _, m := range w.machines {
-			if m.peer != nil {
-				m.step(swarm.Members{Artifact: w.artifact, Members: members})
-			}
-		}
+// hear hands an announcement to its receiver.
+func (w *world) hear(e event) {
+	a := w.news[e.a]
+	w.news[e.a] = announcement{}
+	w.unread = append(w.unread, e.a)
+	m := &w.machines[a.to]
+	if m.life != e.life || m.peer == nil || !slices.Contains(m.links, a.from) {
+		return
+	}
+	m.step(swarm.PeerHas{
+		Peer: w.machines[a.from].name, Artifact: a.say.Artifact, Hello: a.say.Hello, All: a.say.All, Chunks: a.say.Chunks,
 	})
 }
 
-func (w *world) cacheNamed(name string) *cache {
-	for _, c := range w.caches {
-		if c.name == name {
-			return c
-		}
+// number returns the number in a name of a machine or cache.
+func number(name string) int32 {
+	n, err := strconv.Atoi(name[1:])
+	if err != nil {
+		panic("sim: a brain names " + name) // names come from newWorld alone
 	}
-	return nil
+	return int32(n)
 }
 
-func (w *world) originNames() []string {
-	var names []string
-	for _, c := range w.caches {
-		names = append(names, c.name)
+// port returns the port that a request goes to.
+func (w *world) port(r *swarm.Request) int32 {
+	n := number(r.From)
+	if r.Origin {
+		n += int32(len(w.machines))
 	}
-	return names
+	return n
 }
 
-func (w *world) result() Result {
-	r := Result{
-		Machines: len(w.machines), Bytes: w.fresh, Unfinished: w.left,
-		Wasted: w.wasted, Hash: w.hash, Record: w.record,
-	}
-	var done []time.Duration
-	var out, allUp int64
-	slowest := w.cfg.DownRate
-	for _, m := range w.machines {
-		r.PerMachine = append(r.PerMachine, Machine{
-			Name: m.name, Faulty: !m.honest(), Done: m.done, FromPeers: m.fromPeers,
-			FromCaches: m.fromCaches, Sent: m.sent, Steps: m.steps,
-		})
-		r.Steps += m.steps
-		allUp += m.up
-		slowest = min(slowest, m.down)
-		if m.honest() && m.done > 0 {
-			done = append(done, m.done)
-			r.Last = max(r.Last, m.done)
+func (w *world) jobOf(artifact starling.Digest) int {
+	for j := range w.jobs {
+		if w.jobs[j].artifact == artifact {
+			return j
 		}
 	}
-	for _, c := range w.caches {
-		out += c.sent
+	panic("sim: a brain asks for an artifact that does not exist")
+}
+
+// note adds a step to the run's hash, and to the record if this machine's is kept.
+func (w *world) note(m *machine, ev swarm.Event, effects []swarm.Effect) {
+	h := fold(w.hash, uint64(w.clock.now)<<20^uint64(m.index))
+	switch ev := ev.(type) {
+	case swarm.Got:
+		h = fold(h, 1<<56|uint64(ev.Chunk))
+	case swarm.Failed:
+		h = fold(h, 2<<56|uint64(ev.Chunk)<<8|uint64(ev.Reason))
+	case swarm.PeerHas:
+		h = fold(h, 3<<56|uint64(len(ev.Chunks)))
 	}
-	cacheUp := w.cfg.CacheRate * int64(w.cfg.Caches)
-	r.Bound = span(w.fresh, slowest)
-	if cacheUp > 0 {
-		r.Bound = max(r.Bound, span(w.fresh, cacheUp))
+	for _, e := range effects {
+		switch e := e.(type) {
+		case swarm.Fetch:
+			h = fold(h, 4<<56|uint64(w.port(&e.Request))<<32|uint64(e.Chunk))
+		case swarm.CancelFetch:
+			h = fold(h, 5<<56|uint64(w.port(&e.Request))<<32|uint64(e.Chunk))
+		case swarm.Announce:
+			h = fold(h, 6<<56|uint64(number(e.To))<<32|uint64(len(e.Chunks)))
+			for _, c := range e.Chunks {
+				h += uint64(c)
+			}
+		case swarm.WakeAt:
+			h = fold(h, 7<<56|uint64(e.At))
+		case swarm.Connect:
+			h = fold(h, 8<<56|uint64(number(e.Peer)))
+		case swarm.Disconnect:
+			h = fold(h, 9<<56|uint64(number(e.Peer)))
+		case swarm.Distrust:
+			h = fold(h, 10<<56|uint64(len(e.Reason)))
+		case swarm.Done:
+			h = fold(h, 11<<56)
+		}
 	}
-	r.Bound = max(r.Bound, span(w.fresh*int64(len(w.machines)), allUp+cacheUp))
-	if w.fresh > 0 {
-		r.OriginCopies = float64(out) / float64(w.fresh)
+	w.hash = h
+	if w.cfg.Record == int(m.index)+1 {
+		w.record = append(w.record, swarm.Record{At: w.clock.now, Event: ev, Effects: slices.Clone(effects)})
 	}
-	if len(done) > 0 {
-		slices.Sort(done)
-		r.Median = done[len(done)/2]
-	}
-	return r
 }

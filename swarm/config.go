@@ -42,13 +42,17 @@ const (
 	depthGain       = 2.0                    // in flight to a source, in units of its bandwidth-delay product
 	minDepthChunks  = 2                      // asked of one peer at once, at least
 	maxDepthBytes   = 16 << 20               // asked of one peer at once, at most
-	maxCacheChunks  = 2                      // asked of one cache at once: all of the cell queue there
-	windowGain      = 1.25                   // in flight from all peers, in units of the whole's product
-	minWindowChunks = 6                      // asked of all peers at once, at least
+	maxCacheChunks  = 2                      // asked of one cache at once
+	cacheCrowd      = 8                      // members for each cache from which one chunk at once keeps it busy
+	windowGain      = 0.8                    // in flight from all peers, in units of the whole's product
+	minWindowChunks = 5                      // asked of all peers at once, at least
 	minSpell        = 100 * time.Millisecond // over which the rate is measured
 	cacheDraws      = 4                      // chunks tried for one whose cache has room
 	firstGuess      = 4 * time.Second        // for a chunk, before anything was measured
 	firstDoubt      = 500 * time.Millisecond // for a peer's first chunk, before its word counts for less
+	doubtTooks      = 2                      // the same, in units of what a chunk takes
+	minDoubt        = 250 * time.Millisecond // likewise for later chunks
+	doubtGain       = 2                      // the same, in units of what is likely
 	minPatience     = time.Second            // for a chunk
 	maxPatience     = 2 * time.Minute
 )
@@ -69,8 +73,13 @@ const (
 const (
 	greetingWait    = 200 * time.Millisecond // for neighbours to say what they hold, before a cache is asked
 	enoughGreetings = 3                      // neighbours
-	minQuiet        = 500 * time.Millisecond // with little news, before the fall-back opens further
+	coverEvery      = 100 * time.Millisecond // between two looks for members that lag behind
+	laggardChunks   = 3                      // of its share unseen, and
+	laggardPart     = 8                      // a part of one in so many, make a laggard
+	laggardTakes    = 2                      // in silence, in units of the time that a chunk of one's own share took
+	minQuiet        = 100 * time.Millisecond // with little news, before the fall-back opens further
+	quietGaps       = 4                      // the same, in units of the usual time between news
 	minNews         = 4                      // pieces of news, to learn their usual rate from
-	backups         = 3                      // phases of the fall-back in which one more machine asks
+	backups         = 2                      // phases of the fall-back in which one more machine asks
 	maxPhase        = 20                     // by then everyone may ask
 )

@@ -1,6 +1,11 @@
 package swarm
 
-import "github.com/starlingdeploy/starling"
+import (
+	"cmp"
+	"slices"
+
+	"github.com/starlingdeploy/starling"
+)
 
 // The deal says which machine asks the caches for which chunk. Chunks are split
 // over the binary tree of the members' hashes: at each node the chunks, in an order of
@@ -49,8 +54,12 @@ func share(seed uint64, self string, members []Member, chunks []starling.Chunk) 
 		if mine == 0 {
 			ones = total - same
 		}
-		node := mix(seed ^ mix(me>>bit|1) ^ uint64(bit)) // the same on both sides
-		cards = cut(cards, node, mine, ones, total)
+		k := border(cards, nodeKey(seed, me, bit), ones, total)
+		if mine == 1 {
+			cards = cards[:k]
+		} else {
+			cards = cards[k:]
+		}
 	}
 	out := make([]uint32, len(cards))
 	for i, c := range cards {
@@ -59,10 +68,61 @@ func share(seed uint64, self string, members []Member, chunks []starling.Chunk) 
 	return out
 }
 
-// cut orders the cards by the node's hash and returns those of side 1, which are the
-// first ones/total of the bytes, or those of side 0. The card on the border goes to
-// either by the hash.
-func cut(cards []dealt, node, side, ones, total uint64) []dealt {
+// dealAll returns whose share each chunk is in, as an index into members; there is at
+// least one. It agrees with share, and takes log2(members) as long.
+func dealAll(seed uint64, members []Member, chunks []starling.Chunk) []int32 {
+	o := dealing{seed: seed, out: make([]int32, len(chunks))}
+	for i := range members {
+		o.seats = append(o.seats, seat{mix(hashName(members[i].Name) ^ seed), int32(i)})
+	}
+	slices.SortFunc(o.seats, func(a, b seat) int { return cmp.Compare(a.hash, b.hash) })
+	cards := make([]dealt, len(chunks))
+	for i := range cards {
+		cards[i].chunk, cards[i].size = uint32(i), uint32(chunks[i].Size)
+	}
+	o.deal(o.seats, cards, 63)
+	return o.out
+}
+
+type dealing struct {
+	seed  uint64
+	seats []seat // in order of hash
+	out   []int32
+}
+
+type seat struct {
+	hash   uint64
+	member int32
+}
+
+// deal splits cards among seats, whose hashes agree above bit.
+func (o *dealing) deal(seats []seat, cards []dealt, bit int) {
+	for ; bit >= 0 && len(seats) > 1 && len(cards) > 0; bit-- {
+		zeros := 0
+		for zeros < len(seats) && seats[zeros].hash>>bit&1 == 0 {
+			zeros++
+		}
+		if zeros == 0 || zeros == len(seats) {
+			continue
+		}
+		total := uint64(len(seats))
+		node := nodeKey(o.seed, seats[0].hash, bit)
+		k := border(cards, node, total-uint64(zeros), total)
+		o.deal(seats[zeros:], cards[:k], bit-1)
+		seats, cards = seats[:zeros], cards[k:]
+	}
+	for _, c := range cards {
+		o.out[c.chunk] = seats[0].member
+	}
+}
+
+// nodeKey is the hash of a tree's node: the bits of h above bit, and bit.
+func nodeKey(seed, h uint64, bit int) uint64 { return mix(seed ^ mix(h>>bit|1) ^ uint64(bit)) }
+
+// border orders the cards by the node's hash and returns the number of those of side
+// 1, which are the first ones/total of the bytes. The card on the border goes to either
+// side by the hash.
+func border(cards []dealt, node, ones, total uint64) int {
 	bytes := uint64(0)
 	for i := range cards {
 		cards[i].key = mix(node ^ uint64(cards[i].chunk))
@@ -72,10 +132,7 @@ func cut(cards []dealt, node, side, ones, total uint64) []dealt {
 	if k < len(cards) && mix(node)%uint64(max(cards[k].size, 1)) < over {
 		k++
 	}
-	if side == 1 {
-		return cards[:k]
-	}
-	return cards[k:]
+	return k
 }
 
 // selectBytes brings the cards with the least keys, as many as fit in limit bytes, to

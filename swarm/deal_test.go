@@ -43,6 +43,12 @@ func TestDealGivesEachChunkToOneMachine(t *testing.T) {
 		}
 		if owners := deal(seed, members, chunks); len(owners) != len(chunks) || got != len(chunks) {
 			t.Fatalf("%d chunks, %d dealt, %d of them distinct", len(chunks), got, len(owners))
+		} else {
+			for c, m := range dealAll(seed, members, chunks) {
+				if owners[uint32(c)] != members[m].Name {
+					t.Fatalf("chunk %d is in the share of %s, and dealt to %s", c, owners[uint32(c)], members[m].Name)
+				}
+			}
 		}
 	})
 }

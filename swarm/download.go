@@ -36,12 +36,19 @@ type download struct {
 	level  [levels]bitset
 	counts [levels]int
 
+	asked, askedAgain bitset   // chunks that were asked for at least once, and twice
+	fresh             []uint32 // held since the last announcements
+
 	members []Member
 
 	// The part that is asked of the caches: the share that the deal gives, plus what
 	// the fall-back opens, less what is deferred.
 	share    []uint32
 	mine     bitset
+	owners   *owners       // nil: not needed yet
+	coverAt  time.Duration // laggards are looked for then, at the earliest
+	begunAt  time.Duration
+	spentAt  time.Duration // when all of the share was asked for; 0: it is not
 	deferred []deferral
 	tries    map[int]int // caches tried without luck, per chunk
 
@@ -66,7 +73,8 @@ func newDownload(ev Begin, now time.Duration) *download {
 	d := &download{
 		artifact: ev.Artifact, chunks: ev.Chunks, n: n, left: n,
 		held: newBitset(n), avail: make([]uint8, n), mine: newBitset(n), seen: newBitset(n),
-		tries: make(map[int]int), noveltyAt: -1, newsAt: now, readyAt: now + greetingWait,
+		asked: newBitset(n), askedAgain: newBitset(n),
+		tries: make(map[int]int), noveltyAt: -1, newsAt: now, readyAt: now + greetingWait, begunAt: now,
 	}
 	for i := range ev.Chunks {
 		d.mean += int64(ev.Chunks[i].Size)
@@ -114,21 +122,25 @@ func (d *download) wanted(c int) bool { return d.level[d.levelOf(c)].has(c) }
 
 // more and fewer count a source that holds c.
 func (d *download) more(c int) {
-	w := d.wanted(c)
-	d.unwant(c)
-	d.avail[c]++
-	if w {
-		d.want(c)
+	if k := d.levelOf(c); d.level[k].has(c) && k < topLevel {
+		d.move(c, k, k+1)
 	}
+	d.avail[c]++
 }
 
 func (d *download) fewer(c int) {
-	w := d.wanted(c)
-	d.unwant(c)
-	d.avail[c]--
-	if w {
-		d.want(c)
+	if k := d.levelOf(c); d.level[k].has(c) && int(d.avail[c]) <= topLevel {
+		d.move(c, k, k-1)
 	}
+	d.avail[c]--
+}
+
+// move puts a wanted chunk on another level.
+func (d *download) move(c, from, to int) {
+	d.level[from].clear(c)
+	d.level[to].set(c)
+	d.counts[from]--
+	d.counts[to]++
 }
 
 // pick returns the rarest wanted chunk of has, of those that least sources or more
@@ -145,13 +157,17 @@ func (d *download) pick(has bitset, least int, spin uint64) int {
 	return -1
 }
 
-// pickMine returns a wanted chunk that no peer holds and that is ours to ask of the
-// caches, or -1.
-func (d *download) pickMine(spin uint64) int {
-	if d.counts[0] == 0 {
-		return -1
+// pickMine returns a wanted chunk that is ours to ask of the caches and that most peers
+// or fewer hold, or -1.
+func (d *download) pickMine(most int, spin uint64) int {
+	for k := range min(most, topLevel) + 1 {
+		if d.counts[k] > 0 {
+			if c := first(d.level[k], d.mine, spin); c >= 0 {
+				return c
+			}
+		}
 	}
-	return first(d.level[0], d.mine, spin)
+	return -1
 }
 
 // first returns a member of both sets, searching from a place that spin gives.
@@ -176,6 +192,7 @@ func first(a, b bitset, spin uint64) int {
 // redeal computes the share anew. What the fall-back opened is closed again.
 func (d *download) redeal(self string) {
 	d.share = share(d.seedOf(), self, d.members, d.chunks)
+	d.owners, d.spentAt = nil, 0
 	d.resetMine()
 }
 

@@ -9,7 +9,7 @@ import (
 // the source's pace, or failing that everybody's, makes likely.
 func (p *Peer) patience(s *source, f *fetch) time.Duration {
 	least := minPatience
-	if p.took == 0 || s.origin { // nothing is known yet; or a whole cell may queue there
+	if p.took == 0 || s.origin && s.samples == 0 { // nothing is known yet; or a whole cell may queue there
 		least = firstGuess
 	}
 	likely := (s.pace + 4*s.paceDev) * float64(f.ahead)
@@ -72,14 +72,27 @@ func (p *Peer) blame(s *source, f *fetch, reason Reason) {
 // doubt counts on a source no more until it gives something.
 func (p *Peer) doubt(s *source) {
 	s.doubt()
+	p.count(s)
 	for _, f := range s.fetches {
 		p.rewant(f.d, f.chunk)
 	}
 }
 
-// doubtAt is when a peer that has never given anything is no longer counted on.
+// doubtAt is when a peer is no longer counted on if nothing comes from it: one that has
+// never given anything soon, others when what is asked takes twice as long as is likely.
 func (p *Peer) doubtAt(s *source) time.Duration {
-	return s.fetches[0].at + max(firstDoubt, 2*p.took)
+	if s.origin || s.doubted || len(s.fetches) == 0 {
+		return never
+	}
+	if s.samples == 0 {
+		return s.fetches[0].at + max(firstDoubt, doubtTooks*p.took)
+	}
+	at := never
+	for _, f := range s.fetches {
+		likely := (s.pace + s.paceDev) * float64(f.ahead)
+		at = min(at, f.at+max(minDoubt, doubtGain*time.Duration(likely*float64(time.Second))))
+	}
+	return at
 }
 
 // postpone lets a chunk rest when every cache was asked for it in vain.
@@ -96,7 +109,7 @@ func (p *Peer) postpone(f *fetch) {
 // expire ends what has lasted too long.
 func (p *Peer) expire() {
 	for _, s := range p.sources {
-		if s.unproven() && p.now >= p.doubtAt(s) {
+		if p.now >= p.doubtAt(s) {
 			p.doubt(s) // it may still deliver, but is no reason to leave the caches alone
 		}
 		for i := 0; i < len(s.fetches); {

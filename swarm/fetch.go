@@ -10,21 +10,20 @@ import (
 func (p *Peer) fill() {
 	for _, d := range p.order() {
 		for p.inFlightBytes < p.cfg.MaxInFlightBytes &&
-			(p.fillCache(d) || p.park(d) || p.fromPeersBytes() < p.window(d) && p.fillPeer(d)) {
+			(p.fillCache(d) || p.park(d) || p.countedBytes < p.window(d) && p.fillPeer(d)) {
 		}
 	}
 	p.hedge()
 }
 
-// fromPeersBytes is what is in flight from peers that can be expected to deliver it.
-func (p *Peer) fromPeersBytes() int64 {
+// count brings up to date what is in flight from peers that can be expected to deliver it.
+func (p *Peer) count(s *source) {
 	n := int64(0)
-	for _, s := range p.sources {
-		if !s.origin && !s.doubted && s.samples > 0 {
-			n += s.inFlightBytes
-		}
+	if !s.origin && !s.doubted && s.samples > 0 {
+		n = s.inFlightBytes
 	}
-	return n
+	p.countedBytes += n - s.countedBytes
+	s.countedBytes = n
 }
 
 // window is how much may be in flight from all peers: enough that each source has a
@@ -37,21 +36,59 @@ func (p *Peer) window(d *download) int64 {
 
 // fillCache asks a cache for one chunk that is ours to ask for.
 func (p *Peer) fillCache(d *download) bool {
-	if d.counts[0] == 0 || !p.cacheRoom() || p.now < d.readyAt && !p.greeted(d) {
+	if d.wants == 0 || !p.cacheRoom(d) || p.now < d.readyAt && !p.greeted(d) {
+		return false
+	}
+	unproven := p.unproven()
+	if d.counts[0] == 0 && unproven == 0 {
 		return false
 	}
 	for range cacheDraws {
-		c := d.pickMine(p.draw())
+		c := d.pickMine(unproven, p.draw())
+		if c < 0 && p.cover(d) {
+			c = d.pickMine(0, p.draw())
+		}
 		if c < 0 {
 			return false
 		}
+		if p.promised(d, c) {
+			continue
+		}
 		s := p.cacheFor(d, c)
-		if s.usable(p.now) && s.room(d.size(c)) {
+		if p.cacheFree(s, d) && s.room(d.size(c)) {
 			p.ask(s, d, c)
+			d.look(p.now)
 			return true
 		}
 		if s.strikes > 0 && p.now < s.pausedTo {
 			d.tries[c]++ // the next cache, next time
+		}
+	}
+	return false
+}
+
+// unproven counts the peers that have given nothing yet. What they claim may be lies:
+// it is no reason to leave the caches alone.
+func (p *Peer) unproven() int {
+	n := 0
+	for _, s := range p.sources {
+		if s.up && !s.doubted && s.samples == 0 && len(s.views) > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// promised reports whether a peer that gave something before claims to hold c.
+func (p *Peer) promised(d *download, c int) bool {
+	if d.avail[c] == 0 {
+		return false
+	}
+	for _, s := range p.sources {
+		if s.up && !s.doubted && s.samples > 0 {
+			if v := s.view(d); v != nil && v.has.has(c) {
+				return true
+			}
 		}
 	}
 	return false
@@ -73,22 +110,33 @@ func (p *Peer) greeted(d *download) bool {
 }
 
 // cacheRoom reports whether any cache may be asked for anything now.
-func (p *Peer) cacheRoom() bool {
-	for _, name := range p.origins {
-		if s := p.caches[name]; s.usable(p.now) && s.room(1) {
+func (p *Peer) cacheRoom(d *download) bool {
+	for _, s := range p.origins {
+		if p.cacheFree(s, d) {
 			return true
 		}
 	}
 	return false
 }
 
+// cacheFree reports whether a cache may be asked for one more chunk. All members queue
+// there: where they are many, one chunk each keeps it busy, and more would only make
+// everybody's wait longer.
+func (p *Peer) cacheFree(s *source, d *download) bool {
+	most := maxCacheChunks
+	if len(d.members) >= cacheCrowd*len(p.origins) {
+		most = 1
+	}
+	return s.usable(p.now) && len(s.fetches) < most
+}
+
 // cacheFor returns the cache to ask for a chunk: the caches share chunks out among
 // themselves by rendezvous, so the first of that order holds it, unless tried in vain.
 func (p *Peer) cacheFor(d *download, c int) *source {
 	if len(p.origins) == 1 {
-		return p.caches[p.origins[0]]
+		return p.origins[0]
 	}
-	order := starling.Rendezvous(d.chunks[c].Digest, p.origins, len(p.origins))
+	order := starling.Rendezvous(d.chunks[c].Digest, p.originNames, len(p.originNames))
 	return p.caches[order[d.tries[c]%len(order)]]
 }
 
@@ -150,6 +198,13 @@ func (p *Peer) askFor(s *source, d *download, c int, wait time.Duration) {
 	if wait > 0 {
 		p.parkedBytes += f.size
 	}
+	p.count(s)
+	p.reviewAt(f.deadline)
+	p.reviewAt(p.doubtAt(s))
+	if d.asked.has(c) {
+		d.askedAgain.set(c)
+	}
+	d.asked.set(c)
 	if !s.doubted { // from a doubted source it is wanted still
 		d.unwant(c)
 	}
@@ -167,6 +222,7 @@ func (p *Peer) land(s *source, f *fetch) {
 	if f.wait > 0 {
 		p.parkedBytes -= f.size
 	}
+	p.count(s)
 }
 
 func (p *Peer) cancel(s *source, f *fetch) {

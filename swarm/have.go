@@ -12,6 +12,9 @@ func (p *Peer) take(d *download, c int, from *source) {
 	d.left--
 	d.seen.set(c)
 	delete(d.tries, c)
+	if !d.askedAgain.has(c) && (from != nil || !d.asked.has(c)) {
+		return
+	}
 	for _, s := range p.sources {
 		if f := s.find(d, c); f != nil && s != from {
 			p.cancel(s, f)
@@ -35,15 +38,8 @@ func (p *Peer) hold(d *download, c int, from *source) {
 		return
 	}
 	p.take(d, c, from)
-	for _, s := range p.sources {
-		if !s.up {
-			continue
-		}
-		if v := s.view(d); v != nil && !v.has.has(c) {
-			v.news = append(v.news, uint32(c))
-			p.flushSoon()
-		}
-	}
+	d.fresh = append(d.fresh, uint32(c))
+	p.flushSoon()
 	p.finished(d)
 }
 
@@ -74,7 +70,7 @@ func (p *Peer) lost(ev Lost) {
 // hello sends all that is held of d; ask wants an answer.
 func (p *Peer) hello(s *source, d *download, ask bool) {
 	if v := s.view(d); v != nil {
-		v.news, v.owed = v.news[:0], false
+		v.owed = false
 	}
 	p.emit(Announce{To: s.name, Artifact: d.artifact, Hello: ask, All: d.held.bitmap(d.n)})
 }
@@ -168,26 +164,41 @@ func (p *Peer) flush() {
 		if !s.up {
 			continue
 		}
-		for _, v := range s.views {
-			if v.owed || len(v.news) > maxNewsChunks {
-				p.hello(s, v.d, false)
-			} else {
-				p.tell(s, v)
+		for _, d := range p.downloads {
+			if s.wanted && s.view(d) == nil {
+				p.tell(s, d, nil) // it has not said what it holds, but may hear
 			}
 		}
+		for _, v := range s.views {
+			if v.owed || len(v.d.fresh) > maxNewsChunks {
+				p.hello(s, v.d, false)
+			} else {
+				p.tell(s, v.d, v.has)
+			}
+		}
+	}
+	for _, d := range p.downloads {
+		d.fresh = d.fresh[:0]
 	}
 }
 
 // tell announces to a peer the chunks that it lacks, as far as is known.
-func (p *Peer) tell(s *source, v *view) {
-	var news []uint32
-	for _, c := range v.news {
-		if !v.has.has(int(c)) && v.d.held.has(int(c)) {
+func (p *Peer) tell(s *source, d *download, has bitset) {
+	lacks := func(c uint32) bool { return d.held.has(int(c)) && (has == nil || !has.has(int(c))) }
+	n := 0
+	for _, c := range d.fresh {
+		if lacks(c) {
+			n++
+		}
+	}
+	if n == 0 {
+		return
+	}
+	news := make([]uint32, 0, n)
+	for _, c := range d.fresh {
+		if lacks(c) {
 			news = append(news, c)
 		}
 	}
-	v.news = v.news[:0]
-	if len(news) > 0 {
-		p.emit(Announce{To: s.name, Artifact: v.d.artifact, Chunks: news})
-	}
+	p.emit(Announce{To: s.name, Artifact: d.artifact, Chunks: news})
 }

@@ -131,6 +131,7 @@ func (p *Peer) peerDown(s *source) {
 		v.has.each(func(c int) { p.unlearn(v, c) })
 	}
 	s.views, s.doubted = nil, false
+	p.count(s)
 }
 
 // distrust ends all dealings with a peer for this Peer's life, and with a cache for a while.
@@ -142,4 +143,5 @@ func (p *Peer) distrust(s *source, reason string) {
 	s.distrusted = true
 	p.peerDown(s)
 	p.rewire = true
+	p.reviewSoon()
 }

@@ -36,11 +36,12 @@ func (p *Peer) park(d *download) bool {
 	if c < 0 {
 		return false
 	}
-	for _, name := range starling.Rendezvous(d.chunks[c].Digest, p.origins, 2) {
+	for _, name := range starling.Rendezvous(d.chunks[c].Digest, p.originNames, 2) {
 		if s := p.caches[name]; p.mayPark(s) {
 			d.deferred = slices.DeleteFunc(d.deferred, func(x deferral) bool { return x.chunk == c })
 			d.mine.set(c)
 			s.parkAgain = p.now + parkWait
+			p.reviewAt(s.parkAgain)
 			p.askFor(s, d, c, parkWait)
 			return true
 		}
@@ -54,7 +55,7 @@ func (p *Peer) mayPark(s *source) bool {
 }
 
 func (p *Peer) parkable() bool {
-	return slices.ContainsFunc(p.origins, func(name string) bool { return p.mayPark(p.caches[name]) })
+	return slices.ContainsFunc(p.origins, p.mayPark)
 }
 
 // lacked notes that a cache has not got a chunk yet. It reports whether the cache had
@@ -66,6 +67,7 @@ func (p *Peer) lacked(f *fetch) bool {
 	}
 	f.d.mine.clear(f.chunk)
 	f.d.deferred = append(f.d.deferred, deferral{f.chunk, p.now + parkDefer})
+	p.reviewAt(p.now + parkDefer)
 	return true
 }
 

@@ -15,18 +15,21 @@ type Peer struct {
 	hash uint64 // of self and seed
 	spin uint64 // counts draws
 
-	now     time.Duration
-	out     []Effect
-	wake    time.Duration // the pending Tick; 0: none
-	sources []*source     // in order of appearance
-	peers   map[string]*source
-	caches  map[string]*source // a process may be both: its two parts are told apart
-	origins []string
+	now         time.Duration
+	out         []Effect
+	wake        time.Duration // the pending Tick; 0: none
+	due         time.Duration // when review next has something to do, at the earliest
+	sources     []*source     // in order of appearance
+	peers       map[string]*source
+	caches      map[string]*source // a process may be both: its two parts are told apart
+	origins     []*source          // in the order of originNames
+	originNames []string           // sorted
 	// downloads in order of Begin.
 	downloads []*download
 
 	inFlightBytes int64
 	parkedBytes   int64         // of them, left standing at caches
+	countedBytes  int64         // of them, what peers that gave something before will give
 	took          time.Duration // mean over all sources; 0: nothing came yet
 	pace          float64       // likewise
 	base          time.Duration // mean of the sources' least
@@ -63,6 +66,18 @@ func (p *Peer) Step(now time.Duration, ev Event) []Effect {
 		p.wake = 0
 	}
 	p.apply(ev)
+	if p.now >= p.due {
+		p.review()
+	}
+	p.fill()
+	p.flush()
+	p.sleep()
+	return p.out
+}
+
+// review does what is due by time, or after anything unusual: it looks at everything.
+// News and arrivals, which are most of the events, do without.
+func (p *Peer) review() {
 	p.expire()
 	if p.rewire {
 		p.rewire = false
@@ -70,11 +85,14 @@ func (p *Peer) Step(now time.Duration, ev Event) []Effect {
 	}
 	p.dial()
 	p.fallBack()
-	p.fill()
-	p.flush()
-	p.sleep()
-	return p.out
+	p.schedule()
 }
+
+// reviewSoon has this step look at everything.
+func (p *Peer) reviewSoon() { p.due = 0 }
+
+// reviewAt has everything looked at no later than t.
+func (p *Peer) reviewAt(t time.Duration) { p.due = min(p.due, t) }
 
 // Progress returns how many chunks of an artifact are held, and how many there are.
 func (p *Peer) Progress(artifact starling.Digest) (held, total int) {
@@ -97,6 +115,26 @@ func (p *Peer) Links() int {
 
 func (p *Peer) apply(ev Event) {
 	switch ev := ev.(type) {
+	case PeerHas:
+		p.peerHas(ev)
+		return
+	case Got:
+		p.got(ev)
+		return
+	case Held:
+		if d := p.download(ev.Artifact); d != nil {
+			for _, c := range ev.Chunks {
+				if int(c) < d.n {
+					p.hold(d, int(c), nil)
+				}
+			}
+		}
+		return
+	case Tick:
+		return
+	}
+	p.reviewSoon()
+	switch ev := ev.(type) {
 	case Begin:
 		p.begin(ev)
 	case End:
@@ -115,23 +153,10 @@ func (p *Peer) apply(ev Event) {
 		if s := p.peers[ev.Peer]; s != nil {
 			p.peerDown(s)
 		}
-	case PeerHas:
-		p.peerHas(ev)
-	case Got:
-		p.got(ev)
-	case Held:
-		if d := p.download(ev.Artifact); d != nil {
-			for _, c := range ev.Chunks {
-				if int(c) < d.n {
-					p.hold(d, int(c), nil)
-				}
-			}
-		}
 	case Lost:
 		p.lost(ev)
 	case Failed:
 		p.failed(ev)
-	case Tick:
 	}
 }
 
@@ -223,6 +248,7 @@ func (p *Peer) got(ev Got) {
 				s.parkAgain = p.now
 			}
 			s.trust()
+			p.count(s)
 		}
 	}
 	if !d.held.has(ev.Chunk) {
@@ -240,6 +266,7 @@ func (p *Peer) measure(s *source, f *fetch, took time.Duration) {
 	if p.took == 0 {
 		p.took, p.pace, p.base = took, x, took
 		p.spellAt = p.now
+		p.reviewSoon()
 		for _, o := range p.sources { // the first guess was a long one
 			for _, f := range o.fetches {
 				f.deadline = min(f.deadline, p.now+p.patience(o, f))
@@ -264,8 +291,8 @@ func (p *Peer) measure(s *source, f *fetch, took time.Duration) {
 func (p *Peer) setOrigins(names []string) {
 	names = slices.Clone(names)
 	slices.Sort(names)
-	p.origins = slices.Compact(names)
-	gone := func(s *source) bool { return s.origin && !slices.Contains(p.origins, s.name) }
+	names = slices.Compact(names)
+	gone := func(s *source) bool { return s.origin && !slices.Contains(names, s.name) }
 	for _, s := range p.sources {
 		if gone(s) {
 			for _, f := range slices.Clone(s.fetches) {
@@ -275,8 +302,9 @@ func (p *Peer) setOrigins(names []string) {
 		}
 	}
 	p.sources = slices.DeleteFunc(p.sources, gone)
-	for _, name := range p.origins {
-		p.source(name, true)
+	p.origins, p.originNames = p.origins[:0], names
+	for _, name := range names {
+		p.origins = append(p.origins, p.source(name, true))
 	}
 }
 
@@ -323,15 +351,14 @@ func (p *Peer) order() []*download {
 	return out
 }
 
-// sleep asks for the next Tick, if it is needed before the pending one.
-func (p *Peer) sleep() {
-	next := time.Duration(0)
+// schedule finds out when review has something to do again.
+func (p *Peer) schedule() {
+	next := never
 	at := func(t time.Duration) {
-		if t > p.now && (next == 0 || t < next) {
+		if t > p.now && t < next {
 			next = t
 		}
 	}
-	at(p.flushAt)
 	busy := false
 	for _, d := range p.downloads {
 		if d.seed || d.left == 0 {
@@ -340,6 +367,9 @@ func (p *Peer) sleep() {
 		busy = true
 		if len(p.origins) > 0 {
 			at(d.newsAt + p.quiet(d))
+			if d.spentAt > 0 && d.counts[0] > 0 {
+				at(d.coverAt)
+			}
 		}
 		at(d.readyAt)
 		for _, x := range d.deferred {
@@ -350,24 +380,32 @@ func (p *Peer) sleep() {
 		for _, f := range s.fetches {
 			at(f.deadline)
 		}
-		if s.unproven() {
-			at(p.doubtAt(s))
-		}
+		at(p.doubtAt(s))
 		if s.dialing || s.wanted && !s.up {
 			at(s.dialAt)
 		}
-		if s.wanted || s.up || s.origin {
-			if busy {
-				at(s.pausedTo)
-				at(s.parkAgain)
-			}
+		if busy && (s.wanted || s.up || s.origin) {
+			at(s.pausedTo)
+			at(s.parkAgain)
 		}
 	}
-	if p.inFlightBytes > p.parkedBytes && slices.ContainsFunc(p.downloads, (*download).endgame) {
-		at(p.hedgeAt)
+	p.due = next
+}
+
+// never is a time that does not come.
+const never = time.Duration(1<<63 - 1)
+
+// sleep asks for the next Tick, if it is needed before the pending one.
+func (p *Peer) sleep() {
+	next := p.due
+	if p.flushAt > 0 {
+		next = min(next, p.flushAt)
 	}
-	if next > 0 && (p.wake == 0 || next < p.wake) {
-		p.wake = next
-		p.emit(WakeAt{At: next})
+	if p.hedgeAt > p.now && p.inFlightBytes > p.parkedBytes && slices.ContainsFunc(p.downloads, (*download).endgame) {
+		next = min(next, p.hedgeAt)
+	}
+	if next != never && (p.wake == 0 || next < p.wake) {
+		p.wake = max(next, p.now+1)
+		p.emit(WakeAt{At: p.wake})
 	}
 }

@@ -482,28 +482,98 @@ func TestOnlyTheShareIsAskedOfTheCache(t *testing.T) {
 	}
 }
 
+// TestCacheIsTheLastResort has the others bring their shares one chunk after the other,
+// but for the last few of each: those are asked of the cache once nothing more comes.
 func TestCacheIsTheLastResort(t *testing.T) {
 	r := newRig(t, Config{})
 	r.step(Origins{Names: []string{"cache"}})
-	r.begin(blobA, 100, "a", "b", "c")
-	for _, name := range []string{"a", "b", "c"} {
+	names := []string{"a", "b", "c"}
+	r.begin(blobA, 100, names...)
+	d := r.p.downloads[0]
+	own := len(d.share)
+	shares := make(map[string][]uint32)
+	for _, name := range names {
 		r.has(name, blobA, 100)
+		shares[name] = share(d.seedOf(), name, d.members, d.chunks)
+	}
+	asked := 0
+	for round := 0; round < 23; round++ {
+		for _, name := range names {
+			r.step(PeerHas{Peer: name, Artifact: blobA, Chunks: shares[name][round : round+1]})
+			r.now += 10 * time.Millisecond
+			for r.count(func(q Request) bool { return !q.Origin }) > 0 {
+				r.got(func(q Request) bool { return !q.Origin })
+			}
+			if r.count(cacheReq) > 0 {
+				r.got(cacheReq)
+				asked++
+			}
+		}
+	}
+	if asked != own {
+		t.Fatalf("the cache was asked for %d chunks, a share of %d, while the others brought theirs", asked, own)
 	}
 	quiet := 0
 	for held := 0; held < 100 && r.now < time.Minute; held, _ = r.p.Progress(blobA) {
 		if r.count(cacheReq) > 0 {
-			r.now += time.Millisecond
+			r.now += 10 * time.Millisecond
 			r.got(cacheReq)
-		} else { // the others never bring theirs
-			r.pass(50 * time.Millisecond)
+		} else {
+			r.pass(10 * time.Millisecond)
 			quiet++
 		}
 	}
-	if _, ok := find[Done](r.seen); !ok {
-		t.Fatal("not done after a minute")
+	if _, ok := find[Done](r.seen); !ok || quiet < 5 {
+		t.Errorf("done %v; the others' chunks were asked for after %d pauses of 10 ms", ok, quiet)
 	}
-	if quiet < 10 {
-		t.Errorf("the others' shares were asked for after %d pauses of 50 ms", quiet)
+}
+
+// TestSharesOfTheSilentAreCovered has one member bring nothing at all.
+func TestSharesOfTheSilentAreCovered(t *testing.T) {
+	r := newRig(t, Config{})
+	r.step(Origins{Names: []string{"cache"}})
+	r.begin(blobA, 100, "a", "b", "c")
+	d := r.p.downloads[0]
+	for _, name := range []string{"a", "b", "c"} {
+		r.has(name, blobA, 100)
+	}
+	shareB := share(d.seedOf(), "b", d.members, d.chunks)
+	for r.count(cacheReq) > 0 && len(d.share) > 0 {
+		r.now += 10 * time.Millisecond
+		q, _ := r.answer(cacheReq, func(q Request) Event { return Got{Request: q, Took: 10 * time.Millisecond} })
+		if slices.Contains(shareB, uint32(q.Chunk)) {
+			break
+		}
+		for _, name := range []string{"a", "c"} { // they keep pace
+			for _, c := range share(d.seedOf(), name, d.members, d.chunks) {
+				if !d.seen.has(int(c)) {
+					r.step(PeerHas{Peer: name, Artifact: blobA, Chunks: []uint32{c}})
+					break
+				}
+			}
+		}
+		for r.count(func(q Request) bool { return !q.Origin }) > 0 {
+			r.got(func(q Request) bool { return !q.Origin })
+		}
+	}
+	for _, name := range []string{"a", "c"} {
+		r.step(PeerHas{Peer: name, Artifact: blobA, Chunks: share(d.seedOf(), name, d.members, d.chunks)})
+	}
+	covered := 1
+	for until := r.now + minQuiet/2; r.now < until; r.pass(10 * time.Millisecond) { // before the fall-back
+		for r.count(cacheReq) > 0 {
+			q, _ := r.answer(cacheReq, func(q Request) Event { return Got{Request: q, Took: 10 * time.Millisecond} })
+			if slices.Contains(d.share, uint32(q.Chunk)) {
+				continue // the last of its own
+			}
+			if !slices.Contains(shareB, uint32(q.Chunk)) {
+				t.Fatalf("chunk %d is asked of the cache, though its owner keeps pace", q.Chunk)
+			}
+			covered++
+		}
+	}
+	if covered < len(shareB)/4 || covered > len(shareB)/2 {
+		t.Errorf("%d chunks of a silent member's %d are taken over; two others do the same", covered, len(shareB))
 	}
 }
 

@@ -18,7 +18,7 @@ func (p *Peer) fallBack() {
 			d.phase = 0
 			d.resetMine()
 		case d.filling(p.now):
-		case !flowing && p.cachesIdle() && d.pickMine(0) < 0 && d.phase < maxPhase:
+		case !flowing && p.cachesIdle() && d.pickMine(0, 0) < 0 && d.phase < maxPhase:
 			d.open(p.cfg.Self, p.Links() == 0)
 			d.phase++
 		}
@@ -31,18 +31,13 @@ func (p *Peer) quiet(d *download) time.Duration {
 	if p.took == 0 {
 		return firstGuess
 	}
-	t := max(minQuiet, 8*d.gap, 4*p.took)
-	if d.phase > 0 && !d.endgame() {
-		t *= 4 // there is other work, which slows the news: no hurry
-	}
-	return t
+	return max(minQuiet, quietGaps*d.gap, time.Duration(1+d.hops())*p.base)
 }
 
 // cachesIdle reports whether there is a cache to ask and none is being asked.
 func (p *Peer) cachesIdle() bool {
 	any := false
-	for _, name := range p.origins {
-		s := p.caches[name]
+	for _, s := range p.origins {
 		if len(s.fetches) > 0 {
 			return false
 		}

@@ -25,6 +25,7 @@ type source struct {
 
 	fetches       []*fetch
 	inFlightBytes int64
+	countedBytes  int64 // of those, what is part of Peer.countedBytes
 
 	// Pace: seconds per byte of what was in flight to the source when a chunk was
 	// asked for, mean and mean deviation as in RFC 6298. Queueing at the source counts.
@@ -47,9 +48,8 @@ type view struct {
 	s    *source
 	d    *download
 	has  bitset
-	dry  bool     // nothing wanted was found; cleared when either side changes
-	news []uint32 // to be announced to the source
-	owed bool     // it asked for all that is held here
+	dry  bool // nothing wanted was found; cleared when either side changes
+	owed bool // it asked for all that is held here
 }
 
 // fetch is one chunk asked of one source.
@@ -88,11 +88,6 @@ func (s *source) forget(f *fetch) {
 	}
 }
 
-// unproven reports whether a peer is asked for its first chunk, and counted on for more.
-func (s *source) unproven() bool {
-	return s.samples == 0 && !s.origin && !s.doubted && len(s.fetches) > 0
-}
-
 // usable reports whether the source may be asked for something now.
 func (s *source) usable(now time.Duration) bool {
 	return (s.up || s.origin) && !s.distrusted && now >= s.pausedTo
@@ -124,7 +119,7 @@ func (s *source) room(size int64) bool {
 		return true
 	case s.doubted || s.samples == 0 && !s.origin: // on probation
 		return false
-	case s.inFlightBytes+size > maxDepthBytes, s.origin && n >= maxCacheChunks:
+	case s.inFlightBytes+size > maxDepthBytes:
 		return false
 	case n < minDepthChunks:
 		return true
