@@ -40,7 +40,7 @@ func (w *fillingWorld) step(name string, ev Event) {
 	for _, e := range slices.Clone(p.Step(w.now, ev)) {
 		switch e := e.(type) {
 		case Connect:
-			w.later(parkLatency, name, PeerUp{Peer: e.Peer})
+			w.later(parkLatency, name, PeerUp(e))
 			w.later(parkLatency, e.Peer, PeerUp{Peer: name})
 		case Announce:
 			w.later(parkLatency, e.To, PeerHas{Peer: name, Artifact: e.Artifact, Hello: e.Hello, All: slices.Clone(e.All), Chunks: slices.Clone(e.Chunks)})
