@@ -22,6 +22,7 @@ type distribution struct {
 	api      *client.Client
 	artifact starling.Digest
 	round    *Round
+	began    time.Time // when the machines could begin; by the leader's clock, which is this computer's
 }
 
 // pollEvery is how often the deployment's state is asked for; the times themselves come from the machines' logs.
@@ -39,14 +40,17 @@ func (d *distribution) run(ctx context.Context) error {
 	if err := d.stand.shape(d.cfg.RateMbit); err != nil {
 		return err
 	}
-	samples, err := d.stand.watch(ctx, d.deploy)
-	d.round.Samples = samples
-	d.round.WireCopies = d.stand.wireCopies(samples, d.cfg.Bytes)
-	return err
+	recorded, err := d.stand.watch(ctx, d.deploy)
+	if err != nil {
+		return err
+	}
+	d.round.Samples = recorded.since(d.began)
+	d.round.WireCopies = d.stand.wireCopies(d.round.Samples, d.cfg.Bytes)
+	return nil
 }
 
 func (d *distribution) deploy(ctx context.Context) error {
-	before, err := usageOf(d.world.Procs)
+	before, err := usageOf(pidsOf(d.world.Procs))
 	if err != nil {
 		return err
 	}
@@ -54,20 +58,19 @@ func (d *distribution) deploy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var began time.Time
 	end, err := d.api.Wait(ctx, submitted.ID, pollEvery, func(v *starling.Deployment) {
-		if began.IsZero() && (v.Phase == starling.PhaseStaging || v.Phase == starling.PhaseRollingOut) {
-			began = v.PhaseAt // the leader's clock is this computer's
+		if d.began.IsZero() && (v.Phase == starling.PhaseStaging || v.Phase == starling.PhaseRollingOut) {
+			d.began = v.PhaseAt
 		}
 	})
 	if err != nil {
 		return err
 	}
-	after, err := usageOf(d.world.Procs)
+	after, err := usageOf(pidsOf(d.world.Procs))
 	if err != nil {
 		return err
 	}
-	if err := d.read(began); err != nil {
+	if err := d.read(); err != nil {
 		return err
 	}
 	if end.Phase != starling.PhaseSucceeded || end.Machines.Healthy != d.cfg.Machines {
@@ -81,14 +84,14 @@ func (d *distribution) deploy(ctx context.Context) error {
 }
 
 // read takes the machines' times from their logs.
-func (d *distribution) read(began time.Time) error {
+func (d *distribution) read() error {
 	for _, p := range d.world.WithRole(starling.RoleMachine) {
 		b, err := os.ReadFile(p.Log)
 		if err != nil {
 			return err
 		}
-		d.round.DoneS = append(d.round.DoneS, max(0, loggedAt(b, "artifact fetched").Sub(began).Seconds()))
-		d.round.DurableS = max(d.round.DurableS, loggedAt(b, "artifact complete").Sub(began).Seconds())
+		d.round.DoneS = append(d.round.DoneS, max(0, loggedAt(b, "artifact fetched").Sub(d.began).Seconds()))
+		d.round.DurableS = max(d.round.DurableS, loggedAt(b, "artifact complete").Sub(d.began).Seconds())
 	}
 	return nil
 }

@@ -23,6 +23,7 @@ type SwarmConfig struct {
 	RateMbit int // of each cache's and machine's link, in each direction; 0: unshaped
 	Rounds   int // of each system, in turns; 0: 1
 	Seed     uint64
+	Dir      string   // where the data goes; "": where temporary files go
 	Compare  []string // other programs to measure beside it, see Rivals
 }
 
@@ -76,7 +77,10 @@ func (c SwarmConfig) Run(ctx context.Context) (*SwarmResult, error) {
 	} else if c.RateMbit > 0 || len(c.Compare) > 0 {
 		return nil, starling.Invalidf("--rate", "shaped links and rivals need network namespaces: run as root on Linux")
 	}
-	systems, notes := c.systems(s)
+	systems, notes, err := c.systems(s)
+	if err != nil {
+		return nil, err
+	}
 	res.Notes = notes
 	for i := range c.Rounds {
 		for _, system := range systems {
@@ -101,9 +105,10 @@ type system struct {
 const ours = "starling"
 
 // systems lists what is to be measured, with notes on rivals that are not here.
-func (c SwarmConfig) systems(s *stand) ([]system, []string) {
-	all := []system{{name: ours, run: func(ctx context.Context, seed uint64) (*Round, error) { return c.round(ctx, s, seed) }}}
-	return all, nil
+func (c SwarmConfig) systems(s *stand) ([]system, []string, error) {
+	us := system{name: ours, run: func(ctx context.Context, seed uint64) (*Round, error) { return c.round(ctx, s, seed) }}
+	rivals, notes, err := c.rivals(s)
+	return append([]system{us}, rivals...), notes, err
 }
 
 func (res *SwarmResult) sumUp(systems []system) {
@@ -147,7 +152,7 @@ func (c SwarmConfig) round(ctx context.Context, s *stand, seed uint64) (*Round, 
 	}
 	size := world.Size{Regions: 1, Servers: 1, Caches: c.Caches, Machines: c.Machines}
 	r := &Round{}
-	err := inWorld(ctx, c.Bin, size, func(w *world.World, api *client.Client) error {
+	err := inWorld(ctx, c.Bin, c.Dir, size, func(w *world.World, api *client.Client) error {
 		record, err := pushRandom(ctx, api, w.Dir, c.Bytes, seed)
 		if err != nil {
 			return err

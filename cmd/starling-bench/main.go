@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -41,6 +42,8 @@ type settings struct {
 	rate     int
 	caches   int
 	rounds   int
+	dir      string
+	compare  []string
 	seed     uint64
 	duration time.Duration
 }
@@ -77,6 +80,7 @@ func newRoot() *cobra.Command {
 		}
 		return bench.SwarmConfig{
 			Bin: s.bin, Machines: s.machines, Caches: s.caches, Bytes: s.bytes, RateMbit: s.rate, Rounds: s.rounds, Seed: s.seed,
+			Dir: s.dir, Compare: s.compare,
 		}.Run(ctx)
 	})
 	swarm.Flags().IntVar(&s.caches, "caches", 1, "caches that hold the artifact at first")
@@ -84,6 +88,8 @@ func newRoot() *cobra.Command {
 	swarm.Flags().Int64Var(&s.bytes, "bytes", 500_000_000, "size of the artifact")
 	swarm.Flags().IntVar(&s.machines, "machines", 8, "machines")
 	swarm.Flags().IntVar(&s.rate, "rate", 0, "Mbit/s of each link; 0: unshaped")
+	swarm.Flags().StringVar(&s.dir, "dir", os.TempDir(), "where the data goes")
+	swarm.Flags().StringSliceVar(&s.compare, "compare", nil, "measure other programs beside it: "+strings.Join(bench.Rivals(), ", "))
 	root.AddCommand(chunk, submit, swarm)
 	return root
 }
