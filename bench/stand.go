@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/starlingdeploy/starling/lab"
@@ -31,7 +32,7 @@ func (s *stand) machineHosts() []lab.Host { return s.lab.Hosts()[1+s.seeds:] }
 // shape bounds the links of seeds and machines; 0: not at all.
 func (s *stand) shape(mbit int) error {
 	for _, h := range s.lab.Hosts()[1:] {
-		if err := s.lab.Shape(h, mbit); err != nil {
+		if err := s.lab.Shape(h, float64(mbit)); err != nil {
 			return err
 		}
 	}
@@ -98,6 +99,12 @@ func (s *stand) watch(ctx context.Context, f func(context.Context) error) (*reco
 			}
 		}
 	}
+}
+
+// cut removes what was sampled well after a time.
+func (r *recording) cut(end time.Time) {
+	at := end.Sub(r.from) + 2*sampleEvery
+	r.samples = slices.DeleteFunc(r.samples, func(x Sample) bool { return x.AtS > at.Seconds() })
 }
 
 // since returns the samples with another zero, without those before it.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -100,6 +101,36 @@ func childrenOf(dir string) ([]int, error) {
 		}
 	}
 	return out, nil
+}
+
+// account is the usage of a world's processes, of which some may be gone.
+type account struct {
+	procs  []*world.Proc
+	buried map[*world.Proc]bool
+	lost   usage // of runs that have ended
+}
+
+func newAccount(procs []*world.Proc) *account {
+	return &account{procs: procs, buried: map[*world.Proc]bool{}}
+}
+
+// bury takes the account of a process that is about to be killed.
+func (a *account) bury(p *world.Proc) error {
+	u, err := usageOf([]int{p.PID()})
+	if err != nil {
+		return err
+	}
+	a.buried[p] = true
+	a.lost.cpuS += u.cpuS
+	a.lost.rssMaxMB = max(a.lost.rssMaxMB, u.rssMaxMB)
+	return nil
+}
+
+func (a *account) usage() (usage, error) {
+	u, err := usageOf(pidsOf(slices.DeleteFunc(slices.Clone(a.procs), func(p *world.Proc) bool { return a.buried[p] })))
+	u.cpuS += a.lost.cpuS
+	u.rssMaxMB = max(u.rssMaxMB, a.lost.rssMaxMB)
+	return u, err
 }
 
 func pidsOf(procs []*world.Proc) []int {
