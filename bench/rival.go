@@ -181,6 +181,10 @@ func (r rival) start(ctx context.Context, procs *crew, c SwarmConfig, s *stand, 
 	if err := waitFor(ctx, procs, append(seeds, machines...), "ready"); err != nil {
 		return nil, err
 	}
+	// A client whose first announcement is lost may take minutes until its next.
+	if err := announced(ctx, procs, s.coordinator(), at, t, 0); err != nil {
+		return nil, err
+	}
 	if err := begin(seeds); err != nil {
 		return nil, err
 	}
@@ -247,11 +251,15 @@ func (m *member) doneAt() (time.Time, error) {
 	return time.UnixMicro(int64(s * 1e6)), nil
 }
 
-// scrapeMaxBytes bounds the tracker's answer.
-const scrapeMaxBytes = 64 << 10
+const (
+	scrapeMaxBytes = 64 << 10 // of the tracker's answer
+	announceWithin = 30 * time.Second
+)
 
-// announced waits until the tracker knows all seeds.
+// announced waits until the tracker answers and knows so many seeds.
 func announced(ctx context.Context, procs *crew, h lab.Host, at string, t *torrent, seeds int) error {
+	ctx, cancel := context.WithTimeout(ctx, announceWithin)
+	defer cancel()
 	hc := &http.Client{Transport: &http.Transport{DialContext: h.Dial, DisableKeepAlives: true}}
 	scrape := at + "/scrape?info_hash=" + url.QueryEscape(string(t.infoHash[:]))
 	for {
@@ -271,7 +279,7 @@ func announced(ctx context.Context, procs *crew, h lab.Host, at string, t *torre
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("the seeds have not announced themselves: %w", ctx.Err())
+			return fmt.Errorf("the tracker does not know %d seeds: %w", seeds, ctx.Err())
 		case <-time.After(lookEvery):
 		}
 	}

@@ -118,7 +118,13 @@ func (c SwarmConfig) Run(ctx context.Context) (*SwarmResult, error) {
 		for _, system := range systems {
 			r, err := system.run(ctx, c.Seed+uint64(i))
 			if err != nil {
-				return nil, fmt.Errorf("%s, round %d: %w", system.name, i+1, err)
+				err = fmt.Errorf("%s, round %d: %w", system.name, i+1, err)
+			}
+			if err != nil && system.name != ours && ctx.Err() == nil { // ours stand without it
+				res.Notes = append(res.Notes, err.Error())
+				continue
+			} else if err != nil {
+				return nil, err
 			}
 			r.System = system.name
 			res.Rounds = append(res.Rounds, r)
@@ -152,6 +158,9 @@ func (res *SwarmResult) sumUp(systems []system) {
 		spreads := map[string]Spread{"last_s": last, "cpu_s_per_gb": cpu}
 		rss := figure(func(r *Round) float64 { return r.RSSMBMax }).Max
 		if s.name != ours {
+			if last.Median == 0 { // it never came to the end
+				continue
+			}
 			if res.Peers == nil {
 				res.Peers = map[string]*PeerResult{}
 			}
