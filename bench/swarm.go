@@ -48,6 +48,8 @@ type SwarmResult struct {
 	RSSMBMax    float64 `json:"rss_mb_max"`   // the largest machine or cache, of all rounds
 	Network     string  `json:"network"`
 
+	Computer Computer `json:"computer"`
+
 	Delta  *DeltaResult   `json:"delta,omitempty"`  // of the round with the median ratio
 	Faults []*FaultResult `json:"faults,omitempty"` // of the last round
 
@@ -95,7 +97,7 @@ func (c SwarmConfig) Run(ctx context.Context) (*SwarmResult, error) {
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
-	res := &SwarmResult{Machines: c.Machines, Bytes: c.Bytes, RateMbit: c.RateMbit, Network: "loopback"}
+	res := &SwarmResult{Machines: c.Machines, Bytes: c.Bytes, RateMbit: c.RateMbit, Network: "loopback", Computer: thisComputer()}
 	if c.RateMbit > 0 {
 		res.BoundS = float64(c.Bytes) * 8 / 1e6 / float64(c.RateMbit)
 	}
