@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -261,7 +260,10 @@ func announced(ctx context.Context, procs *crew, h lab.Host, at string, t *torre
 	ctx, cancel := context.WithTimeout(ctx, announceWithin)
 	defer cancel()
 	hc := &http.Client{Transport: &http.Transport{DialContext: h.Dial, DisableKeepAlives: true}}
-	scrape := at + "/scrape?info_hash=" + url.QueryEscape(string(t.infoHash[:]))
+	scrape := at + "/scrape?info_hash="
+	for _, b := range t.infoHash {
+		scrape += fmt.Sprintf("%%%02x", b) // a tracker may not know + as a blank
+	}
 	for {
 		if err := procs.check(); err != nil {
 			return err
