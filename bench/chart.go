@@ -47,10 +47,10 @@ const (
 func newChart(title, unit string, maxX, maxY float64) *chart {
 	c := &chart{Title: title, Unit: unit, Width: 560, Height: 270, Left: 52, Right: 548, Top: 26, Bottom: 232}
 	c.maxX, c.maxY = math.Max(maxX, 1e-9), math.Max(maxY, 1e-9)
-	for _, v := range ticks(c.maxX, 8) {
+	for _, v := range ticks(c.maxX, 10) {
 		c.XTicks = append(c.XTicks, tick{c.x(v), number(v)})
 	}
-	for _, v := range ticks(c.maxY, 5) {
+	for _, v := range ticks(c.maxY, 6) {
 		c.YTicks = append(c.YTicks, tick{c.y(v), number(v)})
 	}
 	return c

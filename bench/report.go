@@ -85,7 +85,7 @@ func (r *report) Title() string {
 }
 
 // barWidth is of the summary's bars.
-const barWidth = 300
+const barWidth = 240
 
 func (r *report) summarise() {
 	most := r.BoundS

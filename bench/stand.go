@@ -131,5 +131,5 @@ func (s *stand) wireCopies(samples []Sample, bytes int64) float64 {
 }
 
 func (s *stand) String() string {
-	return fmt.Sprintf("%d seeds and %d machines in network namespaces", s.seeds, s.machines)
+	return fmt.Sprintf("network namespaces: seeds %d, machines %d", s.seeds, s.machines)
 }

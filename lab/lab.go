@@ -118,7 +118,7 @@ type Traffic struct{ InBytes, OutBytes int64 }
 
 // Counters returns the traffic of all hosts, in their order.
 func (l *Lab) Counters() ([]Traffic, error) {
-	b, err := os.ReadFile("/proc/self/net/dev")
+	b, err := os.ReadFile("/proc/thread-self/net/dev") // not the process's: its first thread may be in a Dial
 	if err != nil {
 		return nil, fmt.Errorf("lab: %w", err)
 	}
