@@ -7,7 +7,7 @@ import (
 )
 
 var aria2 = rival{
-	name: "aria2", pieceBytes: 1 << 20,
+	name: "aria2", pieceBytes: 256 << 10,
 	find: func() (string, error) {
 		out, err := exec.Command("aria2c", "--version").Output()
 		if err != nil {
