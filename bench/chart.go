@@ -45,7 +45,7 @@ const (
 )
 
 func newChart(title, unit string, maxX, maxY float64) *chart {
-	c := &chart{Title: title, Unit: unit, Width: 560, Height: 270, Left: 52, Right: 548, Top: 26, Bottom: 232}
+	c := &chart{Title: title, Unit: unit, Width: 560, Height: 282, Left: 52, Right: 548, Top: 38, Bottom: 244}
 	c.maxX, c.maxY = math.Max(maxX, 1e-9), math.Max(maxY, 1e-9)
 	for _, v := range ticks(c.maxX, 10) {
 		c.XTicks = append(c.XTicks, tick{c.x(v), number(v)})

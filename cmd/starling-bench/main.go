@@ -160,12 +160,25 @@ func runSwarm(ctx context.Context, s *settings) (*bench.SwarmResult, error) {
 	return res, nil
 }
 
+// commandLine is this program's as a shell takes it.
+func commandLine() string {
+	words := []string{filepath.Base(os.Args[0])}
+	for _, w := range os.Args[1:] {
+		if strings.ContainsAny(w, " \t\n;&|*?$<>(){}[]'\"\\`~#!") {
+			w = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+		}
+		words = append(words, w)
+	}
+	return strings.Join(words, " ")
+}
+
+// writeReport writes the page. It gets the samples, which the printed result may lack.
 func writeReport(name string, res *bench.SwarmResult) error {
 	f, err := os.Create(name)
 	if err != nil {
 		return err
 	}
-	about := bench.About{Command: strings.Join(os.Args, " "), Version: version, At: time.Now()}
+	about := bench.About{Command: commandLine(), Version: version, At: time.Now()}
 	return errors.Join(bench.WriteReport(f, res, about), f.Close())
 }
 
