@@ -6,6 +6,7 @@ import (
 	"strings"
 )
 
+// With pieces of 256 KiB it was as fast as with 1 MiB, or up to a tenth faster.
 var aria2 = rival{
 	name: "aria2", pieceBytes: 256 << 10,
 	find: func() (string, error) {

@@ -14,7 +14,9 @@ def tell(file, text):
 
 
 torrent, seed = sys.argv[1], sys.argv[2] == "seed"
-# libtorrent's own preset for speed, without what reaches out of the stand.
+# libtorrent's own preset for speed, without what reaches out of the stand. Its deep queues and
+# its suggestions make many machines ask the seed for the same pieces: both cut, one seed
+# and eight machines on links of 100 Mbit/s took 18 s instead of 22, where the bound is 10.
 settings = lt.high_performance_seed()
 settings.update({
     "listen_interfaces": "0.0.0.0:6881",
@@ -22,6 +24,7 @@ settings.update({
     "enable_outgoing_utp": False, "enable_incoming_utp": False,
     "allow_multiple_connections_per_ip": True,
     "unchoke_slots_limit": -1, "connections_limit": 8000, "connection_speed": 500,
+    "request_queue_time": 1, "max_out_request_queue": 128, "suggest_mode": 0,
     "min_announce_interval": 1, "min_reconnect_time": 1,
     "alert_mask": lt.alert.category_t.status_notification | lt.alert.category_t.error_notification,
 })
