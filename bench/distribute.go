@@ -1,12 +1,10 @@
 package bench
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"os"
-	"regexp"
+	"slices"
 	"time"
 
 	"github.com/starlingdeploy/starling"
@@ -21,32 +19,59 @@ type distribution struct {
 	world    *world.World
 	api      *client.Client
 	artifact starling.Digest
+	account  *account
+	faults   *injector
 	round    *Round
+	all      time.Time // with faults: when the machines that are awaited had all
+	began    time.Time // when the machines could begin; by the leader's clock, which is this computer's
 }
 
-// pollEvery is how often the deployment's state is asked for; the times themselves come from the machines' logs.
-const pollEvery = 100 * time.Millisecond
+const (
+	// pollEvery is how often the deployment's state is asked for; the times themselves come
+	// from the machines' logs.
+	pollEvery = 100 * time.Millisecond
+	// faultEvery is how often it is looked whether a fault is due.
+	faultEvery = 20 * time.Millisecond
+	// endWithin is how long a deployment with faults may go on after the machines that can
+	// have all: it takes a while until others are given up, and a slow one may need hours.
+	endWithin = 20 * time.Second
+)
+
+// benchApp is what is deployed: files that are only placed. With faults, any number of
+// machines may fail.
+func benchApp(faults bool) starling.App {
+	app := starling.App{Name: "bench"}
+	if faults {
+		app.Deploy.Strategy.MaxFailed = "100%"
+	}
+	app.SetDefaults()
+	return app
+}
 
 func (d *distribution) run(ctx context.Context) error {
-	app := starling.App{Name: "bench"}
-	app.SetDefaults()
-	if _, err := d.api.ApplyApp(ctx, app, nil); err != nil {
-		return err
-	}
 	if d.stand == nil {
 		return d.deploy(ctx)
 	}
 	if err := d.stand.shape(d.cfg.RateMbit); err != nil {
 		return err
 	}
-	samples, err := d.stand.watch(ctx, d.deploy)
-	d.round.Samples = samples
-	d.round.WireCopies = d.stand.wireCopies(samples, d.cfg.Bytes)
-	return err
+	recorded, err := d.stand.watch(ctx, d.deploy)
+	if err != nil {
+		return err
+	}
+	if !d.all.IsZero() {
+		recorded.cut(d.all)
+	}
+	d.round.Samples = recorded.since(d.began)
+	d.round.WireCopies = d.stand.wireCopies(d.round.Samples, d.cfg.Bytes)
+	if len(d.round.Faults) > 0 { // those that are gone report nothing
+		d.round.CacheCopies = d.round.WireCopies
+	}
+	return nil
 }
 
 func (d *distribution) deploy(ctx context.Context) error {
-	before, err := usageOf(d.world.Procs)
+	before, err := d.account.usage()
 	if err != nil {
 		return err
 	}
@@ -54,60 +79,156 @@ func (d *distribution) deploy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var began time.Time
-	end, err := d.api.Wait(ctx, submitted.ID, pollEvery, func(v *starling.Deployment) {
-		if began.IsZero() && (v.Phase == starling.PhaseStaging || v.Phase == starling.PhaseRollingOut) {
-			began = v.PhaseAt // the leader's clock is this computer's
-		}
-	})
+	var after usage
+	var end *starling.Deployment
+	if len(d.cfg.Faults) > 0 {
+		after, end, err = d.followFaults(ctx, submitted.ID)
+	} else {
+		after, end, err = d.follow(ctx, submitted.ID)
+	}
 	if err != nil {
 		return err
 	}
-	after, err := usageOf(d.world.Procs)
-	if err != nil {
+	if err := d.read(); err != nil {
 		return err
-	}
-	if err := d.read(began); err != nil {
-		return err
-	}
-	if end.Phase != starling.PhaseSucceeded || end.Machines.Healthy != d.cfg.Machines {
-		return fmt.Errorf("the deployment ended as %s with %d of %d machines: %s", end.Phase, end.Machines.Healthy, d.cfg.Machines, end.Reason)
 	}
 	r := d.round
+	r.Phase = end.Phase
 	r.CacheCopies = float64(end.Bytes.CacheOut) / float64(d.cfg.Bytes)
 	r.RSSMBMax = after.rssMaxMB
 	r.finish(d.cfg.Bytes, after.cpuS-before.cpuS)
 	return nil
 }
 
-// read takes the machines' times from their logs.
-func (d *distribution) read(began time.Time) error {
+// follow waits for the deployment's success.
+func (d *distribution) follow(ctx context.Context, id string) (usage, *starling.Deployment, error) {
+	end, err := d.api.Wait(ctx, id, pollEvery, nil)
+	if err != nil {
+		return usage{}, nil, err
+	}
+	if end.Phase != starling.PhaseSucceeded || end.Machines.Healthy != d.cfg.Machines {
+		return usage{}, nil, fmt.Errorf("the deployment ended as %s with %d of %d machines: %s", end.Phase, end.Machines.Healthy, d.cfg.Machines, end.Reason)
+	}
+	d.began = machinesBegan(end)
+	after, err := d.account.usage()
+	return after, end, err
+}
+
+// machinesBegan returns when a deployment's machines could begin, to the millisecond as
+// logs have it; zero: not yet.
+func machinesBegan(v *starling.Deployment) time.Time {
+	if v.Phase == starling.PhaseStaging {
+		return v.PhaseAt.Truncate(time.Millisecond)
+	}
+	if v.Phase != starling.PhaseRollingOut && !v.Phase.Terminal() {
+		return time.Time{}
+	}
+	t := v.Timings
+	return v.CreatedAt.Add(time.Duration(t.QueuedMS+t.BuildMS+t.ReplicateMS) * time.Millisecond).Truncate(time.Millisecond)
+}
+
+// followFaults carries out the script until the machines that can have all; then the
+// deployment has some time to end.
+func (d *distribution) followFaults(ctx context.Context, id string) (after usage, v *starling.Deployment, err error) {
+	tick := time.NewTicker(faultEvery)
+	defer tick.Stop()
+	var polled time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return after, nil, d.unfinished(ctx.Err())
+		case <-tick.C:
+		}
+		if !d.began.IsZero() {
+			if err := d.faults.tick(time.Since(d.began)); err != nil {
+				return after, nil, err
+			}
+		}
+		if time.Since(polled) < pollEvery {
+			continue
+		}
+		polled = time.Now()
+		if v, err = d.api.Deployment(ctx, id); err != nil {
+			return after, nil, err
+		}
+		if d.began.IsZero() {
+			d.began = machinesBegan(v)
+			continue
+		}
+		if d.all.IsZero() && len(d.missing()) == 0 {
+			d.all = time.Now()
+			if after, err = d.account.usage(); err != nil {
+				return after, nil, err
+			}
+		}
+		if !d.all.IsZero() && (v.Phase.Terminal() || time.Since(d.all) > endWithin) {
+			return after, v, nil
+		}
+		if v.Phase.Terminal() && v.Phase != starling.PhaseSucceeded {
+			return after, nil, d.unfinished(fmt.Errorf("the deployment ended as %s: %s", v.Phase, v.Reason))
+		}
+	}
+}
+
+// missing names the machines that are awaited and do not hold all.
+func (d *distribution) missing() []string {
+	var out []string
+	for _, p := range d.faults.awaited() {
+		b, err := os.ReadFile(p.Log)
+		if err != nil || loggedAt(b, msgFetched, d.began).IsZero() {
+			out = append(out, p.Name)
+		}
+	}
+	return out
+}
+
+func (d *distribution) unfinished(err error) error {
+	if d.began.IsZero() {
+		return err
+	}
+	return fmt.Errorf("%w; without all: %v", err, d.missing())
+}
+
+// read takes the machines' times from their logs; of harmed ones they do not count.
+func (d *distribution) read() error {
 	for _, p := range d.world.WithRole(starling.RoleMachine) {
+		d.round.Machines = append(d.round.Machines, p.Name)
+		if d.faults.harmed[p] {
+			d.round.DoneS = append(d.round.DoneS, 0)
+			continue
+		}
 		b, err := os.ReadFile(p.Log)
 		if err != nil {
 			return err
 		}
-		d.round.DoneS = append(d.round.DoneS, max(0, loggedAt(b, "artifact fetched").Sub(began).Seconds()))
-		d.round.DurableS = max(d.round.DurableS, loggedAt(b, "artifact complete").Sub(began).Seconds())
+		at := loggedAt(b, msgFetched, d.began)
+		if at.IsZero() {
+			return fmt.Errorf("%s does not say that it holds all", p.Name)
+		}
+		d.round.DoneS = append(d.round.DoneS, at.Sub(d.began).Seconds())
+		if at := loggedAt(b, msgComplete, d.began); !at.IsZero() {
+			d.round.DurableS = max(d.round.DurableS, at.Sub(d.began).Seconds())
+		}
 	}
-	return nil
+	d.round.Faults = d.faults.results
+	return d.judgeRestarts()
 }
 
-var loggedTime = regexp.MustCompile(`time=(\S+)`)
-
-// loggedAt returns when a process first logged a message; zero: never.
-func loggedAt(log []byte, msg string) time.Time {
-	lines := bufio.NewScanner(bytes.NewReader(log))
-	want := []byte(`msg="` + msg + `"`)
-	for lines.Scan() {
-		if !bytes.Contains(lines.Bytes(), want) {
+func (d *distribution) judgeRestarts() error {
+	if len(d.faults.restarts) == 0 {
+		return nil
+	}
+	var perByte []float64
+	for i, p := range d.world.WithRole(starling.RoleMachine) {
+		if d.faults.harmed[p] {
 			continue
 		}
-		if m := loggedTime.FindSubmatch(lines.Bytes()); m != nil {
-			if at, err := time.Parse(time.RFC3339Nano, string(m[1])); err == nil {
-				return at
-			}
+		n, err := d.faults.received(d.stand.machineHosts()[i])
+		if err != nil {
+			return err
 		}
+		perByte = append(perByte, float64(n)/float64(d.cfg.Bytes))
 	}
-	return time.Time{}
+	slices.Sort(perByte)
+	return d.faults.judgeRestarts(d.began, perByte[len(perByte)/2])
 }

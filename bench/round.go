@@ -3,13 +3,15 @@ package bench
 import (
 	"cmp"
 	"slices"
+
+	"github.com/starlingdeploy/starling"
 )
 
 // Round is one distribution by one system.
 type Round struct {
 	System string `json:"system"` // starling, or a rival's name
 	// Seconds from the start until each machine held every byte, in the machines' order; 0: it
-	// never did (a fault script may have ended it).
+	// was harmed by a fault.
 	DoneS       []float64 `json:"done_s"`
 	LastS       float64   `json:"last_s"`
 	MedianS     float64   `json:"median_s"`
@@ -19,6 +21,11 @@ type Round struct {
 	CacheCopies float64   `json:"cache_copies,omitempty"`
 	DurableS    float64   `json:"durable_s,omitempty"` // until the last had synced them to disk as well
 	Samples     []Sample  `json:"samples,omitempty"`
+
+	Machines []string       `json:"machines,omitempty"` // names
+	Phase    starling.Phase `json:"phase,omitempty"`    // the deployment's last
+	Faults   []*FaultResult `json:"faults,omitempty"`
+	Delta    *DeltaResult   `json:"delta,omitempty"`
 }
 
 // finish derives the figures of a round from the machines' times.

@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/starlingdeploy/starling/lab"
@@ -14,7 +15,6 @@ type stand struct {
 	lab      *lab.Lab
 	seeds    int
 	machines int
-	began    time.Time // of the round; the curves' zero
 }
 
 func newStand(seeds, machines int) (*stand, error) {
@@ -32,7 +32,7 @@ func (s *stand) machineHosts() []lab.Host { return s.lab.Hosts()[1+s.seeds:] }
 // shape bounds the links of seeds and machines; 0: not at all.
 func (s *stand) shape(mbit int) error {
 	for _, h := range s.lab.Hosts()[1:] {
-		if err := s.lab.Shape(h, mbit); err != nil {
+		if err := s.lab.Shape(h, float64(mbit)); err != nil {
 			return err
 		}
 	}
@@ -47,36 +47,41 @@ const (
 
 // Sample is what the links of seeds and machines, in this order, had carried at a time.
 type Sample struct {
-	AtS      float64 `json:"at_s"` // since the round began
+	AtS      float64 `json:"at_s"` // since the machines could begin
 	InBytes  []int64 `json:"in_bytes"`
 	OutBytes []int64 `json:"out_bytes"`
 }
 
+// recording is samples in the order of time, AtS since from.
+type recording struct {
+	from    time.Time
+	samples []Sample
+}
+
 // watch samples the links while f runs.
-func (s *stand) watch(ctx context.Context, f func(context.Context) error) ([]Sample, error) {
+func (s *stand) watch(ctx context.Context, f func(context.Context) error) (*recording, error) {
 	zero, err := s.lab.Counters()
 	if err != nil {
 		return nil, err
 	}
-	s.began = time.Now()
-	done := make(chan error, 1)
-	go func() { done <- f(ctx) }()
-	tick := time.NewTicker(sampleEvery)
-	defer tick.Stop()
-	var out []Sample
+	rec := &recording{from: time.Now()}
 	take := func() error {
 		now, err := s.lab.Counters()
-		if err != nil || len(out) == maxSamples {
+		if err != nil || len(rec.samples) == maxSamples {
 			return err
 		}
-		x := Sample{AtS: time.Since(s.began).Seconds()}
+		x := Sample{AtS: time.Since(rec.from).Seconds()}
 		for i := 1; i < len(now); i++ {
 			x.InBytes = append(x.InBytes, now[i].InBytes-zero[i].InBytes)
 			x.OutBytes = append(x.OutBytes, now[i].OutBytes-zero[i].OutBytes)
 		}
-		out = append(out, x)
+		rec.samples = append(rec.samples, x)
 		return nil
 	}
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	tick := time.NewTicker(sampleEvery)
+	defer tick.Stop()
 	var sampling error
 	for {
 		select {
@@ -87,13 +92,30 @@ func (s *stand) watch(ctx context.Context, f func(context.Context) error) ([]Sam
 			if err == nil {
 				err = take()
 			}
-			return out, err
+			return rec, err
 		case <-tick.C:
 			if sampling == nil {
 				sampling = take()
 			}
 		}
 	}
+}
+
+// cut removes what was sampled well after a time.
+func (r *recording) cut(end time.Time) {
+	at := end.Sub(r.from) + 2*sampleEvery
+	r.samples = slices.DeleteFunc(r.samples, func(x Sample) bool { return x.AtS > at.Seconds() })
+}
+
+// since returns the samples with another zero, without those before it.
+func (r *recording) since(zero time.Time) []Sample {
+	var out []Sample
+	for _, x := range r.samples {
+		if x.AtS -= zero.Sub(r.from).Seconds(); x.AtS >= 0 {
+			out = append(out, x)
+		}
+	}
+	return out
 }
 
 // wireCopies is what left the seeds, headers included, in units of the content.
@@ -109,5 +131,5 @@ func (s *stand) wireCopies(samples []Sample, bytes int64) float64 {
 }
 
 func (s *stand) String() string {
-	return fmt.Sprintf("%d seeds and %d machines in network namespaces", s.seeds, s.machines)
+	return fmt.Sprintf("network namespaces: seeds %d, machines %d", s.seeds, s.machines)
 }

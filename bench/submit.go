@@ -49,7 +49,7 @@ const idleSettle = 10 * time.Second
 func (c SubmitConfig) Run(ctx context.Context) (*SubmitResult, error) {
 	res := &SubmitResult{Servers: c.Servers, Count: c.Count}
 	size := world.Size{Regions: 1, Servers: c.Servers, Machines: 1}
-	err := inWorld(ctx, c.Bin, size, func(w *world.World, _ *client.Client) error {
+	err := inWorld(ctx, c.Bin, "", size, func(w *world.World, _ *client.Client) error {
 		var err error
 		if res.IdleRSSMB, err = idleRSS(ctx, w, idleSettle); err != nil {
 			return err

@@ -1,10 +1,13 @@
 package bench
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/artifact"
@@ -23,7 +26,10 @@ type SwarmConfig struct {
 	RateMbit int // of each cache's and machine's link, in each direction; 0: unshaped
 	Rounds   int // of each system, in turns; 0: 1
 	Seed     uint64
+	Dir      string   // where the data goes; "": where temporary files go
 	Compare  []string // other programs to measure beside it, see Rivals
+	Faults   []Fault  // befall Starling only; not with Delta
+	Delta    float64  // over 0: a second artifact with this share of the bytes changed follows
 }
 
 // SwarmResult is its result. Times count from the moment the machines may fetch to the
@@ -42,6 +48,11 @@ type SwarmResult struct {
 	RSSMBMax    float64 `json:"rss_mb_max"`   // the largest machine or cache, of all rounds
 	Network     string  `json:"network"`
 
+	Computer Computer `json:"computer"`
+
+	Delta  *DeltaResult   `json:"delta,omitempty"`  // of the round with the median ratio
+	Faults []*FaultResult `json:"faults,omitempty"` // of the last round
+
 	Spreads map[string]Spread      `json:"spreads"`         // last_s and cpu_s_per_gb with min and max
 	Peers   map[string]*PeerResult `json:"peers,omitempty"` // rivals by name
 	Notes   []string               `json:"notes,omitempty"`
@@ -59,10 +70,34 @@ type PeerResult struct {
 	Spreads    map[string]Spread `json:"spreads"`
 }
 
+// Check refuses what cannot be measured.
+func (c SwarmConfig) Check() error {
+	for _, name := range c.Compare {
+		if _, err := rivalNamed(name); err != nil {
+			return err
+		}
+	}
+	switch {
+	case c.RateMbit < 0:
+		return starling.Invalidf("--rate", "must not be negative")
+	case c.Rounds < 1 || c.Caches < 1 || c.Machines < 1 || c.Bytes < 1:
+		return starling.Invalidf("--rounds", "rounds, caches, machines and bytes must be 1 or more")
+	case c.Delta < 0 || c.Delta > MaxDelta:
+		return starling.Invalidf("--delta", "must be between 0%% and %.0f%%", MaxDelta*100)
+	case c.Delta > 0 && len(c.Faults) > 0:
+		return starling.Invalidf("--delta", "is measured without faults")
+	}
+	_, err := victims(c.Faults, c.Machines, c.Caches, c.Seed)
+	return err
+}
+
 // Run measures all rounds. In a lab (see lab.Isolate) the hosts are network namespaces.
 func (c SwarmConfig) Run(ctx context.Context) (*SwarmResult, error) {
 	c.Caches, c.Rounds = max(c.Caches, 1), max(c.Rounds, 1)
-	res := &SwarmResult{Machines: c.Machines, Bytes: c.Bytes, RateMbit: c.RateMbit, Network: "loopback"}
+	if err := c.Check(); err != nil {
+		return nil, err
+	}
+	res := &SwarmResult{Machines: c.Machines, Bytes: c.Bytes, RateMbit: c.RateMbit, Network: "loopback", Computer: thisComputer()}
 	if c.RateMbit > 0 {
 		res.BoundS = float64(c.Bytes) * 8 / 1e6 / float64(c.RateMbit)
 	}
@@ -73,16 +108,25 @@ func (c SwarmConfig) Run(ctx context.Context) (*SwarmResult, error) {
 			return nil, err
 		}
 		res.Network = s.String()
-	} else if c.RateMbit > 0 || len(c.Compare) > 0 {
-		return nil, starling.Invalidf("--rate", "shaped links and rivals need network namespaces: run as root on Linux")
+	} else if c.RateMbit > 0 || len(c.Compare) > 0 || len(c.Faults) > 0 {
+		return nil, starling.Invalidf("--rate", "shaped links, rivals and faults need network namespaces: run as root on Linux")
 	}
-	systems, notes := c.systems(s)
+	systems, notes, err := c.systems(s)
+	if err != nil {
+		return nil, err
+	}
 	res.Notes = notes
 	for i := range c.Rounds {
 		for _, system := range systems {
 			r, err := system.run(ctx, c.Seed+uint64(i))
 			if err != nil {
-				return nil, fmt.Errorf("%s, round %d: %w", system.name, i+1, err)
+				err = fmt.Errorf("%s, round %d: %w", system.name, i+1, err)
+			}
+			if err != nil && system.name != ours && ctx.Err() == nil { // ours stand without it
+				res.Notes = append(res.Notes, err.Error())
+				continue
+			} else if err != nil {
+				return nil, err
 			}
 			r.System = system.name
 			res.Rounds = append(res.Rounds, r)
@@ -101,9 +145,10 @@ type system struct {
 const ours = "starling"
 
 // systems lists what is to be measured, with notes on rivals that are not here.
-func (c SwarmConfig) systems(s *stand) ([]system, []string) {
-	all := []system{{name: ours, run: func(ctx context.Context, seed uint64) (*Round, error) { return c.round(ctx, s, seed) }}}
-	return all, nil
+func (c SwarmConfig) systems(s *stand) ([]system, []string, error) {
+	us := system{name: ours, run: func(ctx context.Context, seed uint64) (*Round, error) { return c.round(ctx, s, seed) }}
+	rivals, notes, err := c.rivals(s)
+	return append([]system{us}, rivals...), notes, err
 }
 
 func (res *SwarmResult) sumUp(systems []system) {
@@ -115,6 +160,9 @@ func (res *SwarmResult) sumUp(systems []system) {
 		spreads := map[string]Spread{"last_s": last, "cpu_s_per_gb": cpu}
 		rss := figure(func(r *Round) float64 { return r.RSSMBMax }).Max
 		if s.name != ours {
+			if last.Median == 0 { // it never came to the end
+				continue
+			}
 			if res.Peers == nil {
 				res.Peers = map[string]*PeerResult{}
 			}
@@ -127,10 +175,31 @@ func (res *SwarmResult) sumUp(systems []system) {
 		res.LastS, res.MedianS, res.CPUSPerGB, res.RSSMBMax, res.Spreads = last.Median, median, cpu.Median, rss, spreads
 		res.DurableS = figure(func(r *Round) float64 { return r.DurableS }).Median
 		res.CacheCopies = figure(func(r *Round) float64 { return r.CacheCopies }).Median
+		res.Delta = medianDelta(res.Rounds)
+		for _, r := range res.Rounds {
+			if r.System == ours {
+				res.Faults = r.Faults
+			}
+		}
 		if res.LastS > 0 {
 			res.MBPerS = float64(res.Bytes) * float64(res.Machines) / 1e6 / res.LastS
 		}
 	}
+}
+
+// medianDelta returns the delta with the median ratio, nil if there is none.
+func medianDelta(rounds []*Round) *DeltaResult {
+	var all []*DeltaResult
+	for _, r := range rounds {
+		if r.Delta != nil {
+			all = append(all, r.Delta)
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	slices.SortFunc(all, func(a, b *DeltaResult) int { return cmp.Compare(a.MovedRatio, b.MovedRatio) })
+	return all[(len(all)-1)/2]
 }
 
 // round runs Starling once: it starts a world, pushes random content, shapes the
@@ -147,26 +216,44 @@ func (c SwarmConfig) round(ctx context.Context, s *stand, seed uint64) (*Round, 
 	}
 	size := world.Size{Regions: 1, Servers: 1, Caches: c.Caches, Machines: c.Machines}
 	r := &Round{}
-	err := inWorld(ctx, c.Bin, size, func(w *world.World, api *client.Client) error {
-		record, err := pushRandom(ctx, api, w.Dir, c.Bytes, seed)
+	err := inWorld(ctx, c.Bin, c.Dir, size, func(w *world.World, api *client.Client) error {
+		record, err := pushRandom(ctx, api, w.Dir, c.Bytes, seed, nil)
 		if err != nil {
 			return err
 		}
-		d := &distribution{cfg: c, stand: s, world: w, api: api, artifact: record.Digest, round: r}
-		return d.run(ctx)
+		if _, err := api.ApplyApp(ctx, benchApp(len(c.Faults) > 0), nil); err != nil {
+			return err
+		}
+		a := newAccount(w.Procs)
+		faults, err := newInjector(c, s, w, a, seed)
+		if err != nil {
+			return err
+		}
+		d := &distribution{cfg: c, stand: s, world: w, api: api, artifact: record.Digest, account: a, faults: faults, round: r}
+		if err := errors.Join(d.run(ctx), faults.release()); err != nil || c.Delta == 0 {
+			return err
+		}
+		r.Delta, err = d.runDelta(ctx, seed)
+		return err
 	}, hosts...)
 	return r, err
 }
 
-// pushRandom stores random content of n bytes as an artifact.
-func pushRandom(ctx context.Context, api *client.Client, dir string, n int64, seed uint64) (*starling.Artifact, error) {
+// pushRandom stores random content of n bytes, which edit (nil: nobody) may change, as an artifact.
+func pushRandom(ctx context.Context, api *client.Client, dir string, n int64, seed uint64, edit func(name string) error) (*starling.Artifact, error) {
 	content := filepath.Join(dir, "content")
 	if err := os.Mkdir(content, 0o755); err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(content)
-	if err := writeRandom(filepath.Join(content, "blob"), n, seed); err != nil {
+	blob := filepath.Join(content, "blob")
+	if err := writeRandom(blob, n, seed); err != nil {
 		return nil, err
+	}
+	if edit != nil {
+		if err := edit(blob); err != nil {
+			return nil, err
+		}
 	}
 	root, err := os.OpenRoot(content)
 	if err != nil {

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/starlingdeploy/starling"
@@ -15,10 +17,11 @@ import (
 	"github.com/starlingdeploy/starling/world"
 )
 
-// inWorld starts a world of the given size in a temporary folder, waits until it is
+// inWorld starts a world of the given size in a new folder in dir ("": where temporary
+// files go), waits until it is
 // ready, and calls f; everything is gone afterwards.
-func inWorld(ctx context.Context, bin string, size world.Size, f func(*world.World, *client.Client) error, hosts ...world.Host) (err error) {
-	dir, err := os.MkdirTemp("", "starling-bench-")
+func inWorld(ctx context.Context, bin, dir string, size world.Size, f func(*world.World, *client.Client) error, hosts ...world.Host) (err error) {
+	dir, err = os.MkdirTemp(dir, "starling-bench-")
 	if err != nil {
 		return err
 	}
@@ -40,16 +43,16 @@ func inWorld(ctx context.Context, bin string, size world.Size, f func(*world.Wor
 
 // usage is what processes have used.
 type usage struct {
-	cpuS     float64 // with children
+	cpuS     float64 // with all that they have started
 	rssMB    float64 // now, the largest of them
 	rssMaxMB float64 // high-water mark, the largest of them
 }
 
-// usageOf reads the kernel's account of processes (proc(5)).
-func usageOf(procs []*world.Proc) (usage, error) {
+// usageOf reads the kernel's account of processes and of those that they have started (proc(5)).
+func usageOf(pids []int) (usage, error) {
 	var u usage
-	for _, p := range procs {
-		dir := filepath.Join("/proc", strconv.Itoa(p.PID()))
+	for _, pid := range pids {
+		dir := filepath.Join("/proc", strconv.Itoa(pid))
 		cpu, err := cpuSeconds(filepath.Join(dir, "stat"))
 		if err != nil {
 			return u, err
@@ -61,8 +64,81 @@ func usageOf(procs []*world.Proc) (usage, error) {
 		}
 		u.rssMB = max(u.rssMB, now)
 		u.rssMaxMB = max(u.rssMaxMB, high)
+		children, err := childrenOf(dir)
+		if err != nil {
+			return u, err
+		}
+		below, err := usageOf(children)
+		if err != nil && !errors.Is(err, os.ErrNotExist) { // a child that ended meanwhile is in its parent's account
+			return u, err
+		}
+		u.cpuS += below.cpuS
+		u.rssMB, u.rssMaxMB = max(u.rssMB, below.rssMB), max(u.rssMaxMB, below.rssMaxMB)
 	}
 	return u, nil
+}
+
+// childrenOf lists a process's children that run; each of its threads has its own.
+func childrenOf(dir string) ([]int, error) {
+	lists, err := filepath.Glob(filepath.Join(dir, "task", "*", "children"))
+	if err != nil {
+		return nil, err
+	}
+	var out []int
+	for _, list := range lists {
+		b, err := os.ReadFile(list)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+			continue // the thread has ended
+		} else if err != nil {
+			return nil, err
+		}
+		for _, word := range bytes.Fields(b) {
+			pid, err := strconv.Atoi(string(word))
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", list, err)
+			}
+			out = append(out, pid)
+		}
+	}
+	return out, nil
+}
+
+// account is the usage of a world's processes, of which some may be gone.
+type account struct {
+	procs  []*world.Proc
+	buried map[*world.Proc]bool
+	lost   usage // of runs that have ended
+}
+
+func newAccount(procs []*world.Proc) *account {
+	return &account{procs: procs, buried: map[*world.Proc]bool{}}
+}
+
+// bury takes the account of a process that is about to be killed.
+func (a *account) bury(p *world.Proc) error {
+	u, err := usageOf([]int{p.PID()})
+	if err != nil {
+		return err
+	}
+	a.buried[p] = true
+	a.lost.cpuS += u.cpuS
+	a.lost.rssMaxMB = max(a.lost.rssMaxMB, u.rssMaxMB)
+	return nil
+}
+
+func (a *account) usage() (usage, error) {
+	u, err := usageOf(pidsOf(slices.DeleteFunc(slices.Clone(a.procs), func(p *world.Proc) bool { return a.buried[p] })))
+	u.cpuS += a.lost.cpuS
+	u.rssMaxMB = max(u.rssMaxMB, a.lost.rssMaxMB)
+	return u, err
+}
+
+func pidsOf(procs []*world.Proc) []int {
+	var out []int
+	for _, p := range procs {
+		out = append(out, p.PID())
+	}
+	return out
 }
 
 // ticksPerS is the unit of times in /proc, fixed on Linux (USER_HZ).
@@ -114,7 +190,7 @@ func idleRSS(ctx context.Context, w *world.World, settle time.Duration) (map[sta
 	}
 	out := map[starling.Role]float64{}
 	for _, r := range starling.Roles {
-		u, err := usageOf(w.WithRole(r))
+		u, err := usageOf(pidsOf(w.WithRole(r)))
 		if err != nil {
 			return nil, err
 		}

@@ -93,18 +93,36 @@ func (h Host) Dial(ctx context.Context, network, addr string) (net.Conn, error) 
 	}
 	out := make(chan dialled, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine, and nobody inherits its namespace
-		ns, err := os.Open("/run/netns/" + h.Name)
-		if err == nil {
-			err = errors.Join(unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET), ns.Close())
-		}
+		runtime.LockOSThread()
+		back, err := enter("/run/netns/" + h.Name)
 		if err != nil {
 			out <- dialled{err: fmt.Errorf("lab: enter %s: %w", h.Name, err)}
-			return
+			return // with the thread, wherever it is
 		}
 		conn, err := (&net.Dialer{}).DialContext(ctx, network, addr) // one address: dialled by this goroutine
+		if back() == nil {
+			runtime.UnlockOSThread() // else the thread ends with the goroutine, and nobody inherits its namespace
+		}
 		out <- dialled{conn, err}
 	}()
 	d := <-out
 	return d.conn, d.err
+}
+
+// enter moves the calling thread to a network namespace, and back.
+func enter(name string) (back func() error, err error) {
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil, err
+	}
+	there, err := os.Open(name)
+	if err == nil {
+		err = errors.Join(unix.Setns(int(there.Fd()), unix.CLONE_NEWNET), there.Close())
+	}
+	if err != nil {
+		return nil, errors.Join(err, home.Close())
+	}
+	return func() error {
+		return errors.Join(unix.Setns(int(home.Fd()), unix.CLONE_NEWNET), home.Close())
+	}, nil
 }

@@ -73,12 +73,12 @@ func Up(hosts int) (*Lab, error) {
 func (l *Lab) Hosts() []Host { return l.hosts }
 
 // Shape bounds a host's link to mbit Mbit/s in each direction; 0: not at all.
-func (l *Lab) Shape(h Host, mbit int) error {
+func (l *Lab) Shape(h Host, mbit float64) error {
 	return l.ShapeBoth(h, mbit, mbit)
 }
 
 // ShapeBoth bounds a host's link to up Mbit/s from it and down to it; 0: not at all.
-func (l *Lab) ShapeBoth(h Host, up, down int) error {
+func (l *Lab) ShapeBoth(h Host, up, down float64) error {
 	return errors.Join(qdisc("ip netns exec "+h.Name+" tc", "eth0", rate(up)), qdisc("tc", h.port, rate(down)))
 }
 
@@ -88,11 +88,11 @@ func (l *Lab) Mute(h Host) error {
 	return qdisc("ip netns exec "+h.Name+" tc", "eth0", "tbf rate 8kbit burst 10 limit 10")
 }
 
-func rate(mbit int) string {
+func rate(mbit float64) string {
 	if mbit == 0 {
 		return ""
 	}
-	return fmt.Sprintf("tbf rate %dmbit burst %s latency %s", mbit, burstBytes, queueFor)
+	return fmt.Sprintf("tbf rate %.0fbit burst %s latency %s", mbit*1e6, burstBytes, queueFor)
 }
 
 func qdisc(tc, dev, discipline string) error {
@@ -118,7 +118,7 @@ type Traffic struct{ InBytes, OutBytes int64 }
 
 // Counters returns the traffic of all hosts, in their order.
 func (l *Lab) Counters() ([]Traffic, error) {
-	b, err := os.ReadFile("/proc/self/net/dev")
+	b, err := os.ReadFile("/proc/thread-self/net/dev") // not the process's: its first thread may be in a Dial
 	if err != nil {
 		return nil, fmt.Errorf("lab: %w", err)
 	}

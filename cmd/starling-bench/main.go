@@ -4,10 +4,12 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -25,6 +27,9 @@ func main() {
 	defer stop()
 	if err := newRoot().ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "starling-bench: "+err.Error())
+		if starling.IsInvalid(err) {
+			os.Exit(2)
+		}
 		os.Exit(1)
 	}
 }
@@ -41,6 +46,12 @@ type settings struct {
 	rate     int
 	caches   int
 	rounds   int
+	dir      string
+	compare  []string
+	faults   string
+	delta    string
+	html     string
+	curves   bool
 	seed     uint64
 	duration time.Duration
 }
@@ -67,23 +78,19 @@ func newRoot() *cobra.Command {
 	submit.Flags().IntVar(&s.servers, "servers", 3, "servers: 1, 3 or 5")
 	submit.Flags().IntVar(&s.count, "count", 100, "submissions")
 	swarm := scenario(&s, "swarm", "One artifact to many machines", func(ctx context.Context) (any, error) {
-		if s.rate < 0 || s.rounds < 1 || s.caches < 1 {
-			return nil, starling.Invalidf("--rate", "rate must not be negative; rounds and caches must be 1 or more")
-		}
-		if err := lab.Possible(); err == nil {
-			if err := lab.Isolate(); err != nil {
-				return nil, err
-			}
-		}
-		return bench.SwarmConfig{
-			Bin: s.bin, Machines: s.machines, Caches: s.caches, Bytes: s.bytes, RateMbit: s.rate, Rounds: s.rounds, Seed: s.seed,
-		}.Run(ctx)
+		return runSwarm(ctx, &s)
 	})
 	swarm.Flags().IntVar(&s.caches, "caches", 1, "caches that hold the artifact at first")
 	swarm.Flags().IntVar(&s.rounds, "rounds", 1, "rounds of each system, in turns")
 	swarm.Flags().Int64Var(&s.bytes, "bytes", 500_000_000, "size of the artifact")
 	swarm.Flags().IntVar(&s.machines, "machines", 8, "machines")
 	swarm.Flags().IntVar(&s.rate, "rate", 0, "Mbit/s of each link; 0: unshaped")
+	swarm.Flags().StringVar(&s.dir, "dir", os.TempDir(), "where the data goes")
+	swarm.Flags().StringSliceVar(&s.compare, "compare", nil, "measure other programs beside it: "+strings.Join(bench.Rivals(), ", "))
+	swarm.Flags().StringVar(&s.faults, "faults", "", `a failure script, like "kill 10% at 50%; slow 1 at 0%; kill cache at 3s"`)
+	swarm.Flags().StringVar(&s.delta, "delta", "0%", "then deploy another artifact with this share of the bytes changed")
+	swarm.Flags().StringVar(&s.html, "html", "", "write a report to this file")
+	swarm.Flags().BoolVar(&s.curves, "curves", false, "print what the links carried over time, too")
 	root.AddCommand(chunk, submit, swarm)
 	return root
 }
@@ -105,6 +112,74 @@ func scenario(s *settings, name, short string, run func(context.Context) (any, e
 			return enc.Encode(result)
 		},
 	}
+}
+
+// runSwarm measures in namespaces of its own where it can.
+func runSwarm(ctx context.Context, s *settings) (*bench.SwarmResult, error) {
+	faults, err := bench.ParseFaults(s.faults)
+	if err != nil {
+		return nil, err
+	}
+	delta, err := starling.ParsePercent(s.delta)
+	if err != nil {
+		return nil, starling.Invalidf("--delta", "%s", err)
+	}
+	dir, err := filepath.Abs(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	c := bench.SwarmConfig{
+		Bin: s.bin, Machines: s.machines, Caches: s.caches, Bytes: s.bytes, RateMbit: s.rate, Rounds: s.rounds, Seed: s.seed,
+		Dir: dir, Compare: s.compare, Faults: faults, Delta: delta,
+	}
+	if err := c.Check(); err != nil {
+		return nil, err
+	}
+	if lab.Possible() == nil {
+		if err := lab.Isolate(); err != nil {
+			return nil, err
+		}
+	}
+	res, err := c.Run(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, note := range res.Notes {
+		fmt.Fprintln(os.Stderr, "starling-bench: "+note)
+	}
+	if s.html != "" {
+		if err := writeReport(s.html, res); err != nil {
+			return nil, err
+		}
+	}
+	if !s.curves {
+		for _, r := range res.Rounds {
+			r.Samples = nil
+		}
+	}
+	return res, nil
+}
+
+// commandLine is this program's as a shell takes it.
+func commandLine() string {
+	words := []string{filepath.Base(os.Args[0])}
+	for _, w := range os.Args[1:] {
+		if strings.ContainsAny(w, " \t\n;&|*?$<>(){}[]'\"\\`~#!") {
+			w = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+		}
+		words = append(words, w)
+	}
+	return strings.Join(words, " ")
+}
+
+// writeReport writes the page. It gets the samples, which the printed result may lack.
+func writeReport(name string, res *bench.SwarmResult) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	about := bench.About{Command: commandLine(), Version: version, At: time.Now()}
+	return errors.Join(bench.WriteReport(f, res, about), f.Close())
 }
 
 // besideMe returns the path of a program in this one's folder.
