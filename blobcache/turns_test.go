@@ -41,8 +41,9 @@ func line(t *testing.T, q *turns, wg *sync.WaitGroup, artifact starling.Digest, 
 func TestTurnsAreFairAmongArtifacts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newTurns(1, 64)
+		var mu sync.Mutex
 		var order []starling.Digest
-		note := func(a starling.Digest) { order = append(order, a) }
+		note := func(a starling.Digest) { mu.Lock(); order = append(order, a); mu.Unlock() }
 		var wg sync.WaitGroup
 		line(t, q, &wg, bulkA, 0, 9, 2<<20, note) // chunks of twice the size
 		line(t, q, &wg, bulkB, 0, 8, 1<<20, note)
@@ -67,8 +68,9 @@ func TestTurnsAreFairAmongArtifacts(t *testing.T) {
 func TestHotfixGoesBeforeBulk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newTurns(2, 64)
+		var mu sync.Mutex
 		var order []starling.Digest
-		note := func(a starling.Digest) { order = append(order, a) }
+		note := func(a starling.Digest) { mu.Lock(); order = append(order, a); mu.Unlock() }
 		var wg sync.WaitGroup
 		line(t, q, &wg, bulkA, 0, 10, 1<<20, note)
 		line(t, q, &wg, hotfix, 100, 4, 1<<20, note)
