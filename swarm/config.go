@@ -57,6 +57,12 @@ const (
 	maxPatience     = 2 * time.Minute
 )
 
+// Priorities. A download without a chunk for so long no longer holds up less urgent ones.
+const (
+	hurryLeast = 500 * time.Millisecond
+	hurryTooks = 3 // the same, in units of what a chunk takes
+)
+
 // Failures.
 const (
 	pauseFailed  = 250 * time.Millisecond // doubles, as all pauses do

@@ -48,6 +48,7 @@ type download struct {
 	owners   *owners       // nil: not needed yet
 	coverAt  time.Duration // laggards are looked for then, at the earliest
 	begunAt  time.Duration
+	gotAt    time.Duration // the latest chunk
 	spentAt  time.Duration // when all of the share was asked for; 0: it is not
 	deferred []deferral
 	tries    map[int]int // caches tried without luck, per chunk

@@ -1,7 +1,6 @@
 package swarm
 
 import (
-	"cmp"
 	"slices"
 	"time"
 
@@ -28,6 +27,7 @@ type Peer struct {
 	downloads []*download
 
 	inFlightBytes int64
+	mixed         bool          // there are downloads of different priorities
 	countedBytes  int64         // of those, what peers that gave something before will give
 	took          time.Duration // mean over all sources; 0: nothing came yet
 	pace          float64       // likewise
@@ -191,6 +191,7 @@ func (p *Peer) begin(ev Begin) {
 		p.downloads = append(p.downloads, d)
 	}
 	d.priority, d.seed = ev.Priority, ev.Seed
+	p.rank()
 	if ev.Have.Valid(d.n) {
 		for c := range d.n {
 			switch had := d.held.has(c); {
@@ -206,6 +207,7 @@ func (p *Peer) begin(ev Begin) {
 			p.hello(s, d, true)
 		}
 	}
+	p.preempt(d)
 	p.finished(d)
 }
 
@@ -223,6 +225,7 @@ func (p *Peer) end(artifact starling.Digest) {
 		s.views = slices.DeleteFunc(s.views, func(v *view) bool { return v.d == d })
 	}
 	p.downloads = slices.DeleteFunc(p.downloads, func(o *download) bool { return o == d })
+	p.rank()
 	p.overlay()
 	for _, s := range p.sources {
 		if s.up && !s.wanted && len(s.views) == 0 {
@@ -246,6 +249,7 @@ func (p *Peer) got(ev Got) {
 			p.measure(s, f, max(ev.Took, time.Microsecond))
 		}
 	}
+	d.gotAt = p.now
 	if !d.held.has(ev.Chunk) {
 		d.bytes += d.size(ev.Chunk)
 		if s != nil && s.origin && d.phase == 0 {
@@ -324,26 +328,6 @@ func (p *Peer) find(r Request) *source {
 		return p.caches[r.From]
 	}
 	return p.peers[r.From]
-}
-
-// order returns the downloads that may fetch, the most deserving first.
-func (p *Peer) order() []*download {
-	if len(p.downloads) == 1 {
-		if d := p.downloads[0]; d.seed || d.left == 0 {
-			return nil
-		}
-		return p.downloads
-	}
-	out := make([]*download, 0, len(p.downloads))
-	for _, d := range p.downloads {
-		if !d.seed && d.left > 0 {
-			out = append(out, d)
-		}
-	}
-	slices.SortStableFunc(out, func(a, b *download) int {
-		return cmp.Or(cmp.Compare(b.priority, a.priority), cmp.Compare(a.bytes, b.bytes))
-	})
-	return out
 }
 
 // schedule finds out when review has something to do again.
