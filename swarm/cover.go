@@ -54,9 +54,6 @@ func (p *Peer) cover(d *download) bool {
 	if p.now < d.coverAt || d.counts[0] == 0 || len(d.share) < laggardChunks {
 		return false
 	}
-	if d.spentAt == 0 {
-		d.spentAt = p.now
-	}
 	d.coverAt = p.now + coverEvery
 	p.reviewAt(d.coverAt)
 	d.look(p.now)
@@ -93,11 +90,10 @@ func (p *Peer) cover(d *download) bool {
 }
 
 // silence is for how long nothing of a member's share must have come before it lags
-// behind: a few times what this machine's own chunks took, one with another, and the
-// time that news take to come here.
+// behind: a few times what a chunk takes to come from a cache, which serves all in turn,
+// and the time that news take to come here.
 func (p *Peer) silence(d *download) time.Duration {
-	own := (d.spentAt - d.begunAt) / time.Duration(len(d.share))
-	return laggardTakes*own + 2*announceEvery + 2*time.Duration(d.hops())*p.took
+	return laggardTakes*max(p.cacheTook, p.base) + 2*announceEvery + 2*time.Duration(d.hops())*p.took
 }
 
 // hops is how many machines news pass through, about, besides the one they come from.

@@ -32,6 +32,7 @@ type Peer struct {
 	took          time.Duration // mean over all sources; 0: nothing came yet
 	pace          float64       // likewise
 	base          time.Duration // mean of the sources' least
+	cacheTook     time.Duration // mean over the caches; 0: nothing came yet
 	rate          float64       // bytes a second from peers, over the last spell
 	spellAt       time.Duration // when the spell began
 	spellBytes    int64
@@ -277,6 +278,10 @@ func (p *Peer) measure(s *source, f *fetch, took time.Duration) {
 		p.base += (s.minTook - p.base) / 16
 	}
 	if s.origin {
+		if p.cacheTook == 0 {
+			p.cacheTook = took
+		}
+		p.cacheTook += (took - p.cacheTook) / 4
 		return
 	}
 	p.spellBytes += f.size
@@ -346,7 +351,7 @@ func (p *Peer) schedule() {
 		busy = true
 		if len(p.origins) > 0 {
 			at(d.newsAt + p.quiet(d))
-			if d.spentAt > 0 && d.counts[0] > 0 {
+			if d.owners != nil && d.counts[0] > 0 {
 				at(d.coverAt)
 			}
 		}
