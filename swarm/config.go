@@ -57,6 +57,7 @@ const (
 	minDoubt        = 250 * time.Millisecond // likewise for later chunks
 	doubtGain       = 2                      // the same, in units of what is likely
 	minPatience     = time.Second            // for a chunk
+	vainTimeouts    = 4                      // in a row, from whomever, show that this machine's own link is slow
 	maxPatience     = 2 * time.Minute
 )
 

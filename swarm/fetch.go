@@ -13,11 +13,20 @@ func (p *Peer) fill() {
 		if d.priority < order[0].priority && p.hurries(order[0]) {
 			break
 		}
-		for p.inFlightBytes < p.cfg.MaxInFlightBytes &&
+		for p.inFlightBytes < p.inFlightMost() &&
 			(p.fillCache(d) || p.pressing(d) < p.window(d) && p.fillPeer(d)) {
 		}
 	}
 	p.hedge()
+}
+
+// inFlightMost bounds what is in flight. Where many requests time out and nothing comes,
+// they are too many for this machine's link: then it asks for one chunk after the other.
+func (p *Peer) inFlightMost() int64 {
+	if p.vain >= vainTimeouts {
+		return 1
+	}
+	return p.cfg.MaxInFlightBytes
 }
 
 // count brings up to date what is in flight from peers that can be expected to deliver it.

@@ -39,6 +39,7 @@ type Peer struct {
 	flushedAt     time.Duration
 	flushAt       time.Duration // when news go out; 0: there are none
 	hedgeAt       time.Duration // not before
+	vain          int           // fetches that timed out since a chunk came
 	rewire        bool          // the overlay must be computed anew
 }
 
@@ -250,7 +251,7 @@ func (p *Peer) got(ev Got) {
 			p.measure(s, f, max(ev.Took, time.Microsecond))
 		}
 	}
-	d.gotAt = p.now
+	d.gotAt, p.vain = p.now, 0
 	if !d.held.has(ev.Chunk) {
 		d.bytes += d.size(ev.Chunk)
 		if s != nil && s.origin && d.phase == 0 {
