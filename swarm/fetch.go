@@ -90,7 +90,7 @@ func (p *Peer) fillCache(d *download) bool {
 		s := p.cacheFor(d, c)
 		if p.cacheFree(s, d) && s.room(d, d.size(c)) {
 			p.ask(s, d, c)
-			d.look(p.now)
+			p.look(d)
 			return true
 		}
 		if s.strikes > 0 && p.now < s.pausedTo {
