@@ -22,6 +22,7 @@ type port struct {
 	nowBytes int64         // and the quantum's size
 	crashes  uint32        // what was under way before the last one is void
 	wakeAt   time.Duration // a retry is due then, because all windows are full; 0: none
+	slotAt   time.Duration // a slot may be free then
 	downFree time.Duration // when the downlink will have taken in all that was sent
 	sent     int64
 }
@@ -53,6 +54,7 @@ type fetch struct {
 	lost       bool // the bytes get nowhere, and nothing is acknowledged
 	cancelled  bool // nobody waits for it any more
 	at         time.Duration
+	activeAt   time.Duration // when it got a slot
 	size       int64
 	sent       int64
 	unacked    int64
@@ -150,10 +152,7 @@ func (w *world) pump(at int32) {
 	if p.sending || p.dead || p.frozen {
 		return
 	}
-	for len(p.active) < w.cfg.UploadSlots && len(p.queue) > 0 {
-		p.active = append(p.active, p.queue[0])
-		p.queue = slices.Delete(p.queue, 0, 1)
-	}
+	w.admit(at)
 	i, wait := w.choose(p)
 	if i < 0 {
 		if wait > 0 && (p.wakeAt == 0 || wait < p.wakeAt) {
@@ -168,6 +167,30 @@ func (w *world) pump(at int32) {
 	f.unacked += n
 	p.sending, p.now, p.nowGen, p.nowBytes = true, i, f.gen, n
 	w.clock.after(span(n, p.up), event{kind: quantumSent, a: at, life: p.crashes})
+}
+
+// admit gives free slots to those who wait for one.
+func (w *world) admit(at int32) {
+	p := &w.ports[at]
+	if len(p.queue) == 0 {
+		return
+	}
+	taken, first := 0, w.clock.now
+	for _, i := range p.active {
+		if since := w.fetches[i].activeAt; w.clock.now-since < w.cfg.SlotPatience {
+			taken++
+			first = min(first, since)
+		}
+	}
+	for ; taken < w.cfg.UploadSlots && len(p.queue) > 0; taken++ {
+		w.fetches[p.queue[0]].activeAt = w.clock.now
+		p.active = append(p.active, p.queue[0])
+		p.queue = slices.Delete(p.queue, 0, 1)
+	}
+	if len(p.queue) > 0 && p.slotAt <= w.clock.now {
+		p.slotAt = first + w.cfg.SlotPatience
+		w.clock.at(p.slotAt, event{kind: portWake, a: at})
+	}
 }
 
 // choose returns the next fetch in turn whose window has room, or -1 and the earliest

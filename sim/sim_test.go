@@ -24,40 +24,152 @@ func run(t interface {
 
 func ratio(r Result) float64 { return float64(r.Last) / float64(r.Bound) }
 
-// TestNearTheBound holds the swarm to the least possible time where all links are equal.
+// seeds runs a world with several seeds and returns the mean and the worst of Last
+// over the bound, the worst of Last over the median, and the most copies.
+func seeds(t *testing.T, cfg Config, n int) (mean, worst, tail, copies float64) {
+	t.Helper()
+	for seed := range uint64(n) {
+		cfg.Seed = seed + 1
+		r := run(t, cfg)
+		if r.Unfinished > 0 {
+			t.Fatalf("seed %d: %d machines never finish", cfg.Seed, r.Unfinished)
+		}
+		for _, a := range r.Accused {
+			if f := r.PerMachine[a.Machine].Fault; f != "lie" && f != "corrupt" {
+				t.Errorf("seed %d: %s, whose fault is %q, is called a liar", cfg.Seed, r.PerMachine[a.Machine].Name, f)
+			}
+		}
+		mean += ratio(r) / float64(n)
+		worst = max(worst, ratio(r))
+		tail = max(tail, float64(r.Last)/float64(r.Median))
+		copies = max(copies, r.OriginCopies)
+	}
+	t.Logf("last over bound %.3f, at worst %.3f; over the median %.3f; %.3f copies", mean, worst, tail, copies)
+	return mean, worst, tail, copies
+}
+
+const mbit = 125_000 // bytes a second
+
+// equalLinks is a world of links of so many Mbit/s, and 250 MB.
+func equalLinks(machines int, rate int64) Config {
+	return Config{Machines: machines, Chunks: 238, UpRate: rate * mbit, DownRate: rate * mbit}
+}
+
+// TestNearTheBound holds the swarm to the least possible time where nothing fails.
 func TestNearTheBound(t *testing.T) {
-	const gbit = 125_000_000
+	fast := equalLinks(8, 1000)
+	fast.CacheRate = 10_000 * mbit
+	cut := equalLinks(8, 50)
+	cut.VarySizes = true
+	three := equalLinks(30, 1000)
+	three.Caches = 3
 	for _, c := range []struct {
-		name string
-		cfg  Config
-		most float64 // of the bound
+		name               string
+		cfg                Config
+		seeds              int
+		most, tail, copies float64
 	}{
-		{"1 machine", Config{Machines: 1, Chunks: 300}, 1.02},
-		{"8 machines, a cache as fast as one of them", Config{Machines: 8, Chunks: 500}, 1.10},
-		{"8 machines, a fast cache", Config{Machines: 8, Chunks: 500, CacheRate: 10 * gbit}, 1.10},
-		{"8 machines, chunks cut by content", Config{Machines: 8, Chunks: 500, VarySizes: true}, 1.20},
-		{"30 machines, 3 caches", Config{Machines: 30, Chunks: 400, Caches: 3}, 1.15},
-		{"200 machines", Config{Machines: 200, Chunks: 500}, 1.15},
+		{"1 machine", equalLinks(1, 1000), 1, 1.02, 1, 1},
+		{"8 machines, 50 Mbit/s", equalLinks(8, 50), 12, 1.10, 1.05, 1.05},
+		{"8 machines, 100 Mbit/s", equalLinks(8, 100), 12, 1.10, 1.05, 1.05},
+		{"8 machines, 200 Mbit/s", equalLinks(8, 200), 12, 1.10, 1.05, 1.05},
+		{"8 machines, 1 Gbit/s", equalLinks(8, 1000), 6, 1.10, 1.05, 1.05},
+		{"8 machines, a fast cache", fast, 6, 1.15, 1.15, 1.05},
+		{"8 machines, chunks cut by content", cut, 12, 1.15, 1.05, 1.06},
+		{"30 machines, 3 caches", three, 3, 1.15, 1.10, 1.05},
+		{"40 machines, 100 Mbit/s", equalLinks(40, 100), 2, 1.15, 1.05, 1.05},
+		{"200 machines, 100 Mbit/s", equalLinks(200, 100), 1, 1.25, 1.06, 1.06},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if raceEnabled && c.cfg.Machines > 100 {
 				t.Skip("half a minute under the race detector, in a package of one goroutine")
 			}
-			c.cfg.Seed = 1
-			r := run(t, c.cfg)
-			t.Logf("bound %s, last %.3f, median %.3f of it; %.3f copies left the caches; %d steps",
-				r.Bound, ratio(r), float64(r.Median)/float64(r.Bound), r.OriginCopies, r.Steps)
-			if r.Unfinished > 0 || ratio(r) > c.most {
-				t.Errorf("%d unfinished, the last after %s: %.3f of the bound %s, want %.2f", r.Unfinished, r.Last, ratio(r), r.Bound, c.most)
-			}
-			if r.OriginCopies > 1.05 {
-				t.Errorf("%.3f copies left the caches", r.OriginCopies)
+			_, worst, tail, copies := seeds(t, c.cfg, c.seeds)
+			if worst > c.most || tail > c.tail || copies > c.copies {
+				t.Errorf("want %.2f of the bound, %.2f of the median, %.2f copies at most", c.most, c.tail, c.copies)
 			}
 		})
 	}
 }
 
-// TestFaults lets things go wrong; every honest machine must finish all the same.
+// TestFaultsCostTheirShare spoils a tenth of the machines in each way. The bound counts
+// without the capacity of those that lie, stall or die. What else is lost is in the
+// factors: a machine that is not heard, or stops sending, brings nothing of what it
+// takes from the cache, so a tenth more has to leave it.
+func TestFaultsCostTheirShare(t *testing.T) {
+	for _, c := range []struct {
+		name               string
+		faults             Faults
+		mean, most, copies float64 // for 10 machines
+		mean40             float64 // for 40, where the tail of a lost share is heard of late
+	}{
+		{"vanish", Faults{Vanish: 0.1}, 1.15, 1.25, 1.3, 1.25},
+		{"lie", Faults{Lie: 0.1}, 1.10, 1.15, 1.05, 1.35},
+		{"stall", Faults{Stall: 0.1}, 1.10, 1.15, 1.05, 1.25},
+		{"corrupt", Faults{Corrupt: 0.1}, 1.10, 1.15, 1.05, 1.25},
+		{"freeze", Faults{Freeze: 0.1}, 1.20, 1.30, 1.15, 1.45},
+		{"churn", Faults{Churn: 0.1}, 1.15, 1.25, 1.1, 1.25},
+		{"late", Faults{Late: 0.1}, 1.10, 1.15, 1.05, 1.20},
+		{"muffled", Faults{Muffled: 0.1}, 1.15, 1.25, 1.1, 1.30},
+		{"mute", Faults{Mute: 0.1}, 1.20, 1.25, 1.15, 1.35},
+		{"slow", Faults{Slow: 0.1}, 1.20, 1.30, 1.15, 1.60},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cfg := equalLinks(10, 100)
+			cfg.Faults = c.faults
+			n := 8
+			if c.faults.Slow > 0 {
+				n = 3
+			}
+			mean, worst, _, copies := seeds(t, cfg, n)
+			if mean > c.mean || worst > c.most || copies > c.copies {
+				t.Errorf("want %.2f of the bound in the mean, %.2f at worst, %.2f copies at most", c.mean, c.most, c.copies)
+			}
+			if raceEnabled {
+				return
+			}
+			cfg.Machines = 40
+			if mean, _, _, copies = seeds(t, cfg, 2); mean > c.mean40 || copies > 1.3 {
+				t.Errorf("40 machines: want %.2f of the bound in the mean, 1.3 copies at most", c.mean40)
+			}
+		})
+	}
+}
+
+// TestLiarsAreNamedSoon: within two chunks' time of the beginning, by all that are
+// linked to them. Nobody else is named; seeds checks that everywhere.
+func TestLiarsAreNamedSoon(t *testing.T) {
+	cfg := equalLinks(10, 100)
+	cfg.Seed, cfg.Faults = 1, Faults{Lie: 0.1, Corrupt: 0.1, Stall: 0.1}
+	r := run(t, cfg)
+	named := make(map[string]Accused)
+	for _, a := range r.Accused {
+		named[r.PerMachine[a.Machine].Fault] = a
+	}
+	chunk := span(1<<20, cfg.UpRate)
+	for _, fault := range []string{"lie", "corrupt"} {
+		// 9 others, of which one serves nobody: it never asks.
+		if a := named[fault]; a.By < 7 || a.At > 12*chunk {
+			t.Errorf("%s: named by %d, first after %s; a chunk takes %s", fault, a.By, a.At, chunk)
+		}
+	}
+	if len(named) != 2 {
+		t.Errorf("named are %v", named)
+	}
+}
+
+// TestSharedLinks has racks whose link to the others is narrower than their machines'.
+func TestSharedLinks(t *testing.T) {
+	cfg := equalLinks(40, 100)
+	cfg.Racks, cfg.RackRate, cfg.ZoneRate = 3, 3*100*mbit, 9*100*mbit
+	_, worst, _, copies := seeds(t, cfg, 2)
+	if worst > 2.2 || copies > 1.2 {
+		t.Error("want 2.2 of the bound and 1.2 copies at most: the brain spreads over all racks alike")
+	}
+}
+
+// TestFaults lets several things go wrong at once, and caches; every machine that can
+// finish must do so.
 func TestFaults(t *testing.T) {
 	outages := func(n, apart int, every, length time.Duration) []Outage {
 		var out []Outage
@@ -72,16 +184,13 @@ func TestFaults(t *testing.T) {
 		most   time.Duration // the bound is 1 s, unless links are slow
 		copies float64
 	}{
-		{"slow machines", Config{Faults: Faults{Slow: 0.125, SlowFactor: 0.25}}, 8 * time.Second, 1.1},
-		{"wrong bytes", Config{Faults: Faults{Corrupt: 0.125}}, 5 * time.Second, 1.1},
-		{"false claims", Config{Faults: Faults{Lie: 0.125}}, 5 * time.Second, 1.1},
-		{"silence", Config{Faults: Faults{Stall: 0.125}}, 5 * time.Second, 1.1},
-		{"all liars at once, a third of the machines", Config{Faults: Faults{Corrupt: 0.125, Lie: 0.125, Stall: 0.16}}, 10 * time.Second, 1.5},
-		{"machines that die", Config{Outages: outages(4, 7, 250*time.Millisecond, 0)}, 5 * time.Second, 1.3},
-		{"machines that come and go", Config{Outages: outages(8, 3, 150*time.Millisecond, time.Second)}, 8 * time.Second, 1.3},
-		{"a late start", Config{StartSpread: 2 * time.Second}, 5 * time.Second, 1.2},
-		{"one of three caches gone", Config{Caches: 3, CacheDown: []Outage{{Machine: 1, At: 100 * time.Millisecond}}}, 5 * time.Second, 1.1},
-		{"the cache away for a while", Config{CacheDown: []Outage{{At: 500 * time.Millisecond, For: 2 * time.Second}}}, 8 * time.Second, 1.2},
+		{"all liars at once, two fifths of the machines", Config{Faults: Faults{Corrupt: 0.125, Lie: 0.125, Stall: 0.16}}, 3 * time.Second, 1.5},
+		{"a bit of everything", Config{Faults: Faults{Corrupt: 0.05, Lie: 0.05, Stall: 0.05, Freeze: 0.05, Vanish: 0.05, Churn: 0.05, Late: 0.05, Muffled: 0.05, Mute: 0.05}}, 6 * time.Second, 1.6},
+		{"machines that die", Config{Outages: outages(4, 7, 250*time.Millisecond, 0)}, 3 * time.Second, 1.3},
+		{"machines that come and go", Config{Outages: outages(8, 3, 150*time.Millisecond, time.Second)}, 5 * time.Second, 1.3},
+		{"a late start", Config{StartSpread: 2 * time.Second}, 4 * time.Second, 1.3},
+		{"one of three caches gone", Config{Caches: 3, CacheDown: []Outage{{Machine: 1, At: 100 * time.Millisecond}}}, 5 * time.Second, 1.3},
+		{"the cache away for a while", Config{CacheDown: []Outage{{At: 500 * time.Millisecond, For: 2 * time.Second}}}, 12 * time.Second, 1.3},
 		{"no cache at first", Config{CacheDown: []Outage{{At: 0, For: 3 * time.Second}}}, 12 * time.Second, 1.2},
 		{"a change of a tenth", Config{Held: 0.9}, time.Second, 1.1},
 		{"nothing new", Config{Held: 1}, time.Second, 0},
@@ -111,23 +220,28 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+// world draws a world without faults.
+func drawWorld(t *rapid.T) Config {
+	return Config{
+		Seed:       rapid.Uint64().Draw(t, "seed"),
+		Machines:   rapid.IntRange(1, 40).Draw(t, "machines"),
+		Chunks:     rapid.IntRange(1, 120).Draw(t, "chunks"),
+		ChunkBytes: rapid.SampledFrom([]int{64 << 10, 256 << 10, 1 << 20}).Draw(t, "chunk bytes"),
+		VarySizes:  rapid.Bool().Draw(t, "vary"),
+		Zones:      rapid.IntRange(1, 4).Draw(t, "zones"),
+		Racks:      rapid.IntRange(1, 5).Draw(t, "racks"),
+		Caches:     rapid.IntRange(1, 4).Draw(t, "caches"),
+		CacheRate:  rapid.SampledFrom([]int64{125_000_000, 1_000_000_000}).Draw(t, "cache rate"),
+		Held:       rapid.SampledFrom([]float64{0, 0, 0.5}).Draw(t, "held"),
+	}
+}
+
 // TestAnyTopology draws worlds without faults: all finish, near the bound but for a
 // few chunks' time per doubling of the machines, and about one copy leaves the caches.
 func TestAnyTopology(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		cfg := Config{
-			Seed:       rapid.Uint64().Draw(t, "seed"),
-			Machines:   rapid.IntRange(1, 40).Draw(t, "machines"),
-			Chunks:     rapid.IntRange(1, 120).Draw(t, "chunks"),
-			ChunkBytes: rapid.SampledFrom([]int{64 << 10, 256 << 10, 1 << 20}).Draw(t, "chunk bytes"),
-			VarySizes:  rapid.Bool().Draw(t, "vary"),
-			Zones:      rapid.IntRange(1, 4).Draw(t, "zones"),
-			Racks:      rapid.IntRange(1, 5).Draw(t, "racks"),
-			Caches:     rapid.IntRange(1, 4).Draw(t, "caches"),
-			CacheRate:  rapid.SampledFrom([]int64{125_000_000, 1_000_000_000}).Draw(t, "cache rate"),
-			Held:       rapid.SampledFrom([]float64{0, 0, 0.5}).Draw(t, "held"),
-			Limit:      5 * time.Minute,
-		}
+		cfg := drawWorld(t)
+		cfg.Limit = 5 * time.Minute
 		r := run(t, cfg)
 		if r.Unfinished > 0 {
 			t.Fatalf("%d of %d machines never finish", r.Unfinished, r.Machines)
@@ -137,8 +251,39 @@ func TestAnyTopology(t *testing.T) {
 		if r.Last > allowed {
 			t.Fatalf("the last is done after %s; the bound is %s, allowed were %s", r.Last, r.Bound, allowed)
 		}
-		if most := 1.05 * float64(r.Bytes); r.OriginCopies*float64(r.Bytes) > most+float64(2*cfg.ChunkBytes) {
+		if most := 1.10 * float64(r.Bytes); r.OriginCopies*float64(r.Bytes) > most+float64(3*cfg.ChunkBytes) {
 			t.Fatalf("%.3f copies left the caches", r.OriginCopies)
+		}
+	})
+}
+
+// TestAnyFaults draws worlds with any faults: no chunk is lost for good, and nobody
+// waits for ever. The time allowed is three times the bound and a while for time-outs
+// to run off, one after the other; slow machines take longer, and are not timed.
+func TestAnyFaults(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		cfg := drawWorld(t)
+		cfg.Limit = 3 * time.Hour
+		share := func(name string) float64 { return float64(rapid.IntRange(0, 9).Draw(t, name)) / 100 }
+		cfg.Faults = Faults{
+			Slow: share("slow"), SlowFactor: 0.05, Stall: share("stall"), Lie: share("lie"), Corrupt: share("corrupt"),
+			Freeze: share("freeze"), Vanish: share("vanish"), Churn: share("churn"), Late: share("late"),
+			Muffled: share("muffled"), Mute: share("mute"),
+		}
+		cfg.UpRate = rapid.SampledFrom([]int64{5_000_000, 125_000_000}).Draw(t, "rate")
+		cfg.DownRate = cfg.UpRate
+		cfg.RackRate = rapid.SampledFrom([]int64{0, 2, 4}).Draw(t, "rack rate") * cfg.UpRate
+		r := run(t, cfg)
+		if r.Unfinished > 0 {
+			t.Fatalf("%d of %d machines never finish", r.Unfinished, r.Machines)
+		}
+		for _, a := range r.Accused {
+			if f := r.PerMachine[a.Machine].Fault; f != "lie" && f != "corrupt" {
+				t.Fatalf("%s, whose fault is %q, is called a liar", r.PerMachine[a.Machine].Name, f)
+			}
+		}
+		if allowed := 3*r.Bound + time.Minute; r.Last > allowed {
+			t.Fatalf("the last is done after %s; the bound is %s, allowed were %s", r.Last, r.Bound, allowed)
 		}
 	})
 }

@@ -17,8 +17,11 @@ const (
 	DefaultInFlightBytes = 48 << 20 // all sources together
 	UploadSlots          = 4        // chunks that a machine should send at once
 	UploadQueueChunks    = 64       // requests that should wait before one is told busy
-	MaxLinks             = 32       // dialled and accepted
-	MaxDownloads         = 64       // artifacts at once; Begin beyond that is ignored
+	// SlotPatience is after how long a chunk that is still being sent should no longer
+	// count against UploadSlots: a few slow or dead receivers must not hold up the others.
+	SlotPatience = 2 * time.Second
+	MaxLinks     = 32 // dialled and accepted
+	MaxDownloads = 64 // artifacts at once; Begin beyond that is ignored
 )
 
 // Links.
@@ -54,7 +57,14 @@ const (
 	minDoubt        = 250 * time.Millisecond // likewise for later chunks
 	doubtGain       = 2                      // the same, in units of what is likely
 	minPatience     = time.Second            // for a chunk
+	vainTimeouts    = 4                      // in a row, from whomever, show that this machine's own link is slow
 	maxPatience     = 2 * time.Minute
+)
+
+// Priorities. A download without a chunk for so long no longer holds up less urgent ones.
+const (
+	hurryLeast = 500 * time.Millisecond
+	hurryTooks = 3 // the same, in units of what a chunk takes
 )
 
 // Failures.
@@ -76,7 +86,7 @@ const (
 	coverEvery      = 100 * time.Millisecond // between two looks for members that lag behind
 	laggardChunks   = 3                      // of its share unseen, and
 	laggardPart     = 8                      // a part of one in so many, make a laggard
-	laggardTakes    = 2                      // in silence, in units of the time that a chunk of one's own share took
+	laggardTakes    = 2                      // in silence, in units of what a chunk takes from a cache
 	minQuiet        = 100 * time.Millisecond // with little news, before the fall-back opens further
 	quietGaps       = 4                      // the same, in units of the usual time between news
 	minNews         = 4                      // pieces of news, to learn their usual rate from

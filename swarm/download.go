@@ -48,7 +48,7 @@ type download struct {
 	owners   *owners       // nil: not needed yet
 	coverAt  time.Duration // laggards are looked for then, at the earliest
 	begunAt  time.Duration
-	spentAt  time.Duration // when all of the share was asked for; 0: it is not
+	gotAt    time.Duration // the latest chunk
 	deferred []deferral
 	tries    map[int]int // caches tried without luck, per chunk
 
@@ -192,7 +192,7 @@ func first(a, b bitset, spin uint64) int {
 // redeal computes the share anew. What the fall-back opened is closed again.
 func (d *download) redeal(self string) {
 	d.share = share(d.seedOf(), self, d.members, d.chunks)
-	d.owners, d.spentAt = nil, 0
+	d.owners = nil
 	d.resetMine()
 }
 

@@ -64,6 +64,9 @@ func (p *Peer) blame(s *source, f *fetch, reason Reason) {
 		if s.origin {
 			f.d.tries[f.chunk]++
 		}
+		if reason == ReasonTimeout {
+			p.vain++
+		}
 		p.doubt(s)
 		s.pause(p.now, max(pauseFailed, p.took), p.draw())
 	}

@@ -8,12 +8,25 @@ import (
 
 // fill asks for as much as may be in flight.
 func (p *Peer) fill() {
-	for _, d := range p.order() {
-		for p.inFlightBytes < p.cfg.MaxInFlightBytes &&
-			(p.fillCache(d) || p.park(d) || p.countedBytes < p.window(d) && p.fillPeer(d)) {
+	order := p.order()
+	for _, d := range order {
+		if d.priority < order[0].priority && p.hurries(order[0]) {
+			break
+		}
+		for p.inFlightBytes < p.inFlightMost() &&
+			(p.fillCache(d) || p.park(d) || p.pressing(d) < p.window(d) && p.fillPeer(d)) {
 		}
 	}
 	p.hedge()
+}
+
+// inFlightMost bounds what is in flight. Where many requests time out and nothing comes,
+// they are too many for this machine's link: then it asks for one chunk after the other.
+func (p *Peer) inFlightMost() int64 {
+	if p.vain >= vainTimeouts {
+		return 1
+	}
+	return p.cfg.MaxInFlightBytes
 }
 
 // count brings up to date what is in flight from peers that can be expected to deliver it.
@@ -24,6 +37,26 @@ func (p *Peer) count(s *source) {
 	}
 	p.countedBytes += n - s.countedBytes
 	s.countedBytes = n
+}
+
+// pressing is what counts against d's window: the bytes in flight, from peers that can
+// be expected to deliver them, of downloads that are as urgent or more.
+func (p *Peer) pressing(d *download) int64 {
+	if !p.mixed {
+		return p.countedBytes
+	}
+	n := int64(0)
+	for _, s := range p.sources {
+		if s.countedBytes == 0 {
+			continue
+		}
+		for _, f := range s.fetches {
+			if f.d.priority >= d.priority {
+				n += f.size
+			}
+		}
+	}
+	return n
 }
 
 // window is how much may be in flight from all peers: enough that each source has a
@@ -55,9 +88,9 @@ func (p *Peer) fillCache(d *download) bool {
 			continue
 		}
 		s := p.cacheFor(d, c)
-		if p.cacheFree(s, d) && s.room(d.size(c)) {
+		if p.cacheFree(s, d) && s.room(d, d.size(c)) {
 			p.ask(s, d, c)
-			d.look(p.now)
+			p.look(d)
 			return true
 		}
 		if s.strikes > 0 && p.now < s.pausedTo {
@@ -127,7 +160,7 @@ func (p *Peer) cacheFree(s *source, d *download) bool {
 	if len(d.members) >= cacheCrowd*len(p.origins) {
 		most = 1
 	}
-	return s.usable(p.now) && len(s.fetches) < most
+	return s.usable(p.now) && s.requests(d) < most
 }
 
 // cacheFor returns the cache to ask for a chunk: the caches share chunks out among
@@ -154,7 +187,7 @@ func (p *Peer) fillPeer(d *download) bool {
 				continue
 			}
 			v := s.view(d)
-			if v == nil || v.dry || !s.room(d.mean) {
+			if v == nil || v.dry || !s.room(d, d.mean) {
 				continue
 			}
 			if t := s.finish(d.mean, p.pace); best == nil || t < soonest || t == soonest && s.before(best) {

@@ -20,7 +20,7 @@ const (
 
 // park leaves a request standing at a cache, if there is one to leave.
 func (p *Peer) park(d *download) bool {
-	if len(d.deferred) == 0 || !p.parkable() {
+	if len(d.deferred) == 0 || !p.parkable(d) {
 		return false
 	}
 	resting := newBitset(d.n)
@@ -37,7 +37,7 @@ func (p *Peer) park(d *download) bool {
 		return false
 	}
 	for _, name := range starling.Rendezvous(d.chunks[c].Digest, p.originNames, 2) {
-		if s := p.caches[name]; p.mayPark(s) {
+		if s := p.caches[name]; p.mayPark(s, d) {
 			d.deferred = slices.DeleteFunc(d.deferred, func(x deferral) bool { return x.chunk == c })
 			d.mine.set(c)
 			s.parkAgain = p.now + parkWait
@@ -50,12 +50,12 @@ func (p *Peer) park(d *download) bool {
 }
 
 // mayPark reports whether a request may be left standing at s.
-func (p *Peer) mayPark(s *source) bool {
-	return s.usable(p.now) && p.now >= s.parkAgain && s.room(1) && !slices.ContainsFunc(s.fetches, func(f *fetch) bool { return f.wait > 0 })
+func (p *Peer) mayPark(s *source, d *download) bool {
+	return s.usable(p.now) && p.now >= s.parkAgain && s.room(d, 1) && !slices.ContainsFunc(s.fetches, func(f *fetch) bool { return f.wait > 0 })
 }
 
-func (p *Peer) parkable() bool {
-	return slices.ContainsFunc(p.origins, p.mayPark)
+func (p *Peer) parkable(d *download) bool {
+	return slices.ContainsFunc(p.origins, func(s *source) bool { return p.mayPark(s, d) })
 }
 
 // lacked notes that a cache has not got a chunk yet. It reports whether the cache had

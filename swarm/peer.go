@@ -1,7 +1,6 @@
 package swarm
 
 import (
-	"cmp"
 	"slices"
 	"time"
 
@@ -29,16 +28,19 @@ type Peer struct {
 
 	inFlightBytes int64
 	parkedBytes   int64         // of them, left standing at caches
+	mixed         bool          // there are downloads of different priorities
 	countedBytes  int64         // of them, what peers that gave something before will give
 	took          time.Duration // mean over all sources; 0: nothing came yet
 	pace          float64       // likewise
 	base          time.Duration // mean of the sources' least
+	cacheTook     time.Duration // mean over the caches; 0: nothing came yet
 	rate          float64       // bytes a second from peers, over the last spell
 	spellAt       time.Duration // when the spell began
 	spellBytes    int64
 	flushedAt     time.Duration
 	flushAt       time.Duration // when news go out; 0: there are none
 	hedgeAt       time.Duration // not before
+	vain          int           // fetches that timed out since a chunk came
 	rewire        bool          // the overlay must be computed anew
 }
 
@@ -192,6 +194,7 @@ func (p *Peer) begin(ev Begin) {
 		p.downloads = append(p.downloads, d)
 	}
 	d.priority, d.seed = ev.Priority, ev.Seed
+	p.rank()
 	if ev.Have.Valid(d.n) {
 		for c := range d.n {
 			switch had := d.held.has(c); {
@@ -207,6 +210,7 @@ func (p *Peer) begin(ev Begin) {
 			p.hello(s, d, true)
 		}
 	}
+	p.preempt(d)
 	p.finished(d)
 }
 
@@ -224,6 +228,7 @@ func (p *Peer) end(artifact starling.Digest) {
 		s.views = slices.DeleteFunc(s.views, func(v *view) bool { return v.d == d })
 	}
 	p.downloads = slices.DeleteFunc(p.downloads, func(o *download) bool { return o == d })
+	p.rank()
 	p.overlay()
 	for _, s := range p.sources {
 		if s.up && !s.wanted && len(s.views) == 0 {
@@ -251,6 +256,7 @@ func (p *Peer) got(ev Got) {
 			p.count(s)
 		}
 	}
+	d.gotAt, p.vain = p.now, 0
 	if !d.held.has(ev.Chunk) {
 		d.bytes += d.size(ev.Chunk)
 		if s != nil && s.origin && d.phase == 0 {
@@ -278,6 +284,10 @@ func (p *Peer) measure(s *source, f *fetch, took time.Duration) {
 		p.base += (s.minTook - p.base) / 16
 	}
 	if s.origin {
+		if p.cacheTook == 0 {
+			p.cacheTook = took
+		}
+		p.cacheTook += (took - p.cacheTook) / 4
 		return
 	}
 	p.spellBytes += f.size
@@ -331,26 +341,6 @@ func (p *Peer) find(r Request) *source {
 	return p.peers[r.From]
 }
 
-// order returns the downloads that may fetch, the most deserving first.
-func (p *Peer) order() []*download {
-	if len(p.downloads) == 1 {
-		if d := p.downloads[0]; d.seed || d.left == 0 {
-			return nil
-		}
-		return p.downloads
-	}
-	out := make([]*download, 0, len(p.downloads))
-	for _, d := range p.downloads {
-		if !d.seed && d.left > 0 {
-			out = append(out, d)
-		}
-	}
-	slices.SortStableFunc(out, func(a, b *download) int {
-		return cmp.Or(cmp.Compare(b.priority, a.priority), cmp.Compare(a.bytes, b.bytes))
-	})
-	return out
-}
-
 // schedule finds out when review has something to do again.
 func (p *Peer) schedule() {
 	next := never
@@ -367,7 +357,7 @@ func (p *Peer) schedule() {
 		busy = true
 		if len(p.origins) > 0 {
 			at(d.newsAt + p.quiet(d))
-			if d.spentAt > 0 && d.counts[0] > 0 {
+			if d.owners != nil && d.counts[0] > 0 {
 				at(d.coverAt)
 			}
 		}

@@ -79,7 +79,7 @@ func (p *Peer) hedgeOne(s *source, f *fetch) {
 			flights++
 			continue
 		}
-		if o.origin || !o.usable(p.now) || !o.room(f.size) {
+		if o.origin || !o.usable(p.now) || !o.room(f.d, f.size) {
 			continue
 		}
 		if v := o.view(f.d); v == nil || !v.has.has(f.chunk) {

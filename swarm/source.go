@@ -112,9 +112,21 @@ func (s *source) depthBytes() int64 {
 	return min(int64(depthGain*s.minTook.Seconds()/s.pace), maxDepthBytes)
 }
 
-// room reports whether one more chunk of size bytes may be asked of s.
-func (s *source) room(size int64) bool {
-	switch n := len(s.fetches); {
+// requests counts what is asked of s for downloads as urgent as d, or more.
+func (s *source) requests(d *download) int {
+	n := len(s.fetches)
+	for _, f := range s.fetches {
+		if f.d.priority < d.priority {
+			n--
+		}
+	}
+	return n
+}
+
+// room reports whether one more chunk of d, of size bytes, may be asked of s. What is
+// less urgent does not stand in its way.
+func (s *source) room(d *download, size int64) bool {
+	switch n := s.requests(d); {
 	case n == 0:
 		return true
 	case s.doubted || s.samples == 0 && !s.origin: // on probation
