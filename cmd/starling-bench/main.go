@@ -72,7 +72,15 @@ func newRoot() *cobra.Command {
 	swarm.Flags().Int64Var(&s.bytes, "bytes", 500_000_000, "size of the artifact")
 	swarm.Flags().IntVar(&s.machines, "machines", 8, "machines")
 	swarm.Flags().IntVar(&s.rate, "rate", 0, "Mbit/s of each link; 0: unshaped")
-	root.AddCommand(chunk, submit, swarm)
+	virtual := bench.SimConfig{}
+	simulated := scenario(&s, "sim", "One artifact to very many machines, simulated", func(ctx context.Context) (any, error) {
+		virtual.Seed = s.seed
+		return virtual.Run(ctx)
+	})
+	simulated.Flags().Int64Var(&virtual.Bytes, "bytes", 500_000_000, "size of the artifact")
+	simulated.Flags().IntVar(&virtual.Machines, "machines", 1500, "machines")
+	simulated.Flags().IntVar(&virtual.RateMbit, "rate", 1000, "Mbit/s of each link")
+	root.AddCommand(chunk, submit, swarm, simulated)
 	return root
 }
 
