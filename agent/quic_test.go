@@ -3,12 +3,14 @@ package agent
 import (
 	"context"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/blobcache"
 	"github.com/starlingdeploy/starling/pki"
+	"github.com/starlingdeploy/starling/swarm"
 	"github.com/starlingdeploy/starling/transport"
 )
 
@@ -65,13 +67,19 @@ func TestMachinesOverQUIC(t *testing.T) {
 	})
 	r.roster.set(cacheNode)
 
+	var mu sync.Mutex
+	var trace []swarm.Record // of m1
 	var machines []*machine
 	for _, name := range []string{"m1", "m2", "m3"} {
 		m := &machine{r: r, node: machineNode(name), dir: t.TempDir()}
 		e := listen(m.node)
 		m.node.Addr = e.Addr()
+		var record func(swarm.Record)
+		if name == "m1" {
+			record = func(rec swarm.Record) { mu.Lock(); defer mu.Unlock(); trace = append(trace, rec) }
+		}
 		m.run(Config{
-			Node: m.node, DataDir: m.dir, Leader: r.leader, Members: r.roster, Verify: r.verify, Logger: newLog(),
+			Trace: record, Node: m.node, DataDir: m.dir, Leader: r.leader, Members: r.roster, Verify: r.verify, Logger: newLog(),
 			DialBlob: func(ctx context.Context, addr string) (net.Conn, error) { return e.Dial(ctx, addr, transport.KindBlob) },
 			DialSwarm: func(ctx context.Context, addr string) (net.Conn, starling.Identity, error) {
 				c, err := e.Dial(ctx, addr, transport.KindSwarm)
@@ -95,5 +103,11 @@ func TestMachinesOverQUIC(t *testing.T) {
 	}
 	if sum.Peer == 0 || r.bytesOut() > 2*6<<20 {
 		t.Errorf("machines count %+v, the cache %d", sum, r.bytesOut())
+	}
+	machines[0].stop()
+	mu.Lock()
+	defer mu.Unlock()
+	if err := swarm.Replay(swarm.Config{Self: "m1"}, trace); err != nil || len(trace) < 20 {
+		t.Errorf("replay of %d steps: %v", len(trace), err)
 	}
 }

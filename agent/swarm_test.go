@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -119,35 +118,6 @@ func (l liar) Chunk(ctx context.Context, d starling.Digest, buf []byte) ([]byte,
 		b[len(b)/2] ^= 1
 	}
 	return b, err
-}
-
-func TestLiarIsDistrustedAndNothingBadIsStored(t *testing.T) {
-	t.Parallel()
-	r := newRegion(t)
-	cache := r.startCache()
-	files := map[string][]byte{"version": []byte("v1"), "big": noise(5, 12<<20)}
-	v1 := r.push(files)
-
-	// The liar's node: it answers links and blob streams itself.
-	n := machineNode("liar")
-	e := newEndpoint(t, identityOf(n))
-	n.Addr = e.addr()
-	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	t.Cleanup(func() { cancel(); e.close(); wg.Wait() })
-	server := blobcache.NewServer(blobcache.ServerConfig{Region: "here", Source: liar{r.store}, Logger: newLog()})
-	wg.Go(func() { _ = server.Serve(ctx, blobcache.Accept(e.accept(testBlob))) })
-	wg.Go(func() { lie(ctx, e, v1, chunksOf(t, r, v1)) })
-	r.roster.set(n)
-	_ = cache
-
-	honest := r.machine("m1")
-	r.leader.setGoal(goal(1, v1, func(g *starling.Goal) { g.Deploy.Targets = "" }))
-	honest.await(1, starling.MachineHealthy)
-	checkTree(t, honest, files)
-	eventually(t, 30*time.Second, "the liar is reported", func() bool {
-		return slices.ContainsFunc(honest.report().Distrusted, func(d starling.Distrust) bool { return d.Node == "liar" && !d.Cache && d.Reason != "" })
-	})
 }
 
 // lie answers links and claims to hold every chunk of an artifact.

@@ -117,14 +117,14 @@ func (d *distribution) follow(ctx context.Context, id string) (usage, *starling.
 // machinesBegan returns when a deployment's machines could begin, to the millisecond as
 // logs have it; zero: not yet.
 func machinesBegan(v *starling.Deployment) time.Time {
-	if v.Phase == starling.PhaseStaging {
+	switch v.Phase {
+	case starling.PhaseQueued, starling.PhaseBuilding:
+		return time.Time{}
+	case starling.PhaseReplicating: // machines fetch from here on
 		return v.PhaseAt.Truncate(time.Millisecond)
 	}
-	if v.Phase != starling.PhaseRollingOut && !v.Phase.Terminal() {
-		return time.Time{}
-	}
 	t := v.Timings
-	return v.CreatedAt.Add(time.Duration(t.QueuedMS+t.BuildMS+t.ReplicateMS) * time.Millisecond).Truncate(time.Millisecond)
+	return v.CreatedAt.Add(time.Duration(t.QueuedMS+t.BuildMS) * time.Millisecond).Truncate(time.Millisecond)
 }
 
 // followFaults carries out the script until the machines that can have all; then the

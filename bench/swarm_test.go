@@ -298,8 +298,8 @@ func TestMachinesBegan(t *testing.T) {
 	d := &starling.Deployment{CreatedAt: created, PhaseAt: created.Add(5 * time.Second),
 		Timings: starling.Timings{QueuedMS: 10, BuildMS: 20, ReplicateMS: 30, StageMS: 1000}}
 	for phase, want := range map[starling.Phase]time.Time{
-		starling.PhaseQueued: {}, starling.PhaseReplicating: {}, starling.PhaseStaging: d.PhaseAt,
-		starling.PhaseRollingOut: created.Add(60 * time.Millisecond), starling.PhaseSucceeded: created.Add(60 * time.Millisecond),
+		starling.PhaseQueued: {}, starling.PhaseBuilding: {}, starling.PhaseReplicating: d.PhaseAt,
+		starling.PhaseStaging: created.Add(30 * time.Millisecond), starling.PhaseSucceeded: created.Add(30 * time.Millisecond),
 	} {
 		if d.Phase = phase; !machinesBegan(d).Equal(want) {
 			t.Errorf("%s: %s", phase, machinesBegan(d))

@@ -177,7 +177,8 @@ type Fetch struct {
 type CancelFetch struct{ Request }
 
 // Announce is to be sent over the link to a peer, where it becomes a PeerHas.
-// Announcements to one peer must arrive in order. All and Chunks are owned by the runner.
+// Announcements to one peer must arrive in order. All and Chunks stay as they are, for as
+// long as the runner needs them; it must not change them.
 type Announce struct {
 	To       string
 	Artifact starling.Digest

@@ -72,15 +72,12 @@ func (p *Peer) fillCache(d *download) bool {
 	if d.wants == 0 || !p.cacheRoom(d) || p.now < d.readyAt && !p.greeted(d) {
 		return false
 	}
-	unproven := p.unproven()
-	if d.counts[0] == 0 && unproven == 0 {
+	if d.pickMine(topLevel, 0) < 0 && !p.cover(d) {
 		return false
 	}
+	unproven := p.unproven()
 	for range cacheDraws {
 		c := d.pickMine(unproven, p.draw())
-		if c < 0 && p.cover(d) {
-			c = d.pickMine(0, p.draw())
-		}
 		if c < 0 {
 			return false
 		}

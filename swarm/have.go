@@ -1,6 +1,9 @@
 package swarm
 
-import "math/bits"
+import (
+	"math/bits"
+	"slices"
+)
 
 // take counts a chunk as held. from is the source whose fetch of it ended.
 func (p *Peer) take(d *download, c int, from *source) {
@@ -160,33 +163,31 @@ func (p *Peer) flush() {
 		return
 	}
 	p.flushAt, p.flushedAt = 0, p.now
-	for _, s := range p.sources {
-		if !s.up {
-			continue
-		}
-		for _, d := range p.downloads {
-			if s.wanted && s.view(d) == nil {
-				p.tell(s, d, nil) // it has not said what it holds, but may hear
-			}
-		}
-		for _, v := range s.views {
-			if v.owed || len(v.d.fresh) > maxNewsChunks {
-				p.hello(s, v.d, false)
-			} else {
-				p.tell(s, v.d, v.has)
-			}
-		}
-	}
 	for _, d := range p.downloads {
+		all := slices.Clone(d.fresh) // shared by those who lack all of it
+		for _, s := range p.sources {
+			if !s.up {
+				continue
+			}
+			switch v := s.view(d); {
+			case v == nil && s.wanted: // it has not said what it holds, but may hear
+				p.tell(s, d, nil, all)
+			case v == nil:
+			case v.owed || len(d.fresh) > maxNewsChunks:
+				p.hello(s, d, false)
+			default:
+				p.tell(s, d, v.has, all)
+			}
+		}
 		d.fresh = d.fresh[:0]
 	}
 }
 
-// tell announces to a peer the chunks that it lacks, as far as is known.
-func (p *Peer) tell(s *source, d *download, has bitset) {
+// tell announces to a peer the chunks of all that it lacks, as far as is known.
+func (p *Peer) tell(s *source, d *download, has bitset, all []uint32) {
 	lacks := func(c uint32) bool { return d.held.has(int(c)) && (has == nil || !has.has(int(c))) }
 	n := 0
-	for _, c := range d.fresh {
+	for _, c := range all {
 		if lacks(c) {
 			n++
 		}
@@ -194,10 +195,13 @@ func (p *Peer) tell(s *source, d *download, has bitset) {
 	if n == 0 {
 		return
 	}
-	news := make([]uint32, 0, n)
-	for _, c := range d.fresh {
-		if lacks(c) {
-			news = append(news, c)
+	news := all
+	if n < len(all) {
+		news = make([]uint32, 0, n)
+		for _, c := range all {
+			if lacks(c) {
+				news = append(news, c)
+			}
 		}
 	}
 	p.emit(Announce{To: s.name, Artifact: d.artifact, Chunks: news})

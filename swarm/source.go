@@ -21,7 +21,7 @@ type source struct {
 	avoidTill time.Duration // left out of the overlay until then: it cannot be reached
 
 	distrusted bool
-	suspicions int // chunks claimed, then denied
+	suspicions int // chunks claimed, then denied, less those given since
 
 	fetches       []*fetch
 	inFlightBytes int64
@@ -151,6 +151,7 @@ func (s *source) sample(f *fetch, took time.Duration) {
 	}
 	s.samples++
 	s.strikes = 0
+	s.suspicions = max(0, s.suspicions-1)
 	s.pausedTo = 0
 }
 

@@ -91,7 +91,15 @@ func newRoot() *cobra.Command {
 	swarm.Flags().StringVar(&s.delta, "delta", "0%", "then deploy another artifact with this share of the bytes changed")
 	swarm.Flags().StringVar(&s.html, "html", "", "write a report to this file")
 	swarm.Flags().BoolVar(&s.curves, "curves", false, "print what the links carried over time, too")
-	root.AddCommand(chunk, submit, swarm)
+	virtual := bench.SimConfig{}
+	simulated := scenario(&s, "sim", "One artifact to very many machines, simulated", func(ctx context.Context) (any, error) {
+		virtual.Seed = s.seed
+		return virtual.Run(ctx)
+	})
+	simulated.Flags().Int64Var(&virtual.Bytes, "bytes", 500_000_000, "size of the artifact")
+	simulated.Flags().IntVar(&virtual.Machines, "machines", 1500, "machines")
+	simulated.Flags().IntVar(&virtual.RateMbit, "rate", 1000, "Mbit/s of each link")
+	root.AddCommand(chunk, submit, swarm, simulated)
 	return root
 }
 
