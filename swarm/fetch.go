@@ -69,10 +69,10 @@ func (p *Peer) window(d *download) int64 {
 
 // fillCache asks a cache for one chunk that is ours to ask for.
 func (p *Peer) fillCache(d *download) bool {
-	if d.wants == 0 || !p.cacheRoom(d) || p.now < d.readyAt && !p.greeted(d) {
+	if d.wants == 0 || d.spent && p.now < d.coverAt || !p.cacheRoom(d) || p.now < d.readyAt && !p.greeted(d) {
 		return false
 	}
-	if d.pickMine(topLevel, 0) < 0 && !p.cover(d) {
+	if d.spent = d.pickMine(topLevel, 0) < 0; d.spent && !p.cover(d) {
 		return false
 	}
 	unproven := p.unproven()
@@ -170,9 +170,16 @@ func (p *Peer) cacheFor(d *download, c int) *source {
 	return p.caches[order[d.tries[c]%len(order)]]
 }
 
+// unstick has peers looked at again.
+func (p *Peer) unstick() {
+	for _, d := range p.downloads {
+		d.stuck = false
+	}
+}
+
 // fillPeer asks the peer that should finish first for the rarest chunk that it holds.
 func (p *Peer) fillPeer(d *download) bool {
-	if d.wants == 0 {
+	if d.wants == 0 || d.stuck {
 		return false
 	}
 	for {
@@ -192,6 +199,7 @@ func (p *Peer) fillPeer(d *download) bool {
 			}
 		}
 		if best == nil {
+			d.stuck = true
 			return false
 		}
 		least := 1
@@ -244,6 +252,7 @@ func (p *Peer) land(s *source, f *fetch) {
 	s.forget(f)
 	p.inFlightBytes -= f.size
 	p.count(s)
+	p.unstick()
 }
 
 func (p *Peer) cancel(s *source, f *fetch) {
