@@ -194,7 +194,9 @@ func (p *Peer) fillPeer(d *download) bool {
 			if v == nil || v.dry || !s.room(d, d.mean) {
 				continue
 			}
-			if t := s.finish(d.mean, p.pace); best == nil || t < soonest || t == soonest && s.before(best) {
+			t := s.finish(d.mean, p.pace)
+			if best == nil || s.failing() < best.failing() ||
+				s.failing() == best.failing() && (t < soonest || t == soonest && s.before(best)) {
 				best, bestView, soonest = s, v, t
 			}
 		}
@@ -212,6 +214,15 @@ func (p *Peer) fillPeer(d *download) bool {
 		}
 		bestView.dry = true
 	}
+}
+
+// failing ranks the sources that are not counted on behind the others, and by how often
+// they failed, so that none of them is asked again and again in place of the rest.
+func (s *source) failing() int {
+	if !s.doubted {
+		return 0
+	}
+	return 1 + s.strikes
 }
 
 // before breaks ties between sources: the one with less in flight, then by a hash.
