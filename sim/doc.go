@@ -6,5 +6,7 @@
 // quantum of each in turn; the quanta then queue at the receiver's downlink; a sender
 // stops when its window to one receiver is full, so that a crowded receiver does not
 // waste the sender's uplink. That is close to what congestion control gives in a
-// network whose core is not the bottleneck. CPU and disk cost nothing here.
+// network whose core is not the bottleneck; where it is, Config.RackRate and ZoneRate
+// put a first-come link between a rack and its zone, and a zone and the others. CPU and
+// disk cost nothing here.
 package sim

@@ -109,7 +109,7 @@ func TestFaultsCostTheirShare(t *testing.T) {
 		{"corrupt", Faults{Corrupt: 0.1}, 1.10, 1.15, 1.05, 1.25},
 		{"freeze", Faults{Freeze: 0.1}, 1.20, 1.30, 1.15, 1.45},
 		{"churn", Faults{Churn: 0.1}, 1.15, 1.25, 1.1, 1.25},
-		{"late", Faults{Late: 0.1}, 1.10, 1.15, 1.05, 1.20},
+		{"late", Faults{Late: 0.1}, 1.12, 1.20, 1.05, 1.20},
 		{"muffled", Faults{Muffled: 0.1}, 1.15, 1.25, 1.1, 1.30},
 		{"mute", Faults{Mute: 0.1}, 1.20, 1.25, 1.15, 1.35},
 		{"slow", Faults{Slow: 0.1}, 1.20, 1.30, 1.15, 1.60},

@@ -99,7 +99,8 @@ func (p *Peer) cover(d *download) bool {
 	for _, x := range d.deferred {
 		d.mine.clear(x.chunk)
 	}
-	return d.pickMine(0, 0) >= 0
+	d.spent = d.pickMine(0, 0) < 0
+	return !d.spent
 }
 
 // silence is for how long nothing of a member's share must have come before it lags

@@ -22,6 +22,8 @@
 //   - source.go: what is known of one peer or cache: pace, depth, back-off.
 //   - have.go: what is held here and elsewhere, and telling of it.
 //   - fetch.go: filling the pipelines.
+//   - priority.go: which artifact goes first.
+//   - cover.go: taking over the shares of members that lag behind.
 //   - failure.go, rescue.go: time-outs, blame, hedges, the fall-back to the caches.
 //   - links.go: dialling the overlay's neighbours.
 //   - peer.go: Step. trace.go: records of steps, and their replay.

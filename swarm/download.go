@@ -52,6 +52,10 @@ type download struct {
 	deferred []deferral
 	tries    map[int]int // caches tried without luck, per chunk
 
+	// What was looked for in vain, and need not be until something changes.
+	spent bool // nothing of mine is wanted
+	stuck bool // no peer can be asked for anything
+
 	seen      bitset // chunks that some source was known to hold, once
 	noveltyAt time.Duration
 	gap       time.Duration // usual time between news; 0: unknown
@@ -103,6 +107,7 @@ func (d *download) want(c int) {
 		d.level[k].set(c)
 		d.counts[k]++
 		d.wants++
+		d.spent, d.stuck = false, false
 	}
 }
 
@@ -198,6 +203,7 @@ func (d *download) redeal(self string) {
 
 func (d *download) resetMine() {
 	clear(d.mine)
+	d.spent = false
 	for _, c := range d.share {
 		d.mine.set(int(c))
 	}
@@ -248,6 +254,7 @@ func (d *download) vanish(c int) {
 // that another deal gives to this machine, one machine per chunk each time; then those
 // for which it is among the two first by a hash, the four, the eight.
 func (d *download) open(self string, all bool) {
+	d.spent = false
 	if d.phase < backups && !all {
 		for _, c := range share(mix(d.seedOf()+uint64(d.phase)+1), self, d.members, d.chunks) {
 			if d.level[0].has(int(c)) {

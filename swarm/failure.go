@@ -130,6 +130,7 @@ func (p *Peer) expire() {
 		d.deferred = slices.DeleteFunc(d.deferred, func(x deferral) bool {
 			if p.now >= x.until {
 				d.mine.set(x.chunk)
+				d.spent = false
 			}
 			return p.now >= x.until
 		})

@@ -69,10 +69,10 @@ func (p *Peer) window(d *download) int64 {
 
 // fillCache asks a cache for one chunk that is ours to ask for.
 func (p *Peer) fillCache(d *download) bool {
-	if d.wants == 0 || !p.cacheRoom(d) || p.now < d.readyAt && !p.greeted(d) {
+	if d.wants == 0 || d.spent && p.now < d.coverAt || !p.cacheRoom(d) || p.now < d.readyAt && !p.greeted(d) {
 		return false
 	}
-	if d.pickMine(topLevel, 0) < 0 && !p.cover(d) {
+	if d.spent = d.pickMine(topLevel, 0) < 0; d.spent && !p.cover(d) {
 		return false
 	}
 	unproven := p.unproven()
@@ -170,9 +170,16 @@ func (p *Peer) cacheFor(d *download, c int) *source {
 	return p.caches[order[d.tries[c]%len(order)]]
 }
 
+// unstick has peers looked at again.
+func (p *Peer) unstick() {
+	for _, d := range p.downloads {
+		d.stuck = false
+	}
+}
+
 // fillPeer asks the peer that should finish first for the rarest chunk that it holds.
 func (p *Peer) fillPeer(d *download) bool {
-	if d.wants == 0 {
+	if d.wants == 0 || d.stuck {
 		return false
 	}
 	for {
@@ -187,11 +194,14 @@ func (p *Peer) fillPeer(d *download) bool {
 			if v == nil || v.dry || !s.room(d, d.mean) {
 				continue
 			}
-			if t := s.finish(d.mean, p.pace); best == nil || t < soonest || t == soonest && s.before(best) {
+			t := s.finish(d.mean, p.pace)
+			if best == nil || s.failing() < best.failing() ||
+				s.failing() == best.failing() && (t < soonest || t == soonest && s.before(best)) {
 				best, bestView, soonest = s, v, t
 			}
 		}
 		if best == nil {
+			d.stuck = true
 			return false
 		}
 		least := 1
@@ -204,6 +214,15 @@ func (p *Peer) fillPeer(d *download) bool {
 		}
 		bestView.dry = true
 	}
+}
+
+// failing ranks the sources that are not counted on behind the others, and by how often
+// they failed, so that none of them is asked again and again in place of the rest.
+func (s *source) failing() int {
+	if !s.doubted {
+		return 0
+	}
+	return 1 + s.strikes
 }
 
 // before breaks ties between sources: the one with less in flight, then by a hash.
@@ -253,6 +272,7 @@ func (p *Peer) land(s *source, f *fetch) {
 		p.parkedBytes -= f.size
 	}
 	p.count(s)
+	p.unstick()
 }
 
 func (p *Peer) cancel(s *source, f *fetch) {

@@ -105,7 +105,6 @@ func (p *Peer) peerHas(ev PeerHas) {
 	for _, c := range ev.Chunks {
 		p.learn(v, int(c))
 	}
-	v.dry = false
 	if ev.Hello {
 		v.owed = true // answered with the news, so that no peer can ask for more than its turn
 		p.flushSoon()
@@ -135,6 +134,9 @@ func (p *Peer) learn(v *view, c int) {
 		if !v.s.doubted {
 			v.d.more(c)
 			v.d.novelty(p.now, c)
+		}
+		if v.d.wanted(c) {
+			v.dry, v.d.stuck = false, false
 		}
 	}
 }

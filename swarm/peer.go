@@ -80,6 +80,7 @@ func (p *Peer) Step(now time.Duration, ev Event) []Effect {
 // review does what is due by time, or after anything unusual: it looks at everything.
 // News and arrivals, which are most of the events, do without.
 func (p *Peer) review() {
+	p.unstick()
 	p.expire()
 	if p.rewire {
 		p.rewire = false

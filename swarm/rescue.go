@@ -1,6 +1,9 @@
 package swarm
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // fallBack opens more and more of the chunks that no peer holds to this machine's
 // own requests to the caches, each time that too little new was seen for long enough.
@@ -50,6 +53,9 @@ func (p *Peer) cachesIdle() bool {
 // to ask for.
 func (p *Peer) hedge() {
 	if p.now < p.hedgeAt || p.took == 0 || p.inFlightBytes == p.parkedBytes {
+		return
+	}
+	if !slices.ContainsFunc(p.downloads, (*download).endgame) {
 		return
 	}
 	p.hedgeAt = p.now + max(p.took/4, time.Millisecond)
