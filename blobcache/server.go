@@ -27,7 +27,7 @@ const (
 	maxCountedPeers  = 1_024            // pairs of region and role whose traffic is counted
 	defaultStreams   = 1_024
 	defaultBufferMiB = 96
-	defaultUploads   = 32 // enough for links with a large delay
+	defaultUploads   = 8 // soon whole, and enough for links with a large delay
 )
 
 // ServerConfig says what a Server serves, and to whom.
@@ -49,7 +49,7 @@ type ServerConfig struct {
 	// ReadBase reads an older chunk that Source lacks from nearby; nil: there is nowhere.
 	ReadBase ReadChunk
 
-	MaxUploads       int    // chunks sent at once, the others waiting in line; 0: 32
+	MaxUploads       int    // chunks sent at once, the others waiting in line; 0: 8
 	MaxUploadsQueued int    // in line, before peers are told busy; 0: MaxStreams
 	Upload           *Limit // of all chunks sent; nil: no cap
 	// Priority tells how urgent an artifact is that a peer says it gets a chunk for

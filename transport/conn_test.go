@@ -40,8 +40,8 @@ func TestTransferIntegrity(t *testing.T) {
 	for name, cfg := range map[string]Config{
 		"gro":          {},
 		"without gro":  {DisableGRO: true},
-		"coalesced":    {ReceiveCoalesce: 500 * time.Microsecond},
-		"both options": {DisableGRO: true, ReceiveCoalesce: 500 * time.Microsecond},
+		"coalesced":    {ReceiveCoalesce: 2 * time.Millisecond},
+		"both options": {DisableGRO: true, ReceiveCoalesce: 2 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, "c")

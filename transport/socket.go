@@ -13,8 +13,8 @@ import (
 	"golang.org/x/net/ipv4"
 )
 
-// nearlyEmptyPackets is what a read may have brought for the next one to be put off.
-const nearlyEmptyPackets = 2
+// worthSleep is the least time that a read is put off for: timers are no finer.
+const worthSleep = 50 * time.Microsecond
 
 // socket is the UDP socket as quic-go uses it. Sending and control go straight to the
 // *net.UDPConn; receiving goes through ReadBatch, which quic-go finds by that name.
@@ -31,7 +31,8 @@ type socket struct {
 	supers   [superDatagramsPerRead]superDatagram
 	next     int // supers[next:filled] are not handed out yet
 	filled   int
-	last     int // packets of the last read
+	readAt   time.Time // of the last read
+	full     bool      // it brought all that there was room for: more may wait
 
 	reads, packets atomic.Uint64
 }
@@ -91,15 +92,16 @@ func (s *socket) bound() netip.AddrPort {
 // read as it is, to know a time-out by its type.
 func (s *socket) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
 	if s.next == s.filled {
-		if s.coalesce > 0 && s.last <= nearlyEmptyPackets {
-			time.Sleep(s.coalesce)
+		if s.coalesce > 0 && !s.full {
+			if wait := s.coalesce - time.Since(s.readAt); wait > worthSleep {
+				time.Sleep(wait)
+			}
 		}
-		s.last = 0
 		if !s.gro {
 			n, err := s.batch.ReadBatch(ms, flags)
 			if n > 0 {
-				s.count(n)
-				s.reads.Add(1)
+				s.packets.Add(uint64(n))
+				s.noteRead(n == len(ms))
 			}
 			return n, err
 		}
@@ -120,13 +122,16 @@ func (s *socket) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
 			s.next++
 		}
 	}
-	s.count(n)
+	s.packets.Add(uint64(n))
 	return n, nil
 }
 
-func (s *socket) count(packets int) {
-	s.last += packets
-	s.packets.Add(uint64(packets))
+func (s *socket) noteRead(full bool) {
+	s.reads.Add(1)
+	s.full = full
+	if s.coalesce > 0 {
+		s.readAt = time.Now()
+	}
 }
 
 func (s *socket) readSupers(flags int) error {
@@ -134,7 +139,7 @@ func (s *socket) readSupers(flags int) error {
 	if err != nil {
 		return err
 	}
-	s.reads.Add(1)
+	s.noteRead(n == len(s.messages))
 	s.next, s.filled = 0, n
 	for i := range n {
 		m, super := &s.messages[i], &s.supers[i]

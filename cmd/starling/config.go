@@ -101,10 +101,23 @@ type GossipBlock struct {
 }
 
 // LimitsBlock caps the chunks that a machine and a cache move, each role by itself, in
-// bits a second on the wire.
+// bits a second on the wire, and the processors that the process may use.
 type LimitsBlock struct {
 	Upload   string `hcl:"upload,optional"` // e.g. 1Gbit
 	Download string `hcl:"download,optional"`
+	Cores    int    `hcl:"cores,optional"` // default: 1 for nothing but a machine, all for others
+}
+
+// cores is how many processors the process may use at a time; 0: as many as Go's
+// runtime takes. A machine is a guest on its host, and wakes up less with one.
+func (c *Config) cores() int {
+	switch {
+	case c.Limits != nil && c.Limits.Cores > 0:
+		return c.Limits.Cores
+	case c.isMachine() && len(c.roles()) == 1 && os.Getenv("GOMAXPROCS") == "":
+		return 1
+	}
+	return 0
 }
 
 // TuningBlock holds what only an unusual kernel or network needs.
@@ -342,6 +355,9 @@ func parseRate(field, s string) (int64, error) {
 func (c *Config) caps() (upload, download int64, err error) {
 	if c.Limits == nil {
 		return 0, 0, nil
+	}
+	if c.Limits.Cores < 0 {
+		return 0, 0, starling.Invalidf("limits.cores", "%d is negative", c.Limits.Cores)
 	}
 	if upload, err = parseRate("limits.upload", c.Limits.Upload); err != nil {
 		return 0, 0, err

@@ -120,7 +120,7 @@ func (p *process) replicas() int {
 
 // bulkCoalesce is how long a process that moves bulk data, and no Raft, may let packets
 // gather: fewer wake-ups for the same bytes.
-const bulkCoalesce = 500 * time.Microsecond
+const bulkCoalesce = 2 * time.Millisecond
 
 // listenQUIC opens the one UDP port of this process.
 func (p *process) listenQUIC() (*transport.Endpoint, error) {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -43,6 +44,9 @@ func agentCommand() *cobra.Command {
 			log, err := newLogger(cmd, cfg)
 			if err != nil {
 				return err
+			}
+			if n := cfg.cores(); n > 0 {
+				runtime.GOMAXPROCS(n)
 			}
 			return runAgent(cmd.Context(), cfg, log, nil)
 		},
