@@ -20,7 +20,8 @@ test: tools
 bench: build
 	bin/starling-bench chunk --json
 	bin/starling-bench submit --json
-	bin/starling-bench swarm --json
+	bin/starling-bench swarm --json --compare aria2,libtorrent
+	bin/starling-bench sim --json
 
 lint:
 	go vet ./...

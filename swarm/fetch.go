@@ -75,14 +75,10 @@ func (p *Peer) fillCache(d *download) bool {
 	if d.spent = d.pickMine(topLevel, 0) < 0; d.spent && !p.cover(d) {
 		return false
 	}
-	unproven := p.unproven()
 	for range cacheDraws {
-		c := d.pickMine(unproven, p.draw())
+		c := d.pickMine(0, p.draw())
 		if c < 0 {
 			return false
-		}
-		if p.promised(d, c) {
-			continue
 		}
 		s := p.cacheFor(d, c)
 		if p.cacheFree(s, d) && s.room(d, d.size(c)) {
@@ -92,33 +88,6 @@ func (p *Peer) fillCache(d *download) bool {
 		}
 		if s.strikes > 0 && p.now < s.pausedTo {
 			d.tries[c]++ // the next cache, next time
-		}
-	}
-	return false
-}
-
-// unproven counts the peers that have given nothing yet. What they claim may be lies:
-// it is no reason to leave the caches alone.
-func (p *Peer) unproven() int {
-	n := 0
-	for _, s := range p.sources {
-		if s.up && !s.doubted && s.samples == 0 && len(s.views) > 0 {
-			n++
-		}
-	}
-	return n
-}
-
-// promised reports whether a peer that gave something before claims to hold c.
-func (p *Peer) promised(d *download, c int) bool {
-	if d.avail[c] == 0 {
-		return false
-	}
-	for _, s := range p.sources {
-		if s.up && !s.doubted && s.samples > 0 {
-			if v := s.view(d); v != nil && v.has.has(c) {
-				return true
-			}
 		}
 	}
 	return false
