@@ -16,7 +16,7 @@ const (
 	turnPatience = 20 * time.Second // in line, before busy is answered
 	// slotLease is how long a transfer counts: one that takes longer, because the far
 	// side is slow or gone, goes on beside the next. The buffer budget bounds those.
-	slotLease = 5 * time.Second
+	slotLease = 2 * time.Second
 )
 
 // turns decides whose chunk a server sends next: the highest priority first, and

@@ -237,7 +237,9 @@ func drawWorld(t *rapid.T) Config {
 }
 
 // TestAnyTopology draws worlds without faults: all finish, near the bound but for a
-// few chunks' time per doubling of the machines, and about one copy leaves the caches.
+// few chunks' time per doubling of the machines, and about one copy leaves the caches:
+// a quarter more at most, where the artifact is small and several caches are soon done
+// with it, before the news are around.
 func TestAnyTopology(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		cfg := drawWorld(t)
@@ -251,14 +253,14 @@ func TestAnyTopology(t *testing.T) {
 		if r.Last > allowed {
 			t.Fatalf("the last is done after %s; the bound is %s, allowed were %s", r.Last, r.Bound, allowed)
 		}
-		if most := 1.10 * float64(r.Bytes); r.OriginCopies*float64(r.Bytes) > most+float64(3*cfg.ChunkBytes) {
+		if most := 1.25 * float64(r.Bytes); r.OriginCopies*float64(r.Bytes) > most+float64(3*cfg.ChunkBytes) {
 			t.Fatalf("%.3f copies left the caches", r.OriginCopies)
 		}
 	})
 }
 
 // TestAnyFaults draws worlds with any faults: no chunk is lost for good, and nobody
-// waits for ever. The time allowed is three times the bound and a while for time-outs
+// waits for ever. The time allowed is four times the bound and a while for time-outs
 // to run off, one after the other; slow machines take longer, and are not timed.
 func TestAnyFaults(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -282,7 +284,7 @@ func TestAnyFaults(t *testing.T) {
 				t.Fatalf("%s, whose fault is %q, is called a liar", r.PerMachine[a.Machine].Name, f)
 			}
 		}
-		if allowed := 3*r.Bound + time.Minute; r.Last > allowed {
+		if allowed := 4*r.Bound + 2*time.Minute; r.Last > allowed {
 			t.Fatalf("the last is done after %s; the bound is %s, allowed were %s", r.Last, r.Bound, allowed)
 		}
 	})

@@ -1,6 +1,7 @@
 package swarm
 
 import (
+	"slices"
 	"time"
 
 	"github.com/starlingdeploy/starling"
@@ -13,20 +14,19 @@ func (p *Peer) fill() {
 		if d.priority < order[0].priority && p.hurries(order[0]) {
 			break
 		}
-		for p.inFlightBytes < p.inFlightMost() &&
-			(p.fillCache(d) || p.park(d) || p.pressing(d) < p.window(d) && p.fillPeer(d)) {
+		for p.inFlightBytes < p.cfg.MaxInFlightBytes &&
+			(p.fillCache(d) || p.park(d) || p.pressing(d) < p.window(d) && !p.narrow() && p.fillPeer(d)) {
 		}
 	}
 	p.hedge()
 }
 
-// inFlightMost bounds what is in flight. Where many requests time out and nothing comes,
-// they are too many for this machine's link: then it asks for one chunk after the other.
-func (p *Peer) inFlightMost() int64 {
-	if p.vain >= vainTimeouts {
-		return 1
-	}
-	return p.cfg.MaxInFlightBytes
+// narrow reports whether peers must not be asked for more. Where many requests time out
+// and nothing comes, they are too many for this machine's link: then it asks one peer for
+// one chunk, and the caches.
+func (p *Peer) narrow() bool {
+	return p.vain >= vainTimeouts &&
+		slices.ContainsFunc(p.sources, func(s *source) bool { return !s.origin && len(s.fetches) > 0 })
 }
 
 // count brings up to date what is in flight from peers that can be expected to deliver it.
