@@ -1,5 +1,5 @@
 #!/bin/sh
-# fuzz.sh TIME: runs every fuzz target of the module for TIME each.
+# fuzz.sh N: runs every fuzz target of the module, N as -fuzztime takes it (5000x).
 set -eu
 for pkg in $(go list ./...); do
 	for target in $(go test -list '^Fuzz' "$pkg" | grep '^Fuzz' || true); do
