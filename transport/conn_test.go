@@ -41,6 +41,7 @@ func TestTransferIntegrity(t *testing.T) {
 		"gro":          {},
 		"without gro":  {DisableGRO: true},
 		"coalesced":    {ReceiveCoalesce: 2 * time.Millisecond},
+		"small window": {MaxStreamWindowBytes: 16 << 10},
 		"both options": {DisableGRO: true, ReceiveCoalesce: 2 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {

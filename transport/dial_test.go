@@ -40,6 +40,7 @@ func TestListenErrors(t *testing.T) {
 		"advertised wildcard":  {Config{Bind: "0.0.0.0:0", Advertise: "[::]:1", Credentials: creds}, "nobody can dial"},
 		"advertised bad port":  {Config{Bind: "127.0.0.1:0", Advertise: "h:http", Credentials: creds}, "is no port"},
 		"too many connections": {Config{Bind: "127.0.0.1:0", BlobConnections: 17, Credentials: creds}, "BlobConnections is 17, want 1 to 16"},
+		"no window":            {Config{Bind: "127.0.0.1:0", MaxStreamWindowBytes: 1 << 10, Credentials: creds}, "MaxStreamWindowBytes"},
 		"slow coalescing":      {Config{Bind: "127.0.0.1:0", ReceiveCoalesce: time.Second, Credentials: creds}, "ReceiveCoalesce"},
 	} {
 		t.Run(name, func(t *testing.T) {

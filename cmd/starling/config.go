@@ -114,16 +114,20 @@ func (c *Config) cores() int {
 	switch {
 	case c.Limits != nil && c.Limits.Cores > 0:
 		return c.Limits.Cores
-	case c.isMachine() && len(c.roles()) == 1 && os.Getenv("GOMAXPROCS") == "":
+	case c.isOnlyMachine() && os.Getenv("GOMAXPROCS") == "":
 		return 1
 	}
 	return 0
 }
 
+// isOnlyMachine reports whether this process has no other role.
+func (c *Config) isOnlyMachine() bool { return c.isMachine() && len(c.roles()) == 1 }
+
 // TuningBlock holds what only an unusual kernel or network needs.
 type TuningBlock struct {
 	DisableGRO      bool   `hcl:"disable_gro,optional"`
 	ReceiveCoalesce string `hcl:"receive_coalesce,optional"` // e.g. 500us: fewer wake-ups on slow links
+	StreamWindow    string `hcl:"stream_window,optional"`    // e.g. 1MiB: for machines far from their peers
 }
 
 // defaultReplicas is how many caches of a region hold each chunk.
