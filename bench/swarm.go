@@ -24,6 +24,7 @@ type SwarmConfig struct {
 	Caches   int // which hold the artifact at first; 0: 1
 	Bytes    int64
 	RateMbit int // of each cache's and machine's link, in each direction; 0: unshaped
+	CapMbit  int // upload and download limit that caches and machines are told to keep; 0: none
 	Rounds   int // of each system, in turns; 0: 1
 	Seed     uint64
 	Dir      string   // where the data goes; "": where temporary files go
@@ -50,6 +51,7 @@ type SwarmResult struct {
 
 	Computer Computer `json:"computer"`
 
+	Cap    *CapResult     `json:"cap,omitempty"`    // of all rounds
 	Delta  *DeltaResult   `json:"delta,omitempty"`  // of the round with the median ratio
 	Faults []*FaultResult `json:"faults,omitempty"` // of the last round
 
@@ -80,6 +82,8 @@ func (c SwarmConfig) Check() error {
 	switch {
 	case c.RateMbit < 0:
 		return starling.Invalidf("--rate", "must not be negative")
+	case c.CapMbit < 0:
+		return starling.Invalidf("--cap", "must not be negative")
 	case c.Rounds < 1 || c.Caches < 1 || c.Machines < 1 || c.Bytes < 1:
 		return starling.Invalidf("--rounds", "rounds, caches, machines and bytes must be 1 or more")
 	case c.Delta < 0 || c.Delta > MaxDelta:
@@ -108,8 +112,8 @@ func (c SwarmConfig) Run(ctx context.Context) (*SwarmResult, error) {
 			return nil, err
 		}
 		res.Network = s.String()
-	} else if c.RateMbit > 0 || len(c.Compare) > 0 || len(c.Faults) > 0 {
-		return nil, starling.Invalidf("--rate", "shaped links, rivals and faults need network namespaces: run as root on Linux")
+	} else if c.RateMbit > 0 || len(c.Compare) > 0 || len(c.Faults) > 0 || c.CapMbit > 0 {
+		return nil, starling.Invalidf("--rate", "shaped links, caps, rivals and faults need network namespaces: run as root on Linux")
 	}
 	systems, notes, err := c.systems(s)
 	if err != nil {
@@ -133,6 +137,7 @@ func (c SwarmConfig) Run(ctx context.Context) (*SwarmResult, error) {
 		}
 	}
 	res.sumUp(systems)
+	res.Cap = capResult(c.CapMbit, res.Rounds)
 	return res, nil
 }
 
@@ -214,7 +219,7 @@ func (c SwarmConfig) round(ctx context.Context, s *stand, seed uint64) (*Round, 
 			hosts = append(hosts, world.Host{IP: h.IP, Prefix: h.Prefix(), Dial: h.Dial})
 		}
 	}
-	size := world.Size{Regions: 1, Servers: 1, Caches: c.Caches, Machines: c.Machines}
+	size := world.Size{Regions: 1, Servers: 1, Caches: c.Caches, Machines: c.Machines, CapMbit: c.CapMbit}
 	r := &Round{}
 	err := inWorld(ctx, c.Bin, c.Dir, size, func(w *world.World, api *client.Client) error {
 		record, err := pushRandom(ctx, api, w.Dir, c.Bytes, seed, nil)

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -24,6 +25,7 @@ import (
 const (
 	helper       = "STARLING_BENCH_TEST"
 	helperFaults = "STARLING_BENCH_TEST_FAULTS"
+	helperCap    = "STARLING_BENCH_TEST_CAP"
 )
 
 func TestMain(m *testing.M) {
@@ -47,7 +49,13 @@ func measure(bin string) error {
 	if c.Faults, err = ParseFaults(os.Getenv(helperFaults)); err != nil {
 		return err
 	}
-	if len(c.Faults) == 0 {
+	if c.CapMbit, err = strconv.Atoi(os.Getenv(helperCap)); err != nil {
+		return err
+	}
+	switch {
+	case c.CapMbit > 0:
+		c.Bytes, c.RateMbit = 60_000_000, 0
+	case len(c.Faults) == 0:
 		c.Delta, c.Compare = 0.05, Rivals()
 	}
 	res, err := c.Run(ctx)
@@ -67,16 +75,18 @@ func TestSwarmInNamespaces(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		faults string
+		cap    int
 		check  func(*testing.T, *SwarmResult)
 	}{
-		"beside others": {"", checkPlain},
-		"with faults":   {"kill 1 at 20%; stop 1 at 30%", checkHarmed},
+		"beside others": {"", 0, checkPlain},
+		"with faults":   {"kill 1 at 20%; stop 1 at 30%", 0, checkHarmed},
+		"with caps":     {"", 100, checkCapped},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			cmd := exec.CommandContext(t.Context(), os.Args[0])
-			cmd.Env = append(os.Environ(), helper+"="+bin, helperFaults+"="+c.faults, "TMPDIR="+dir)
+			cmd.Env = append(os.Environ(), helper+"="+bin, helperFaults+"="+c.faults, helperCap+"="+strconv.Itoa(c.cap), "TMPDIR="+dir)
 			var stdout, stderr bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &stdout, &stderr
 			if err := cmd.Run(); err != nil {
@@ -122,6 +132,15 @@ func checkPlain(t *testing.T, res *SwarmResult) {
 	}
 	if n := strings.Count(page.String(), `class="machine"`); n < 2*res.Machines*len(res.Rounds) {
 		t.Errorf("%d curves", n)
+	}
+}
+
+func checkCapped(t *testing.T, res *SwarmResult) {
+	t.Helper()
+	c := res.Cap
+	// With other tests beside it, the computer may not have 100 Mbit/s to spare.
+	if c == nil || c.Mbit != 100 || c.SeedUp < 0.8 || max(c.SeedUp, c.Up, c.Down) > 1.05 {
+		t.Errorf("the cap and the busiest spells in units of it: %+v", c)
 	}
 }
 

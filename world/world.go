@@ -57,7 +57,11 @@ type Proc struct {
 
 // Size says how large a world is: Servers, Caches and Workers in each region,
 // Machines dealt to the regions in turn.
-type Size struct{ Regions, Servers, Caches, Workers, Machines int }
+type Size struct {
+	Regions, Servers, Caches, Workers, Machines int
+
+	CapMbit int // upload and download limit of each cache and machine; 0: none
+}
 
 // Client returns a client of a server's API.
 func (p *Proc) Client() (*client.Client, error) {
@@ -291,6 +295,9 @@ func (w *World) configFor(p *Proc, gossipKey string, size Size) []byte {
 		line("worker {\n  enabled = true\n  slots = 1\n  allow_file_repos = true\n  read_only_paths = [%s]\n}", strings.Join(toolchainPaths(), ", "))
 	case starling.RoleMachine:
 		line("machine {\n  enabled = true\n  tags = { role = \"web\" }\n  env = { PORT = \"%d\" }\n}", p.AppPort)
+	}
+	if size.CapMbit > 0 && (p.Role == starling.RoleCache || p.Role == starling.RoleMachine) {
+		line("limits {\n  upload = \"%dMbit\"\n  download = \"%dMbit\"\n}", size.CapMbit, size.CapMbit)
 	}
 	return b.Bytes()
 }

@@ -44,6 +44,7 @@ type settings struct {
 	content  int64 // bytes to cut
 	bytes    int64 // of the artifact
 	rate     int
+	cap      int
 	caches   int
 	rounds   int
 	dir      string
@@ -85,6 +86,7 @@ func newRoot() *cobra.Command {
 	swarm.Flags().Int64Var(&s.bytes, "bytes", 500_000_000, "size of the artifact")
 	swarm.Flags().IntVar(&s.machines, "machines", 8, "machines")
 	swarm.Flags().IntVar(&s.rate, "rate", 0, "Mbit/s of each link; 0: unshaped")
+	swarm.Flags().IntVar(&s.cap, "cap", 0, "Mbit/s that caches and machines are told not to exceed; 0: none")
 	swarm.Flags().StringVar(&s.dir, "dir", os.TempDir(), "where the data goes")
 	swarm.Flags().StringSliceVar(&s.compare, "compare", nil, "measure other programs beside it: "+strings.Join(bench.Rivals(), ", "))
 	swarm.Flags().StringVar(&s.faults, "faults", "", `a failure script, like "kill 10% at 50%; slow 1 at 0%; kill cache at 3s"`)
@@ -137,7 +139,7 @@ func runSwarm(ctx context.Context, s *settings) (*bench.SwarmResult, error) {
 		return nil, err
 	}
 	c := bench.SwarmConfig{
-		Bin: s.bin, Machines: s.machines, Caches: s.caches, Bytes: s.bytes, RateMbit: s.rate, Rounds: s.rounds, Seed: s.seed,
+		Bin: s.bin, Machines: s.machines, Caches: s.caches, Bytes: s.bytes, RateMbit: s.rate, CapMbit: s.cap, Rounds: s.rounds, Seed: s.seed,
 		Dir: dir, Compare: s.compare, Faults: faults, Delta: delta,
 	}
 	if err := c.Check(); err != nil {
