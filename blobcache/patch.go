@@ -26,15 +26,15 @@ func (s *Server) getPatch(ctx context.Context, conn net.Conn, peer starling.Iden
 	if !ok {
 		return respond(conn, statusMissing, nil)
 	}
-	done, err := s.turn(ctx, q.artifact, size) // before anything takes memory
+	t, err := s.turn(ctx, q.artifact, size) // before anything takes memory
 	if err != nil {
 		return s.answer(ctx, conn, err)
 	}
-	defer done()
+	defer t.done()
 	bases, used, baseBytes := s.heldBases(digests, s.cfg.ReadBase != nil)
 	switch data, known := s.cfg.Patcher.lookUp(patchKey(q.digest, bases)); {
 	case data != nil:
-		return s.sendPatch(ctx, conn, peer, q, used, data)
+		return s.sendPatch(ctx, conn, peer, q, t, used, data)
 	case known:
 		used, baseBytes = 0, 0
 	}
@@ -64,10 +64,10 @@ func (s *Server) getPatch(ctx context.Context, conn net.Conn, peer starling.Iden
 		if err != nil { // the chunk does as well
 			s.cfg.Logger.Debug("no patch can be made", "digest", q.digest.String(), "error", err)
 		} else if patch != nil {
-			return s.sendPatch(ctx, conn, peer, q, used, patch)
+			return s.sendPatch(ctx, conn, peer, q, t, used, patch)
 		}
 	}
-	return s.sendPatch(ctx, conn, peer, q, 0, data)
+	return s.sendPatch(ctx, conn, peer, q, t, 0, data)
 }
 
 // heldBases returns those of the digests whose chunks this node can read, here or also
@@ -88,7 +88,7 @@ func (s *Server) heldBases(digests []byte, nearby bool) (bases []starling.Digest
 }
 
 // sendPatch sends a patch against the used bases, or with none a chunk.
-func (s *Server) sendPatch(ctx context.Context, conn net.Conn, peer starling.Identity, q request, used byte, data []byte) error {
+func (s *Server) sendPatch(ctx context.Context, conn net.Conn, peer starling.Identity, q request, t *turn, used byte, data []byte) error {
 	if err := s.deadline(ctx, conn, transferTimeout); err != nil {
 		return err
 	}
@@ -96,11 +96,7 @@ func (s *Server) sendPatch(ctx context.Context, conn net.Conn, peer starling.Ide
 	if _, err := conn.Write(append(head[:], used)); err != nil {
 		return err
 	}
-	if err := s.cfg.Upload.write(ctx, conn, data); err != nil {
-		return err
-	}
-	s.traffic.count(peer, q, len(data))
-	return nil
+	return s.transmit(ctx, conn, peer, q, t, data)
 }
 
 // Patch is what a peer sent for a chunk.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,7 +28,8 @@ const (
 	maxCountedPeers  = 1_024            // pairs of region and role whose traffic is counted
 	defaultStreams   = 1_024
 	defaultBufferMiB = 96
-	defaultUploads   = 8 // soon whole, and enough for links with a large delay
+	defaultUploads   = 8        // soon whole, and enough for links with a large delay
+	sendPieceBytes   = 64 << 10 // between two looks at how a transfer comes along
 )
 
 // ServerConfig says what a Server serves, and to whom.
@@ -220,16 +222,16 @@ func (s *Server) get(ctx context.Context, conn net.Conn, peer starling.Identity,
 	if !ok {
 		return respond(conn, statusMissing, nil)
 	}
-	done, err := s.turn(ctx, q.artifact, size) // before the chunk takes memory
+	t, err := s.turn(ctx, q.artifact, size) // before the chunk takes memory
 	if err != nil {
 		return s.answer(ctx, conn, err)
 	}
-	defer done()
-	return s.send(ctx, conn, peer, q, size)
+	defer t.done()
+	return s.send(ctx, conn, peer, q, t, size)
 }
 
 // turn waits until it is the turn of a chunk to be sent.
-func (s *Server) turn(ctx context.Context, artifact starling.Digest, size int) (done func(), err error) {
+func (s *Server) turn(ctx context.Context, artifact starling.Digest, size int) (*turn, error) {
 	priority := 0
 	if s.cfg.Priority != nil {
 		var known bool
@@ -241,7 +243,7 @@ func (s *Server) turn(ctx context.Context, artifact starling.Digest, size int) (
 }
 
 // send reads a chunk and answers a get with it.
-func (s *Server) send(ctx context.Context, conn net.Conn, peer starling.Identity, q request, size int) error {
+func (s *Server) send(ctx context.Context, conn net.Conn, peer starling.Identity, q request, t *turn, size int) error {
 	buf, err := s.buffers.take(ctx, size)
 	if err != nil {
 		return s.answer(ctx, conn, err)
@@ -258,8 +260,16 @@ func (s *Server) send(ctx context.Context, conn net.Conn, peer starling.Identity
 	if _, err := conn.Write(head[:]); err != nil {
 		return err
 	}
-	if err := s.cfg.Upload.write(ctx, conn, data); err != nil {
-		return err
+	return s.transmit(ctx, conn, peer, q, t, data)
+}
+
+// transmit sends the body of an answer to a get, within the cap on uploads.
+func (s *Server) transmit(ctx context.Context, conn net.Conn, peer starling.Identity, q request, t *turn, data []byte) error {
+	for piece := range slices.Chunk(data, sendPieceBytes) {
+		if err := s.cfg.Upload.write(ctx, conn, piece); err != nil {
+			return err
+		}
+		t.progress(len(piece))
 	}
 	s.traffic.count(peer, q, len(data))
 	return nil

@@ -9,26 +9,24 @@ import (
 	"time"
 
 	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/swarm"
 )
 
-// Patience of turns.
-const (
-	turnPatience = 20 * time.Second // in line, before busy is answered
-	// slotLease is how long a transfer counts: one that takes longer, because the far
-	// side is slow or gone, goes on beside the next. The buffer budget bounds those.
-	slotLease = 2 * time.Second
-)
+// turnPatience is for how long a turn waits in line before busy is answered.
+const turnPatience = 20 * time.Second
 
 // turns decides whose chunk a server sends next: the highest priority first, and
 // within one priority the artifact that was sent the fewest bytes (start-time fair
 // queueing, Goyal et al., SIGCOMM 1996, with equal weights); in order of arrival
 // within an artifact. A few are sent at once, so that each is soon whole at the other
-// end and can be passed on.
+// end and can be passed on. A transfer that falls behind the others, because the far
+// side is slow or gone, goes on beside the next; the buffer budget bounds those.
 type turns struct {
 	slots      int // chunks sent at once
 	maxWaiting int // chunks in line
 
 	mu      sync.Mutex
+	pace    swarm.SendPace
 	sending int // slots taken
 	waiting int
 	made    uint64                    // lanes
@@ -47,21 +45,24 @@ type lane struct {
 
 // turn is one chunk's place.
 type turn struct {
+	line  *turns
 	bytes int64
+	sent  int64 // of them
+	began time.Time
 	lane  *lane
 	call  chan bool // true: it is your turn; false: make room for something urgent
 	lease *time.Timer
-	slot  bool // it has one, and its lease lasts
+	slot  bool // it has one, and keeps up
 }
 
 func newTurns(slots, maxWaiting int) *turns {
 	return &turns{slots: slots, maxWaiting: maxWaiting, lanes: map[starling.Digest]*lane{}}
 }
 
-// enter waits for a slot to send a chunk of an artifact; the caller ends with done.
-// ErrUnavailable: too many wait already, or for too long.
-func (q *turns) enter(ctx context.Context, artifact starling.Digest, priority int, bytes int) (done func(), err error) {
-	t := &turn{bytes: int64(bytes), call: make(chan bool, 1)}
+// enter waits for a slot to send a chunk of an artifact; the caller says what it has sent,
+// and ends with done. ErrUnavailable: too many wait already, or for too long.
+func (q *turns) enter(ctx context.Context, artifact starling.Digest, priority int, bytes int) (*turn, error) {
+	t := &turn{line: q, bytes: int64(bytes), call: make(chan bool, 1)}
 	if err := q.join(t, artifact, priority); err != nil {
 		return nil, err
 	}
@@ -79,7 +80,7 @@ func (q *turns) enter(ctx context.Context, artifact starling.Digest, priority in
 	if !ok {
 		return nil, busyUploads()
 	}
-	return func() { q.done(t) }, nil
+	return t, nil
 }
 
 func busyUploads() error { return fmt.Errorf("%w: too many uploads at once", starling.ErrUnavailable) }
@@ -154,8 +155,8 @@ func (q *turns) next() {
 		q.sending++
 		best.sending++
 		best.sentBytes += t.bytes
-		t.slot = true
-		t.lease = time.AfterFunc(slotLease, func() { q.lend(t) })
+		t.slot, t.began = true, time.Now()
+		t.lease = time.AfterFunc(q.pace.Patience(t.bytes, 0), t.check)
 		t.call <- true
 	}
 }
@@ -164,10 +165,22 @@ func (l *lane) before(o *lane) bool {
 	return cmp.Or(cmp.Compare(o.priority, l.priority), cmp.Compare(l.sentBytes, o.sentBytes), cmp.Compare(l.number, o.number)) < 0
 }
 
-// lend gives the slot of a slow transfer to the next.
-func (q *turns) lend(t *turn) {
+// progress notes that n more bytes have been sent.
+func (t *turn) progress(n int) {
+	t.line.mu.Lock()
+	defer t.line.mu.Unlock()
+	t.sent += int64(n)
+}
+
+// check gives the slot of a transfer that has fallen behind to the next.
+func (t *turn) check() {
+	q := t.line
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if left := q.pace.Patience(t.bytes, t.sent) - time.Since(t.began); t.slot && left > 0 {
+		t.lease.Reset(left)
+		return
+	}
 	q.free(t)
 }
 
@@ -180,10 +193,14 @@ func (q *turns) free(t *turn) {
 }
 
 // done ends a turn that was called.
-func (q *turns) done(t *turn) {
+func (t *turn) done() {
+	q := t.line
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	t.lease.Stop()
+	if t.sent >= t.bytes {
+		q.pace.Sent(t.bytes, time.Since(t.began))
+	}
 	t.lane.sending--
 	q.free(t)
 	q.drop(t.lane)

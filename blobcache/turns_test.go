@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/swarm"
 )
 
 var (
@@ -25,14 +26,14 @@ func line(t *testing.T, q *turns, wg *sync.WaitGroup, artifact starling.Digest, 
 	t.Helper()
 	for range n {
 		wg.Go(func() {
-			done, err := q.enter(context.Background(), artifact, priority, bytes)
+			turn, err := q.enter(context.Background(), artifact, priority, bytes)
 			if err != nil {
 				t.Error(err)
 				return
 			}
 			sent(artifact)
 			time.Sleep(time.Second)
-			done()
+			turn.done()
 		})
 		synctest.Wait() // in this order
 	}
@@ -92,10 +93,10 @@ func TestFullLineMakesRoomForTheUrgent(t *testing.T) {
 		results := make(chan string, 8)
 		enter := func(name string, artifact starling.Digest, priority int) {
 			go func() {
-				done, err := q.enter(context.Background(), artifact, priority, 1)
+				turn, err := q.enter(context.Background(), artifact, priority, 1)
 				if err == nil {
 					time.Sleep(time.Second)
-					done()
+					turn.done()
 				} else if !errors.Is(err, starling.ErrUnavailable) {
 					t.Error(err)
 				}
@@ -129,22 +130,67 @@ func TestFullLineMakesRoomForTheUrgent(t *testing.T) {
 func TestSlowTransfersLendTheirSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newTurns(2, 64)
-		var stuck []func()
+		var stuck []*turn
 		for range 2 {
-			done, err := q.enter(context.Background(), bulkA, 0, 1)
+			turn, err := q.enter(context.Background(), bulkA, 0, 1)
 			if err != nil {
 				t.Fatal(err)
 			}
-			stuck = append(stuck, done)
+			stuck = append(stuck, turn)
 		}
 		began := time.Now()
-		done, err := q.enter(context.Background(), bulkB, 0, 1)
-		if err != nil || time.Since(began) != slotLease {
+		next, err := q.enter(context.Background(), bulkB, 0, 1)
+		if err != nil || time.Since(began) != swarm.SlotPatience {
 			t.Errorf("began after %s, %v", time.Since(began), err)
 		}
-		done()
-		for _, f := range stuck {
-			f()
+		next.done()
+		for _, s := range stuck {
+			s.done()
+		}
+		if len(q.lanes) != 0 || q.sending != 0 {
+			t.Errorf("left over: %+v", q)
+		}
+	})
+}
+
+// Once it is known how long a chunk takes, those that fall behind are told soon, and those
+// that keep up are left alone.
+func TestSlowTransfersAreToldByTheirProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size, usual = 1 << 20, 400 * time.Millisecond
+		q := newTurns(1, 64)
+		send := func(piece time.Duration) (waited time.Duration) { // the next, while one is sent in 16 pieces
+			first, err := q.enter(context.Background(), bulkA, 0, size)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				began := time.Now()
+				next, err := q.enter(context.Background(), bulkA, 0, size)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				waited = time.Since(began)
+				next.done()
+			})
+			for range 16 {
+				time.Sleep(piece)
+				first.progress(size / 16)
+			}
+			first.done()
+			wg.Wait()
+			return waited
+		}
+		if waited := send(usual / 16); waited != usual {
+			t.Errorf("the first: waited %s for what took %s", waited, usual)
+		}
+		if waited := send(usual / 16 * 3 / 2); waited != usual*3/2 {
+			t.Errorf("one somewhat slower than usual: waited %s for what took %s", waited, usual*3/2)
+		}
+		if waited := send(usual); waited > usual {
+			t.Errorf("one 16 times as slow as usual: waited %s", waited)
 		}
 		if len(q.lanes) != 0 || q.sending != 0 {
 			t.Errorf("left over: %+v", q)
@@ -158,9 +204,9 @@ func TestTurnPatienceEnds(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		hog := func() { // one after the other, each just within its lease
 			for ctx.Err() == nil {
-				if done, err := q.enter(ctx, hotfix, 9, 1); err == nil {
-					time.Sleep(slotLease - time.Second)
-					done()
+				if turn, err := q.enter(ctx, hotfix, 9, 1); err == nil {
+					time.Sleep(swarm.SlotPatience - time.Second)
+					turn.done()
 				}
 			}
 		}

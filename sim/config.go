@@ -29,15 +29,12 @@ type Config struct {
 	RackRate         int64 // of a rack's link to its zone, each way; 0: not a bottleneck
 	ZoneRate         int64 // of a zone's link to the others, each way; 0: not a bottleneck
 
-	RackLatency time.Duration // one way; default 100 µs
-	ZoneLatency time.Duration // one way; default 250 µs
-	CellLatency time.Duration // one way, between zones; default 1 ms
-	UploadSlots int           // chunks sent at once by a machine or cache; default swarm.UploadSlots
-	UploadQueue int           // requests that wait before one is told busy, at machines; default swarm.UploadQueueChunks
-	// SlotPatience is after how long a chunk no longer counts against UploadSlots;
-	// default swarm.SlotPatience.
-	SlotPatience time.Duration
-	QuantumBytes int // default 128 KiB
+	RackLatency  time.Duration // one way; default 100 µs
+	ZoneLatency  time.Duration // one way; default 250 µs
+	CellLatency  time.Duration // one way, between zones; default 1 ms
+	UploadSlots  int           // chunks sent at once by a machine or cache; default swarm.UploadSlots
+	UploadQueue  int           // requests that wait before one is told busy, at machines; default swarm.UploadQueueChunks
+	QuantumBytes int           // default 128 KiB
 	// UrgentFirst lets requests for artifacts of higher priority overtake others in
 	// the queue of an uplink.
 	UrgentFirst bool
@@ -124,7 +121,6 @@ func (c *Config) setDefaults() {
 	def(&c.Racks, 4)
 	def(&c.Caches, 1)
 	def(&c.UploadSlots, swarm.UploadSlots)
-	def(&c.SlotPatience, swarm.SlotPatience)
 	def(&c.UploadQueue, swarm.UploadQueueChunks)
 	def(&c.QuantumBytes, 128<<10)
 	def(&c.UpRate, 125_000_000)

@@ -1,8 +1,11 @@
 package sim
 
 import (
+	"math"
 	"slices"
 	"time"
+
+	"github.com/starlingdeploy/starling/swarm"
 )
 
 // port is a machine's or a cache's attachment to the network.
@@ -23,6 +26,7 @@ type port struct {
 	crashes  uint32        // what was under way before the last one is void
 	wakeAt   time.Duration // a retry is due then, because all windows are full; 0: none
 	slotAt   time.Duration // a slot may be free then
+	pace     swarm.SendPace
 	downFree time.Duration // when the downlink will have taken in all that was sent
 	sent     int64
 }
@@ -175,20 +179,23 @@ func (w *world) admit(at int32) {
 	if len(p.queue) == 0 {
 		return
 	}
-	taken, first := 0, w.clock.now
+	taken, first := 0, time.Duration(math.MaxInt64)
 	for _, i := range p.active {
-		if since := w.fetches[i].activeAt; w.clock.now-since < w.cfg.SlotPatience {
+		f := &w.fetches[i]
+		if until := f.activeAt + p.pace.Patience(f.size, f.sent); w.clock.now < until {
 			taken++
-			first = min(first, since)
+			first = min(first, until)
 		}
 	}
 	for ; taken < w.cfg.UploadSlots && len(p.queue) > 0; taken++ {
-		w.fetches[p.queue[0]].activeAt = w.clock.now
+		f := &w.fetches[p.queue[0]]
+		f.activeAt = w.clock.now
+		first = min(first, w.clock.now+p.pace.Patience(f.size, 0))
 		p.active = append(p.active, p.queue[0])
 		p.queue = slices.Delete(p.queue, 0, 1)
 	}
 	if len(p.queue) > 0 && p.slotAt <= w.clock.now {
-		p.slotAt = first + w.cfg.SlotPatience
+		p.slotAt = first
 		w.clock.at(p.slotAt, event{kind: portWake, a: at})
 	}
 }
@@ -235,6 +242,7 @@ func (w *world) sent(at int32) {
 		in := w.carry(at, f.m, n)
 		f.acks = append(f.acks, ack{in + w.latency(at, f.m), n})
 		if f.sent == f.size {
+			p.pace.Sent(f.size, w.clock.now-f.activeAt)
 			w.remove(i)
 			w.clock.at(in, event{kind: arrival, a: i, life: f.gen})
 		}

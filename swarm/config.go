@@ -18,7 +18,7 @@ const (
 	UploadSlots          = 4        // chunks that a machine should send at once
 	UploadQueueChunks    = 64       // requests that should wait before one is told busy
 	// SlotPatience is after how long a chunk that is still being sent should no longer
-	// count against UploadSlots: a few slow or dead receivers must not hold up the others.
+	// count against UploadSlots, at the latest: see SendPace.
 	SlotPatience = 2 * time.Second
 	MaxLinks     = 32 // dialled and accepted
 	MaxDownloads = 64 // artifacts at once; Begin beyond that is ignored
@@ -90,6 +90,7 @@ const (
 	minQuiet        = 100 * time.Millisecond // with little news, before the fall-back opens further
 	quietGaps       = 4                      // the same, in units of the usual time between news
 	minNews         = 4                      // pieces of news, to learn their usual rate from
+	flowPart        = 4                      // news at a part of the usual rate, one in so many, are a flow
 	backups         = 2                      // phases of the fall-back in which one more machine asks
 	maxPhase        = 20                     // by then everyone may ask
 )

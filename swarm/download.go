@@ -64,6 +64,7 @@ type download struct {
 	readyAt   time.Duration // before it, caches are asked only once neighbours have answered
 	newsAt    time.Duration // since when news are counted
 	news      int
+	allNews   int // since Begin
 }
 
 // deferral is a chunk that no cache had or gave; it becomes mine again later.
@@ -224,16 +225,24 @@ func (d *download) novelty(now time.Duration, c int) {
 	}
 }
 
-// flowing ends a spell of watching for news, and reports whether they came at a
-// quarter of the usual rate or more. The trickle that the fall-back of others gives
-// is no flow.
+// flowing ends a spell of watching for news, and reports whether they came at a quarter
+// of the usual rate or more; at the whole of it once the fall-back is at work, since the
+// trickle that others' fall-back gives is no flow.
 func (d *download) flowing(now time.Duration) bool {
 	spell, news := now-d.newsAt, time.Duration(d.news)
 	d.newsAt, d.news = now, 0
+	gap, slower := d.gap, time.Duration(flowPart)
+	d.allNews += int(news)
+	if gap == 0 && d.allNews >= minNews { // then the mean since the beginning
+		gap = (now - d.begunAt) / time.Duration(d.allNews)
+	}
+	if d.phase > 0 {
+		slower = 1
+	}
 	switch {
-	case news == 0 || news*d.gap*4 < spell && d.gap > 0:
+	case news == 0 || news*gap*slower < spell:
 		return false
-	case news < minNews: // too few to learn from
+	case news < minNews || d.phase > 0: // too few to learn from, or not usual
 	case d.gap == 0:
 		d.gap = spell / news
 	default:
