@@ -240,7 +240,7 @@ func (d *download) flowing(now time.Duration) bool {
 		slower = 1
 	}
 	switch {
-	case news == 0 || news*gap*slower < spell:
+	case news == 0 || gap > 0 && news*gap*slower < spell:
 		return false
 	case news < minNews || d.phase > 0: // too few to learn from, or not usual
 	case d.gap == 0:
