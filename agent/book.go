@@ -3,6 +3,7 @@ package agent
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -318,13 +319,7 @@ func (b *book) snapshot() *starling.Account {
 			active += now.Sub(s.since)
 		}
 		c.ActiveMS, c.WaitMS = active.Milliseconds(), s.waited.Milliseconds()
-		c.Failures = nil
-		for reason, n := range s.Failures { // a copy: the book goes on
-			if c.Failures == nil {
-				c.Failures = map[string]int{}
-			}
-			c.Failures[reason] = n
-		}
+		c.Failures = maps.Clone(s.Failures) // the book goes on
 		a.Sources[i] = c
 	}
 	return a

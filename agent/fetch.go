@@ -57,7 +57,7 @@ func (f *flock) fetch(e swarm.Fetch) {
 	f.fetches[q] = c
 	d.workers++
 	d.fetching++
-	job := bringing{rel: d.rel, older: d.older, from: f.blobs, addr: n.Addr, wait: e.Wait, pool: f.buffers, patcher: f.patcher}
+	job := bringing{rel: d.rel, older: d.older, addr: n.Addr, wait: e.Wait, pool: f.buffers, patcher: f.patcher}
 	f.run.work(func() {
 		defer cancel()
 		began, timed := f.meter.read(), &timedBlobs{blobs: f.blobs}

@@ -14,17 +14,16 @@ type CapResult struct {
 // capSpellS is over how long a cap is to hold.
 const capSpellS = 3
 
-// capResult looks at our rounds; nil without a cap.
-func capResult(mbit int, rounds []*Round) *CapResult {
+// capResult looks at our rounds, with so many seeds; nil without a cap.
+func capResult(mbit, seeds int, rounds []*Round) *CapResult {
 	if mbit == 0 {
 		return nil
 	}
 	res := &CapResult{Mbit: mbit, WindowS: capSpellS}
 	for _, r := range rounds {
-		if r.System != ours {
+		if r.System != ours || len(r.Samples) == 0 {
 			continue
 		}
-		seeds := len(r.Samples[0].OutBytes) - len(r.DoneS)
 		for i := range r.Samples[0].OutBytes {
 			up := busiest(r.Samples, func(s *Sample) int64 { return s.OutBytes[i] }) / float64(mbit)
 			down := busiest(r.Samples, func(s *Sample) int64 { return s.InBytes[i] }) / float64(mbit)

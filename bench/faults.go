@@ -17,7 +17,7 @@ type Fault struct {
 	Cache  bool    // a cache; else machines:
 	Count  int     // so many,
 	Share  float64 // or this share of all
-	// When: at this share of all bytes that the machines must receive, or, with At over
+	// When: at this share of all bytes that the machines must receive, or, with After over
 	// zero, so long after they could begin.
 	Delivered float64
 	After     time.Duration

@@ -137,7 +137,7 @@ func (c SwarmConfig) Run(ctx context.Context) (*SwarmResult, error) {
 		}
 	}
 	res.sumUp(systems)
-	res.Cap = capResult(c.CapMbit, res.Rounds)
+	res.Cap = capResult(c.CapMbit, c.Caches, res.Rounds)
 	return res, nil
 }
 

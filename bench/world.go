@@ -18,8 +18,7 @@ import (
 )
 
 // inWorld starts a world of the given size in a new folder in dir ("": where temporary
-// files go), waits until it is
-// ready, and calls f; everything is gone afterwards.
+// files go), waits until it is ready, and calls f; everything is gone afterwards.
 func inWorld(ctx context.Context, bin, dir string, size world.Size, f func(*world.World, *client.Client) error, hosts ...world.Host) (err error) {
 	dir, err = os.MkdirTemp(dir, "starling-bench-")
 	if err != nil {

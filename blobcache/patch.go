@@ -44,16 +44,10 @@ func (s *Server) getPatch(ctx context.Context, conn net.Conn, peer starling.Iden
 		return s.answer(ctx, conn, err)
 	}
 	defer s.buffers.unreserve(extra)
-	buf, err := s.buffers.take(ctx, size)
-	if err != nil {
-		return s.answer(ctx, conn, err)
-	}
-	defer s.buffers.give(buf)
-	data, err := s.cfg.Source.Chunk(ctx, q.digest, (*buf)[:0])
-	if err != nil {
-		return s.answerUnread(conn, q, err)
-	}
-	if used != 0 {
+	return s.withChunk(ctx, conn, q, size, func(data []byte) error {
+		if used == 0 {
+			return s.sendPatch(ctx, conn, peer, q, t, 0, data)
+		}
 		read := ReadChunk(s.cfg.Source.Chunk).orElse(s.cfg.ReadBase)
 		patch, err := s.cfg.Patcher.make(ctx, read, q.digest, data, bases)
 		if err != nil && s.cfg.ReadBase != nil { // then with what is here
@@ -66,8 +60,8 @@ func (s *Server) getPatch(ctx context.Context, conn net.Conn, peer starling.Iden
 		} else if patch != nil {
 			return s.sendPatch(ctx, conn, peer, q, t, used, patch)
 		}
-	}
-	return s.sendPatch(ctx, conn, peer, q, t, 0, data)
+		return s.sendPatch(ctx, conn, peer, q, t, 0, data)
+	})
 }
 
 // heldBases returns those of the digests whose chunks this node can read, here or also

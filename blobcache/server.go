@@ -244,6 +244,21 @@ func (s *Server) turn(ctx context.Context, artifact starling.Digest, size int) (
 
 // send reads a chunk and answers a get with it.
 func (s *Server) send(ctx context.Context, conn net.Conn, peer starling.Identity, q request, t *turn, size int) error {
+	return s.withChunk(ctx, conn, q, size, func(data []byte) error {
+		if err := s.deadline(ctx, conn, transferTimeout); err != nil {
+			return err
+		}
+		head := response{status: statusOK, size: uint32(len(data))}.encode()
+		if _, err := conn.Write(head[:]); err != nil {
+			return err
+		}
+		return s.transmit(ctx, conn, peer, q, t, data)
+	})
+}
+
+// withChunk calls f with the chunk that q asks for, which is gone afterwards, or answers
+// why there is none.
+func (s *Server) withChunk(ctx context.Context, conn net.Conn, q request, size int, f func(data []byte) error) error {
 	buf, err := s.buffers.take(ctx, size)
 	if err != nil {
 		return s.answer(ctx, conn, err)
@@ -253,14 +268,7 @@ func (s *Server) send(ctx context.Context, conn net.Conn, peer starling.Identity
 	if err != nil {
 		return s.answerUnread(conn, q, err)
 	}
-	if err := s.deadline(ctx, conn, transferTimeout); err != nil {
-		return err
-	}
-	head := response{status: statusOK, size: uint32(len(data))}.encode()
-	if _, err := conn.Write(head[:]); err != nil {
-		return err
-	}
-	return s.transmit(ctx, conn, peer, q, t, data)
+	return f(data)
 }
 
 // transmit sends the body of an answer to a get, within the cap on uploads.

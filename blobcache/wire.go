@@ -35,8 +35,8 @@ import (
 //
 // Other statuses are followed by a text for people, maxTextBytes at most. The role
 // says as what the caller acts, when its certificate allows several (0: any of
-// them). The artifact of a get says what the bytes are for; it is for accounting only.
-// The digests of a getp are chunks that the caller holds: those used, in this order, are
+// them). The artifact of a get says what the bytes are for: they are counted for it, and
+// sent when it is its turn. The digests of a getp are chunks that the caller holds: those used, in this order, are
 // the patch's base.
 const (
 	wireVersion = 1

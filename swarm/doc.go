@@ -10,8 +10,8 @@
 // How the runner serves matters as much as how the brain asks: a machine should send
 // at most [UploadSlots] chunks at once, the others waiting (the urgent before the rest,
 // artifacts in turn, in order of arrival within one), so that chunks finish one after
-// the other and can be passed on; when more than
-// [UploadQueueChunks] wait it should answer busy.
+// the other and can be passed on; a transfer that falls behind the others should not
+// count (see [SendPace]); when more than [UploadQueueChunks] wait it should answer busy.
 //
 // The parts:
 //
@@ -23,8 +23,10 @@
 //   - have.go: what is held here and elsewhere, and telling of it.
 //   - fetch.go: filling the pipelines.
 //   - priority.go: which artifact goes first.
+//   - park.go: requests left standing at caches that are being filled.
 //   - cover.go: taking over the shares of members that lag behind.
 //   - failure.go, rescue.go: time-outs, blame, hedges, the fall-back to the caches.
 //   - links.go: dialling the overlay's neighbours.
+//   - slot.go: which transfers of a server of chunks have fallen behind.
 //   - peer.go: Step. trace.go: records of steps, and their replay.
 package swarm
