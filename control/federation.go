@@ -1,7 +1,6 @@
 package control
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -89,12 +88,11 @@ func (t *term) pullOnce(ctx context.Context, region string, client *rpc.Client, 
 	if batch.Mirror.Home != region || batch.Directory.Region != region {
 		return 0, fmt.Errorf("region %s answered as %.80q: %w", region, batch.Mirror.Home, starling.ErrForbidden)
 	}
-	before := t.dirs.at()
-	t.dirs.learn(batch, t.now())
-	if t.dirs.at() != before {
+	news, worth := t.Learn(batch, cursor, t.now())
+	if news {
 		t.poke()
 	}
-	if batch.Mirror.Index <= cursor || emptyMirror(&batch.Mirror) {
+	if !worth {
 		return max(cursor, batch.Mirror.Index), nil
 	}
 	cmd, err := raftfsm.NewCommand(raftfsm.TypeMirror, t.now(), t.actor(), raftfsm.Mirror{Batch: batch.Mirror})
@@ -145,8 +143,8 @@ func (t *term) report(ctx context.Context, home string, client *rpc.Client) erro
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		reports := t.reportsFor(t.s.cfg.FSM.View(), home)
-		if len(reports) == 0 || !worthSending(reports, last, t.now().Sub(sent)) {
+		reports := t.ReportsFor(t.s.cfg.FSM.View(), home, t.now())
+		if len(reports) == 0 || !WorthSending(reports, last, t.now().Sub(sent)) {
 			continue
 		}
 		call, cancel := context.WithTimeout(ctx, regionCallWithin)
@@ -168,9 +166,9 @@ func (t *term) report(ctx context.Context, home string, client *rpc.Client) erro
 	}
 }
 
-// worthSending tells whether reports should go out now: at once when the home can act
+// WorthSending tells whether reports should go out now: at once when the home can act
 // on them, soon when anything changed, and now and then in any case.
-func worthSending(reports, last []starling.RegionReport, since time.Duration) bool {
+func WorthSending(reports, last []starling.RegionReport, since time.Duration) bool {
 	switch {
 	case since >= reportRefreshEvery:
 		return true
@@ -187,24 +185,6 @@ func sameMilestone(a, b starling.RegionReport) bool {
 	return a.App == b.App && a.Generation == b.Generation && a.Revision == b.Revision &&
 		a.Placing.Placed == b.Placing.Placed && a.Counts.Failed == b.Counts.Failed &&
 		staged(&a.Counts) == staged(&b.Counts) && settled(&a.Counts) == settled(&b.Counts)
-}
-
-// reportsFor lists this region's reports on the unsettled goals of a home.
-func (t *term) reportsFor(v raftfsm.View, home string) []starling.RegionReport {
-	var out []starling.RegionReport
-	now := t.now()
-	for _, g := range v.Goals() {
-		if g.Home != home || len(out) == rpc.MaxReports {
-			continue
-		}
-		if d, ok := v.Deployment(g.Deployment); ok && d.Phase.Terminal() {
-			continue
-		}
-		if r, ok := t.reportOn(v, g.App, now); ok {
-			out = append(out, r)
-		}
-	}
-	return out
 }
 
 // serversOf lists the QUIC addresses by which a region may be reached, the surest first.
@@ -227,21 +207,4 @@ func (s *Server) serversOf(region string, dirs *directories) []string {
 	}
 	add(s.cfg.Regions[region])
 	return out
-}
-
-// directory describes this region to others.
-func (s *Server) directory() rpc.Directory {
-	d := rpc.Directory{Region: s.cfg.Region, Servers: []starling.Node{}, Caches: []starling.Node{}}
-	for _, n := range s.cfg.Members.Members() {
-		if n.Has(starling.RoleServer) && len(d.Servers) < maxServersPerRegion {
-			d.Servers = append(d.Servers, n)
-		}
-		if n.Has(starling.RoleCache) && len(d.Caches) < maxCachesPerRegion {
-			d.Caches = append(d.Caches, n)
-		}
-	}
-	byName := func(a, b starling.Node) int { return cmp.Compare(a.Name, b.Name) }
-	slices.SortFunc(d.Servers, byName)
-	slices.SortFunc(d.Caches, byName)
-	return d
 }

@@ -112,7 +112,7 @@ func (b *bench) elect() *term {
 func (b *bench) look(t *term) []Decision {
 	b.t.Helper()
 	t.setMembers()
-	ds := t.decide(b.fsm.View())
+	ds := t.Decide(b.fsm.View(), t.now())
 	if err := t.proposeAll(context.Background(), ds); err != nil {
 		b.t.Fatal(err)
 	}

@@ -2,6 +2,8 @@ package control
 
 import (
 	"maps"
+	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -66,4 +68,28 @@ func (b *homeBoard) keep(active []*starling.Deployment) map[string]map[string]Re
 		}
 	}
 	return out
+}
+
+// checkReport bounds what another region says.
+func checkReport(r *starling.RegionReport) error {
+	c, p, b := &r.Counts, &r.Placing, &r.Bytes
+	for _, n := range []int{c.Target, c.Staged, c.Due, c.Healthy, c.Failed, c.Absent, p.ChunksDone, p.ChunksTotal} {
+		if n < 0 {
+			return starling.Invalidf("reports", "%d is negative", n)
+		}
+	}
+	if !b.Within(math.MaxInt64) || r.Marks.EarlyBytes < 0 {
+		return starling.Invalidf("reports.bytes", "%+v, %d early: a count is negative", *b, r.Marks.EarlyBytes)
+	}
+	c.Samples = c.Samples[:min(len(c.Samples), starling.MaxFailureSamples)]
+	for i := range c.Samples {
+		f := &c.Samples[i]
+		f.Region, f.Node, f.Reason = r.Region, clip(f.Node, 63), clip(f.Reason, starling.MaxReasonBytes)
+	}
+	checkNamed(r)
+	return nil
+}
+
+func takesPart(d *starling.Deployment, region string) bool {
+	return slices.ContainsFunc(d.Regions, func(p starling.Placing) bool { return p.Name == region })
 }

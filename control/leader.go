@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -10,50 +9,33 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/raftfsm"
 )
 
-// term is one reign of this server: all that a leader keeps in memory.
+// term is one reign of this server on wall time: what it knows and decides is the
+// Reign's, when it looks and whom it asks is the term's.
 type term struct {
-	s     *Server
-	ctx   context.Context  // ends with the term; long polls end with it
-	now   func() time.Time // steady for the whole term
-	since time.Time
+	*Reign
+	s   *Server
+	ctx context.Context  // ends with the term; long polls end with it
+	now func() time.Time // steady for the whole term
 
-	jobs     *jobBoard
-	drafts   *draftBoard
-	machines *machineBoard
-	caches   *cacheBoard
-	marks    *markBoard
-	home     *homeBoard
-	dirs     *directories
-	wants    *wantList
-	decider  *Decider
-
-	leasing chan struct{}        // holds one token: job leases are proposed one at a time
-	kick    chan struct{}        // asks the decide loop for another look
-	named   namedOnce            // sources that the log has called distrusted
-	refused map[string]time.Time // decisions not to repeat before a time; decide loop only
+	leasing chan struct{} // holds one token: job leases are proposed one at a time
+	kick    chan struct{} // asks the decide loop for another look
+	named   namedOnce     // sources that the log has called distrusted
 }
 
 func newTerm(ctx context.Context, s *Server) *term {
 	now := steady(s.cfg.Now)
+	since := now()
 	t := &term{
-		s: s, ctx: ctx, now: now, since: now(),
-		jobs:     newJobBoard(),
-		drafts:   newDraftBoard(),
-		machines: newMachineBoard(s.cfg.Region),
-		caches:   newCacheBoard(),
-		marks:    newMarkBoard(),
-		home:     newHomeBoard(),
-		dirs:     newDirectories(),
-		decider:  NewDecider(),
-		leasing:  make(chan struct{}, 1),
-		kick:     make(chan struct{}, 1),
-		refused:  map[string]time.Time{},
+		Reign: NewReign(ReignConfig{
+			Region: s.cfg.Region, Regions: s.cfg.Regions, Replicas: s.cfg.Replicas, Settled: since.Add(s.unsettled()),
+		}, since),
+		s: s, ctx: ctx, now: now,
+		leasing: make(chan struct{}, 1),
+		kick:    make(chan struct{}, 1),
 	}
-	t.wants = newWantList(t.since)
 	t.setMembers()
 	return t
 }
@@ -144,11 +126,7 @@ func (t *term) watchMembers(ctx context.Context) error {
 	}
 }
 
-func (t *term) setMembers() {
-	all := t.s.cfg.Members.Members()
-	t.machines.setMembers(all)
-	t.caches.setMembers(all)
-}
+func (t *term) setMembers() { t.SetMembers(t.s.cfg.Members.Members()) }
 
 // decideLoop looks at the state at every change and at least every decideEvery, and
 // proposes what is to be done. It rests after each look for as long as that took, so
@@ -159,7 +137,7 @@ func (t *term) decideLoop(ctx context.Context) error {
 	for {
 		begin := t.now()
 		v := t.s.cfg.FSM.View()
-		decisions := t.decide(v)
+		decisions := t.Decide(v, begin)
 		cost := t.now().Sub(begin)
 		if err := t.proposeAll(ctx, decisions); err != nil && ctx.Err() == nil {
 			t.s.cfg.Logger.Warn("cannot commit decisions", "err", err)
@@ -180,69 +158,12 @@ func (t *term) decideLoop(ctx context.Context) error {
 	}
 }
 
-// decide is one look: the region's own affairs, then those of the apps homed here.
-func (t *term) decide(v raftfsm.View) []Decision {
-	now := t.now()
-	goals := v.Goals()
-	t.machines.keepApps(goals)
-	t.caches.keepGoals(goals, v.Placed)
-	t.marks.keepGoals(goals)
-	t.wants.update(v, t.dirs, t.s.cfg.Region, min(t.s.cfg.Replicas, t.caches.count()))
-	out := t.regional(v)
-	obs := t.observe(v, now)
-	return append(out, t.decider.Decide(v, obs)...)
-}
-
-// observe gathers what the decider needs, this region's own reports included.
-func (t *term) observe(v raftfsm.View, now time.Time) Observations {
-	active := v.Active()
-	for _, d := range active {
-		if d.Generation.IsZero() { // no goal yet
-			continue
-		}
-		if r, ok := t.reportOn(v, d.App, now); ok && r.Generation == d.Generation {
-			r.Marks.Now = now
-			t.home.record(r, now)
-		}
-	}
-	t.drafts.keep(active)
-	return Observations{
-		Now: now, Since: t.since,
-		Heard:   t.jobs.lastHeard(active),
-		Reports: t.home.keep(active),
-		Workers: t.s.liveWorkers(),
-	}
-}
-
-// liveWorkers counts the workers of this region.
-func (s *Server) liveWorkers() int {
-	workers := 0
-	for _, n := range s.cfg.Members.Members() {
-		if n.Alive && n.Has(starling.RoleWorker) {
-			workers++
-		}
-	}
-	return workers
-}
-
-// proposeAll commits decisions, but for those refused a moment ago: the state would
-// change with every refusal and the loop would spin.
+// proposeAll commits decisions, but for those refused a moment ago.
 func (t *term) proposeAll(ctx context.Context, decisions []Decision) error {
 	now := t.now()
-	for key, until := range t.refused {
-		if !now.Before(until) {
-			delete(t.refused, key)
-		}
-	}
-	var cmds []raftfsm.Command
-	for _, d := range decisions {
-		data, err := json.Marshal(d.Payload)
-		if err != nil {
-			return fmt.Errorf("command %s: %w", d.Type, err)
-		}
-		if _, ok := t.refused[string(d.Type)+string(data)]; !ok {
-			cmds = append(cmds, raftfsm.Command{Type: d.Type, At: now, Actor: t.actor(), Data: data})
-		}
+	cmds, err := t.Commands(decisions, now, t.actor())
+	if err != nil {
+		return err
 	}
 	for part := range slices.Chunk(cmds, raftfsm.MaxEntryCommands) {
 		results, err := t.s.commit(ctx, part...)
@@ -251,7 +172,7 @@ func (t *term) proposeAll(ctx context.Context, decisions []Decision) error {
 		}
 		for i := range results {
 			if results[i].Err != nil {
-				t.refused[string(part[i].Type)+string(part[i].Data)] = now.Add(refusedRetryAfter)
+				t.Refused(part[i], now)
 				t.s.cfg.Logger.Debug("decision refused", "type", part[i].Type, "err", results[i].Err)
 			}
 		}

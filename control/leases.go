@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/starlingdeploy/starling"
@@ -31,7 +30,7 @@ func (s *Server) serveLease(w http.ResponseWriter, r *http.Request, c *caller) e
 	worker := fmt.Sprintf("%s/%d", c.Name, req.Slot)
 	for {
 		v := s.cfg.FSM.View()
-		if leasable(v, worker, req.Holding) {
+		if Leasable(v, worker, req.Holding) {
 			d, err := s.lease(r.Context(), ctx, c.term, worker, req.Holding)
 			if err != nil {
 				return err
@@ -48,9 +47,9 @@ func (s *Server) serveLease(w http.ResponseWriter, r *http.Request, c *caller) e
 	}
 }
 
-// leasable reports whether proposing a lease would change anything: there is a job,
+// Leasable reports whether proposing a lease would change anything: there is a job,
 // or one that this worker has lost.
-func leasable(v raftfsm.View, worker string, holding []string) bool {
+func Leasable(v raftfsm.View, worker string, holding []string) bool {
 	if len(v.Buildable()) > 0 {
 		return true
 	}
@@ -76,14 +75,14 @@ func (s *Server) lease(call, wait context.Context, t *term, worker string, holdi
 		}
 	}
 	defer func() { <-t.leasing }()
-	if !leasable(s.cfg.FSM.View(), worker, holding) {
+	if !Leasable(s.cfg.FSM.View(), worker, holding) {
 		return nil, nil
 	}
 	res, err := s.propose(call, "worker:"+worker, raftfsm.TypeJobLease, raftfsm.JobLease{Worker: worker, Holding: holding})
 	if err != nil || res.Deployment == nil {
 		return nil, err
 	}
-	t.jobs.beat(res.Deployment.ID, res.Deployment.Lease, t.now())
+	t.Granted(res.Deployment, t.now())
 	return res.Deployment, nil
 }
 
@@ -94,37 +93,12 @@ func jobOf(d *starling.Deployment) *rpc.Job {
 	}
 }
 
-// leased returns the deployment that the caller is building under a lease, or
-// ErrFenced if that is over.
-func (s *Server) leased(r *http.Request, c *caller, lease uint64) (*starling.Deployment, error) {
-	id := r.PathValue("id")
-	d, ok := s.cfg.FSM.View().Deployment(id)
-	switch {
-	case !ok || d.Home != s.cfg.Region:
-		return nil, fmt.Errorf("deployment %.80q: %w", id, starling.ErrNotFound)
-	case d.Phase != starling.PhaseBuilding || lease == 0 || d.Lease != lease:
-		return nil, fmt.Errorf("lease %d of deployment %s is over: it is %s: %w", lease, id, d.Phase, starling.ErrFenced)
-	case !holds(d, c):
-		return nil, fmt.Errorf("deployment %s is leased to %s: %w", id, d.Worker, starling.ErrForbidden)
-	}
-	return d, nil
-}
-
-// holds reports whether d was leased to a slot of the caller.
-func holds(d *starling.Deployment, c *caller) bool { return strings.HasPrefix(d.Worker, c.Name+"/") }
-
 func (s *Server) serveHeartbeat(w http.ResponseWriter, r *http.Request, c *caller) error {
 	var req rpc.HeartbeatRequest
 	if err := decode(r, &req); err != nil {
 		return err
 	}
-	d, err := s.leased(r, c, req.Lease)
-	if err != nil {
-		return err
-	}
-	now := c.term.now()
-	c.term.jobs.beat(d.ID, d.Lease, now)
-	if err := c.term.drafts.heard(d.ID, req, now); err != nil {
+	if err := c.term.Heartbeat(s.cfg.FSM.View(), c.Name, r.PathValue("id"), req, c.term.now()); err != nil {
 		return err
 	}
 	return answerNothing(w)
@@ -138,7 +112,7 @@ func (s *Server) serveJobLog(w http.ResponseWriter, r *http.Request, c *caller) 
 	if len(req.Data) > rpc.MaxLogPostBytes {
 		return starling.Invalidf("data", "%d bytes, more than %d", len(req.Data), rpc.MaxLogPostBytes)
 	}
-	d, err := s.leased(r, c, req.Lease)
+	d, err := c.term.leased(s.cfg.FSM.View(), c.Name, r.PathValue("id"), req.Lease)
 	if err != nil {
 		return err
 	}
@@ -152,25 +126,16 @@ func (s *Server) serveComplete(w http.ResponseWriter, r *http.Request, c *caller
 	if err := decode(r, &req); err != nil {
 		return err
 	}
-	d, err := s.leased(r, c, req.Lease)
-	if err != nil && !errors.Is(err, starling.ErrFenced) { // a retry is for the state machine to tell
+	done, inForce, err := c.term.Complete(s.cfg.FSM.View(), c.Name, r.PathValue("id"), req)
+	if err != nil {
 		return err
 	}
-	if d == nil {
-		if d, _ = s.cfg.FSM.View().Deployment(r.PathValue("id")); d == nil || !holds(d, c) {
-			return err
-		}
-	}
-	if err == nil { // the lease is in force
+	if inForce {
 		if err := s.checkBuilt(r.Context(), req.Artifact.Digest); err != nil {
 			return err
 		}
 	}
-	a := req.Artifact
-	a.Actor, a.Region, a.App, a.SHA = d.Actor, s.cfg.Region, d.App, d.SHA
-	_, err = s.propose(r.Context(), "worker:"+c.Name, raftfsm.TypeJobComplete, raftfsm.JobComplete{
-		ID: d.ID, Lease: req.Lease, Artifact: a, NewBytes: req.NewBytes, UploadMS: max(0, req.UploadMS), Log: req.Log, Sandboxed: req.Sandboxed,
-	})
+	_, err = s.propose(r.Context(), "worker:"+c.Name, raftfsm.TypeJobComplete, done)
 	if err != nil {
 		return err
 	}
@@ -200,7 +165,7 @@ func (s *Server) serveFail(w http.ResponseWriter, r *http.Request, c *caller) er
 	if err := decode(r, &req); err != nil {
 		return err
 	}
-	d, err := s.leased(r, c, req.Lease)
+	d, err := c.term.leased(s.cfg.FSM.View(), c.Name, r.PathValue("id"), req.Lease)
 	if err != nil {
 		return err
 	}

@@ -10,14 +10,14 @@ import (
 
 // regional decides on what is this region's own, wherever the apps are homed: which
 // artifacts its caches hold, and where the regions' servers are.
-func (t *term) regional(v raftfsm.View) []Decision {
+func (r *Reign) regional(v raftfsm.View, now time.Time) []Decision {
 	var out []Decision
-	wanted, ok := t.wants.digests()
-	if !ok || !t.s.settled() {
+	wanted, ok := r.wants.digests()
+	if !ok || now.Before(r.conf.Settled) {
 		return nil
 	}
 	for d := range wanted {
-		h := t.caches.holding(d)
+		h := r.caches.holding(d)
 		switch placed := v.Placed(d); {
 		case !placed && h.complete:
 			out = append(out, Decision{raftfsm.TypeArtifactPlaced, raftfsm.ArtifactPlaced{Artifact: d}})
@@ -35,12 +35,12 @@ func (t *term) regional(v raftfsm.View) []Decision {
 		x, y := a.Payload.(raftfsm.ArtifactPlaced), b.Payload.(raftfsm.ArtifactPlaced)
 		return slices.Compare(x.Artifact[:], y.Artifact[:])
 	})
-	return append(out, t.regionUpserts(v)...)
+	return append(out, r.regionUpserts(v)...)
 }
 
 // regionUpserts commits where each region's servers are, so that every server of
 // this region finds the others after a restart or an election.
-func (t *term) regionUpserts(v raftfsm.View) []Decision {
+func (r *Reign) regionUpserts(v raftfsm.View) []Decision {
 	known := map[string][]string{}
 	for _, r := range v.Regions() {
 		known[r.Name] = r.Servers
@@ -57,53 +57,62 @@ func (t *term) regionUpserts(v raftfsm.View) []Decision {
 		out = append(out, Decision{raftfsm.TypeRegionUpsert, raftfsm.RegionUpsert{Region: raftfsm.Region{Name: name, Servers: servers}}})
 	}
 	var own []string
-	for _, n := range t.s.cfg.Members.Members() {
+	for _, n := range r.nodes() {
 		if n.Has(starling.RoleServer) {
 			own = append(own, n.Addr)
 		}
 	}
-	upsert(t.s.cfg.Region, own)
-	for _, name := range t.s.otherRegions(v) {
-		servers := t.dirs.servers(name)
+	upsert(r.conf.Region, own)
+	for _, name := range r.otherRegions(v) {
+		servers := r.dirs.servers(name)
 		if _, ok := known[name]; !ok && len(servers) == 0 {
-			servers = slices.Clone(t.s.cfg.Regions[name])
+			servers = slices.Clone(r.conf.Regions[name])
 		}
 		upsert(name, servers)
 	}
 	return out
 }
 
-// otherRegions lists the regions known by configuration or by the committed state, without this one.
 func (s *Server) otherRegions(v raftfsm.View) []string {
+	return OtherRegions(v, s.cfg.Region, s.cfg.Regions)
+}
+
+func (r *Reign) otherRegions(v raftfsm.View) []string {
+	return OtherRegions(v, r.conf.Region, r.conf.Regions)
+}
+
+// OtherRegions lists the regions known by configuration or by the committed state,
+// without self, by name: maxRegions at most.
+func OtherRegions(v raftfsm.View, self string, configured map[string][]string) []string {
 	var out []string
-	for name := range s.cfg.Regions {
+	for name := range configured {
 		out = append(out, name)
 	}
 	for _, r := range v.Regions() {
 		out = append(out, r.Name)
 	}
 	slices.Sort(out)
-	out = slices.DeleteFunc(slices.Compact(out), func(n string) bool { return n == s.cfg.Region })
+	out = slices.DeleteFunc(slices.Compact(out), func(n string) bool { return n == self })
 	return out[:min(len(out), maxRegions)]
 }
 
 // reportOn is this region's word on the goal of an app; false while there is no goal
 // or nothing that can be trusted to say.
-func (t *term) reportOn(v raftfsm.View, app string, now time.Time) (starling.RegionReport, bool) {
+func (r *Reign) reportOn(v raftfsm.View, app string, now time.Time) (starling.RegionReport, bool) {
 	g, ok := v.Goal(app)
-	if !ok || g.Artifact.IsZero() || !t.s.settled() {
+	if !ok || g.Artifact.IsZero() || now.Before(r.conf.Settled) {
 		return starling.RegionReport{}, false
 	}
 	placed := v.Placed(g.Artifact)
 	artifact, _ := v.Artifact(g.Artifact)
-	counts, moved := t.machines.count(g, now)
-	moved.WAN = t.caches.wanBytes(g)
-	r := starling.RegionReport{
-		Region: t.s.cfg.Region, App: app, Generation: g.Generation, Revision: g.Revision,
-		Placing: placingOf(t.s.cfg.Region, placed, t.caches.holding(g.Artifact), artifact),
+	counts, moved := r.machines.count(g, now)
+	moved.WAN = r.caches.wanBytes(g)
+	report := starling.RegionReport{
+		Region: r.conf.Region, App: app, Generation: g.Generation, Revision: g.Revision,
+		Placing: placingOf(r.conf.Region, placed, r.caches.holding(g.Artifact), artifact),
 		Counts:  counts, Bytes: moved,
 	}
-	ahead, since := t.caches.fetchedAhead(g)
-	r.Marks = t.marks.note(&r, ahead, since, now)
-	return r, true
+	ahead, since := r.caches.fetchedAhead(g)
+	report.Marks = r.marks.note(&report, ahead, since, now)
+	return report, true
 }

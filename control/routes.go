@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -205,7 +204,7 @@ func (s *Server) serveCacheReport(w http.ResponseWriter, r *http.Request, c *cal
 	if report.Name != c.Name {
 		return fmt.Errorf("%s cannot report for cache %.80q: %w", c, report.Name, starling.ErrForbidden)
 	}
-	if err := c.term.caches.record(report, c.term.now()); err != nil {
+	if err := c.term.CacheReport(report, c.term.now()); err != nil {
 		return err
 	}
 	c.term.poke()
@@ -225,17 +224,11 @@ func (s *Server) serveMachineReports(w http.ResponseWriter, r *http.Request, c *
 			return fmt.Errorf("%s cannot report for machine %.80q: %w", c, reports[i].Node, starling.ErrForbidden)
 		}
 	}
-	v, now, changed := s.cfg.FSM.View(), c.term.now(), false
+	changed, err := c.term.MachineReports(s.cfg.FSM.View(), reports, c.term.now())
+	if err != nil {
+		return err
+	}
 	for i := range reports {
-		g, ok := v.Goal(reports[i].App)
-		if !ok {
-			continue // a goal that was given up, or is not here yet: the machine will say it again
-		}
-		news, err := c.term.machines.record(g, reports[i], now)
-		if err != nil {
-			return err
-		}
-		changed = changed || news
 		c.term.accuse(reports[i].Node, reports[i].Distrusted)
 	}
 	if changed {
@@ -259,8 +252,7 @@ func (s *Server) serveMirror(w http.ResponseWriter, r *http.Request, c *caller) 
 	over := time.After(min(wait, mirrorAnswerWithin))
 	for waiting := true; waiting; {
 		v := s.cfg.FSM.View()
-		batch.Mirror = v.ChangedSince(s.cfg.Region, index)
-		batch.Placed = v.PlacedAll()
+		batch = c.term.Batch(v, index)
 		if !emptyMirror(&batch.Mirror) || !slices.Equal(batch.Placed, had) {
 			break
 		}
@@ -274,7 +266,6 @@ func (s *Server) serveMirror(w http.ResponseWriter, r *http.Request, c *caller) 
 			waiting = false
 		}
 	}
-	batch.Directory = s.directory()
 	batch.Drafts, _ = c.term.drafts.all()
 	return answer(w, batch)
 }
@@ -287,44 +278,16 @@ func (s *Server) serveRegionReports(w http.ResponseWriter, r *http.Request, c *c
 	if len(reports) > rpc.MaxReports {
 		return starling.Invalidf("reports", "%d, more than %d", len(reports), rpc.MaxReports)
 	}
-	v, now := s.cfg.FSM.View(), c.term.now()
-	for _, rep := range reports {
-		if rep.Region != c.Region {
-			return fmt.Errorf("%s cannot report for region %.80q: %w", c, rep.Region, starling.ErrForbidden)
+	for i := range reports {
+		if reports[i].Region != c.Region {
+			return fmt.Errorf("%s cannot report for region %.80q: %w", c, reports[i].Region, starling.ErrForbidden)
 		}
-		if err := checkReport(&rep); err != nil {
-			return err
-		}
-		if d, ok := v.UnderWay(rep.App); ok && takesPart(d, rep.Region) {
-			c.term.home.record(rep, now)
-		}
+	}
+	if err := c.term.RegionReports(s.cfg.FSM.View(), reports, c.term.now()); err != nil {
+		return err
 	}
 	c.term.poke()
 	return answerNothing(w)
-}
-
-// checkReport bounds what another region says.
-func checkReport(r *starling.RegionReport) error {
-	c, p, b := &r.Counts, &r.Placing, &r.Bytes
-	for _, n := range []int{c.Target, c.Staged, c.Due, c.Healthy, c.Failed, c.Absent, p.ChunksDone, p.ChunksTotal} {
-		if n < 0 {
-			return starling.Invalidf("reports", "%d is negative", n)
-		}
-	}
-	if !b.Within(math.MaxInt64) || r.Marks.EarlyBytes < 0 {
-		return starling.Invalidf("reports.bytes", "%+v, %d early: a count is negative", *b, r.Marks.EarlyBytes)
-	}
-	c.Samples = c.Samples[:min(len(c.Samples), starling.MaxFailureSamples)]
-	for i := range c.Samples {
-		f := &c.Samples[i]
-		f.Region, f.Node, f.Reason = r.Region, clip(f.Node, 63), clip(f.Reason, starling.MaxReasonBytes)
-	}
-	checkNamed(r)
-	return nil
-}
-
-func takesPart(d *starling.Deployment, region string) bool {
-	return slices.ContainsFunc(d.Regions, func(p starling.Placing) bool { return p.Name == region })
 }
 
 // whileLeading returns a context that also ends with the term.

@@ -425,7 +425,7 @@ func FuzzRoutes(f *testing.F) {
 		if code, text := callCtx(hurry, b.server, r.route, string(body), &r.as, header...); code >= 500 && code != http.StatusServiceUnavailable {
 			t.Errorf("%s: status %d: %s", r.route, code, text)
 		}
-		if err := term.proposeAll(t.Context(), term.decide(b.fsm.View())); err != nil {
+		if err := term.proposeAll(t.Context(), term.Decide(b.fsm.View(), term.now())); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -93,10 +93,9 @@ func (s *Server) setTerm(t *term) {
 	s.changed = make(chan struct{})
 }
 
-// settled reports whether the membership has had time to become complete.
-func (s *Server) settled() bool {
-	at := s.started.Load()
-	return at != 0 && s.cfg.Now().Sub(time.Unix(0, at)) >= s.cfg.Settle
+// unsettled is how much longer the membership is not yet trusted to be complete.
+func (s *Server) unsettled() time.Duration {
+	return max(0, s.cfg.Settle-s.cfg.Now().Sub(time.Unix(0, s.started.Load())))
 }
 
 // propose commits one command of a person or a peer and returns its result. While

@@ -48,7 +48,7 @@ func (s *Server) Why(ctx context.Context, id, machine, region string) (*starling
 
 // explain adds what the leader of the home knows of a deployment under way.
 func (t *term) explain(v raftfsm.View, d *starling.Deployment, w *starling.Why) {
-	obs := Observations{Now: t.now(), Reports: map[string]map[string]Report{d.App: t.home.of(d.App)}, Workers: t.s.liveWorkers()}
+	obs := Observations{Now: t.now(), Reports: map[string]map[string]Report{d.App: t.home.of(d.App)}, Workers: t.liveWorkers()}
 	c := &deciding{view: v, obs: &obs, dep: d, goal: goalOf(v, d)}
 	for _, m := range c.missing() {
 		if m != "" {
