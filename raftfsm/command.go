@@ -27,6 +27,7 @@ type Entry struct {
 // Command asks for one transition. Time, IDs and randomness are stamped by the proposer.
 type Command struct {
 	Type  Type            `json:"type"`
+	Level int             `json:"level,omitempty"` // that a program must speak to apply it; 0: 1, or what LevelOf says
 	At    time.Time       `json:"at"`              // the proposer's clock; never goes backwards in the state
 	Actor string          `json:"actor,omitempty"` // who asked
 	Data  json.RawMessage `json:"data"`

@@ -3,6 +3,7 @@ package raftfsm
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/starlingdeploy/starling"
 )
@@ -11,8 +12,7 @@ import (
 // a mirror batch always fits: all that one full entry changed goes in one batch.
 const MaxCommandBytes = 24 << 20
 
-// Known reports whether this program can apply commands of type t. Proposers check
-// it first, so that a newer server's command is not put into an older one's log.
+// Known reports whether this program can apply commands of type t.
 func Known(t Type) bool { return handlerOf(t) != nil }
 
 // Encode returns the log entry for cmds: 1 to MaxEntryCommands known commands, within
@@ -20,6 +20,10 @@ func Known(t Type) bool { return handlerOf(t) != nil }
 func Encode(cmds []Command) ([]byte, error) {
 	if err := checkCommands(cmds); err != nil {
 		return nil, fmt.Errorf("encode entry: %w", err)
+	}
+	cmds = slices.Clone(cmds)
+	for i := range cmds {
+		cmds[i] = cmds[i].Stamped()
 	}
 	b, err := json.Marshal(Entry{Version: EntryVersion, Commands: cmds})
 	if err != nil {
@@ -32,7 +36,8 @@ func Encode(cmds []Command) ([]byte, error) {
 }
 
 // DecodeEntry reads a log entry. With an error it returns as much as could be read,
-// so that every command of a refused entry gets its answer.
+// so that every command of a refused entry gets its answer. ErrTooNew: a newer program
+// wrote it.
 func DecodeEntry(b []byte) (Entry, error) {
 	var e Entry
 	if len(b) > MaxCommandBytes {
@@ -40,6 +45,9 @@ func DecodeEntry(b []byte) (Entry, error) {
 	}
 	if err := json.Unmarshal(b, &e); err != nil {
 		return Entry{}, starling.Invalidf("entry", "not valid JSON: %v", err)
+	}
+	if err := e.readable(); err != nil {
+		return e, err
 	}
 	if e.Version != EntryVersion {
 		return e, starling.Invalidf("entry.v", "version %d is not supported (this program reads %d)", e.Version, EntryVersion)

@@ -1,6 +1,7 @@
 package raftfsm
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -45,7 +46,10 @@ func newDB() *memdb.MemDB {
 }
 
 // Apply implements raft.FSM. Its result is a []Result, one for each command of the
-// entry; an entry that cannot be read gives at least one.
+// entry; an entry that cannot be read gives at least one. It panics at what a newer
+// program has written: servers that can read it have applied it, so to refuse it and go
+// on would lead to another state. Nothing has changed then, and an upgraded program
+// goes on from here.
 func (f *FSM) Apply(l *raft.Log) any {
 	results := f.apply(l.Index, l.Data)
 	f.wake(l.Index)
@@ -54,6 +58,9 @@ func (f *FSM) Apply(l *raft.Log) any {
 
 func (f *FSM) apply(index uint64, data []byte) []Result {
 	e, err := DecodeEntry(data)
+	if errors.Is(err, ErrTooNew) {
+		panic(fmt.Sprintf("raft log entry %d was %v", index, err))
+	}
 	t := begin(f.db.Load(), f.region, f.limits, index)
 	var results []Result
 	if err != nil {

@@ -101,7 +101,6 @@ func TestEntriesThatCannotBeRead(t *testing.T) {
 		"garbage":          {[]byte("{"), 1},
 		"no command":       {encode(Entry{Version: EntryVersion}), 1},
 		"too many":         {encode(Entry{EntryVersion, many}), MaxEntryCommands},
-		"a later version":  {encode(Entry{EntryVersion + 1, []Command{ok, ok}}), 2},
 		"too long for two": {append(encode(Entry{EntryVersion, []Command{ok, ok}}), bytes.Repeat([]byte(" "), MaxEntryBytes)...), 2},
 		"no time":          {encode(Entry{EntryVersion, []Command{{Type: TypeAppApply, Data: ok.Data}}}), 1},
 		"a time too far":   {encode(Entry{EntryVersion, []Command{{Type: TypeAppApply, Data: ok.Data, At: time.Date(9999, 12, 31, 23, 0, 0, 0, time.FixedZone("", -20*3600))}}}), 1},
@@ -335,6 +334,9 @@ func FuzzDecodeEntry(f *testing.F) {
 	base := snapshotOf(f, east)
 	index := east.View().Index() + 1
 	f.Fuzz(func(t *testing.T, data []byte) {
+		if _, err := DecodeEntry(data); errors.Is(err, ErrTooNew) {
+			t.Skip("Apply stops the program at it")
+		}
 		one, two := New("east"), New("east")
 		for _, fsm := range []*FSM{one, two} {
 			if err := fsm.Restore(io.NopCloser(bytes.NewReader(base))); err != nil {

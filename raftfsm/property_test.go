@@ -176,7 +176,7 @@ func (g *generator) rare(id string, lease uint64) (Type, any) {
 	case 5:
 		return TypeCheckpoint, Checkpoint{ID: id, Bytes: starling.Bytes{Peer: 5}}
 	case 6:
-		return "never.heard", nil
+		return TypeTokenRevoke, nil
 	}
 	g.west++
 	return TypeMirror, Mirror{starling.Mirror{Home: "west", Index: g.west,

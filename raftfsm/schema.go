@@ -62,6 +62,7 @@ type meta struct {
 	Seq     uint64    `json:"seq"`    // last given sequence number
 	Events  int       `json:"events"` // in the ring
 	Dropped position  `json:"dropped"`
+	Level   int       `json:"level,omitempty"` // in use; 0: 1
 }
 
 // position is the place of an event in the order of all events.

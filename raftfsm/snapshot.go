@@ -18,10 +18,10 @@ import (
 
 // A snapshot is lines of JSON: a header, one line for each record in order of table
 // and key, and a trailer with the SHA-256 of all bytes before it. The same state
-// always gives the same bytes.
+// always gives the same bytes. The version in the header is the level in use: what has
+// come with a higher level leaves no lines before that.
 const (
-	snapshotFormat  = "starling-state"
-	snapshotVersion = 1
+	snapshotFormat = "starling-state"
 
 	// MaxRecordBytes bounds one line of a snapshot.
 	MaxRecordBytes = 8 << 20
@@ -79,7 +79,7 @@ func (v View) WriteSnapshot(w io.Writer) error {
 	buf := bufio.NewWriterSize(w, snapshotBufferBytes)
 	out := json.NewEncoder(io.MultiWriter(buf, sum))
 	out.SetEscapeHTML(false)
-	if err := out.Encode(header{snapshotFormat, snapshotVersion, v.region}); err != nil {
+	if err := out.Encode(header{snapshotFormat, v.Level(), v.region}); err != nil {
 		return err
 	}
 	records := 0
@@ -133,8 +133,10 @@ func insertLine[T any](txn *memdb.Txn, l *line) error {
 
 // readSnapshot reads a snapshot of a region into a new database.
 func readSnapshot(rd io.Reader, region string) (*memdb.MemDB, meta, error) {
-	in := lineReader{r: bufio.NewReaderSize(rd, snapshotBufferBytes), sum: sha256.New()}
-	if err := in.header(region); err != nil {
+	in := newLineReader(rd)
+	if h, err := in.header(); err != nil {
+		return nil, meta{}, err
+	} else if err := h.check(region); err != nil {
 		return nil, meta{}, err
 	}
 	db := newDB()
@@ -162,6 +164,10 @@ type lineReader struct {
 	count int
 }
 
+func newLineReader(rd io.Reader) *lineReader {
+	return &lineReader{r: bufio.NewReaderSize(rd, snapshotBufferBytes), sum: sha256.New()}
+}
+
 func (in *lineReader) next() ([]byte, error) {
 	var b []byte
 	for {
@@ -180,18 +186,22 @@ func (in *lineReader) next() ([]byte, error) {
 	}
 }
 
-func (in *lineReader) header(region string) error {
+func (in *lineReader) header() (header, error) {
 	b, err := in.next()
 	if err != nil {
-		return err
+		return header{}, err
 	}
 	in.sum.Write(b)
 	var h header
 	if err := json.Unmarshal(b, &h); err != nil || h.Format != snapshotFormat {
-		return fmt.Errorf("%w: not a snapshot of a region's state", starling.ErrCorrupt)
+		return header{}, fmt.Errorf("%w: not a snapshot of a region's state", starling.ErrCorrupt)
 	}
-	if h.Version != snapshotVersion {
-		return fmt.Errorf("%w: version %d of the format is not supported (this program reads %d)", starling.ErrConflict, h.Version, snapshotVersion)
+	return h, nil
+}
+
+func (h *header) check(region string) error {
+	if err := h.readable(); err != nil {
+		return err
 	}
 	if h.Region != region {
 		return fmt.Errorf("%w: it is of region %.80q, not of %s", starling.ErrConflict, h.Region, region)

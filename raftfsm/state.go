@@ -114,7 +114,8 @@ func (t *tx) commit() error {
 	return nil
 }
 
-// apply runs one command. A refused command changes nothing but the clock.
+// apply runs one command. A refused command changes nothing but the clock
+// and the level in use.
 func (t *tx) apply(c *Command) Result {
 	res, err := t.run(c)
 	if err == nil && t.err != nil {
@@ -141,6 +142,9 @@ func (t *tx) run(c *Command) (res Result, err error) {
 	t.at = c.At.UTC()
 	if t.at.After(t.meta.Clock) {
 		t.meta.Clock = t.at
+	}
+	if n := c.Needs(); n > max(1, t.meta.Level) {
+		t.meta.Level = n // whatever becomes of c, it stands in the log
 	}
 	t.now, t.actor = t.meta.Clock, c.Actor
 	t.undo, t.err = t.undo[:0], nil

@@ -37,6 +37,7 @@ const (
 	tagExpect = "expect" // servers to begin with
 	tagIntent = "intent" // digest of the set that the server would begin with
 	tagBoot   = "boot"   // "1": has a configuration
+	tagLevel  = "level"  // raftfsm.Level of its program; none: 1
 )
 
 // PeerState is what gossip knows of a server's whereabouts.
@@ -99,6 +100,9 @@ type Config struct {
 	Layer raft.StreamLayer
 	// FSM is the state machine. Apply must return []raftfsm.Result, one for each command.
 	FSM raft.FSM
+	// Level returns the level in use, see raftfsm.Level; servers that speak less are not
+	// added. Nil: any may come.
+	Level func() int
 	// Peers returns the servers of the region in gossip, this one included.
 	Peers func() []Peer
 	// Changed returns a channel that is closed at the next change in gossip. Nil: look

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/raftfsm"
 )
 
 // keepConfiguration starts the cluster, announces this server, and while it leads
@@ -28,6 +29,7 @@ func (n *Node) keepConfiguration(ctx context.Context) {
 		}
 		leadership := n.Leadership()
 		peers := n.directory.refresh(n.conf.Peers())
+		n.announce(tagLevel, strconv.Itoa(raftfsm.Level))
 		if !n.Bootstrapped() {
 			n.tryBootstrap(peers)
 		}
@@ -223,6 +225,9 @@ func (n *Node) change(ctx context.Context, c change) error {
 	if c.remove {
 		what = fmt.Sprintf("remove server %s", c.id)
 	} else if string(c.id) != n.conf.Name {
+		if err := n.admit(c.id); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
 		// A voter that cannot be reached would count towards the quorum and not help it.
 		conn, err := n.conf.Layer.Dial(c.addr, maxDialWait)
 		if err != nil {

@@ -28,8 +28,9 @@ type Node struct {
 	observer *raft.Observer
 
 	proposals chan *proposal
-	queued    atomic.Int64  // bytes in proposals
-	inFlight  chan struct{} // a place for each entry
+	queued    atomic.Int64           // bytes in proposals
+	inFlight  chan struct{}          // a place for each entry
+	tooOld    atomic.Pointer[string] // the last complaint of a server that speaks too little
 
 	stop   context.CancelFunc
 	done   <-chan struct{} // closed when stop is called
@@ -50,7 +51,8 @@ type Node struct {
 }
 
 // Open starts a server's Raft on the state in DataDir, or on none, and the loops that
-// bootstrap and keep the configuration. It fails if another process has the directory.
+// bootstrap and keep the configuration. It fails if another process has the directory,
+// and with raftfsm.ErrTooNew if a newer program has left there what this one cannot apply.
 func Open(conf Config) (*Node, error) {
 	if err := conf.check(); err != nil {
 		return nil, err
@@ -60,6 +62,9 @@ func Open(conf Config) (*Node, error) {
 	st, err := openStores(conf.DataDir, log)
 	if err != nil {
 		return nil, err
+	}
+	if err := checkLevel(st); err != nil {
+		return nil, errors.Join(fmt.Errorf("start raft on %s: %w", conf.DataDir, err), st.bolt.Close())
 	}
 	n := &Node{
 		conf:      conf,

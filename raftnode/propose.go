@@ -34,14 +34,23 @@ type answer struct {
 // It works on the leader only: errors wrap starling.ErrNotLeader (nothing was done) or
 // starling.ErrUnavailable. One that also wraps ErrOutcomeUnknown leaves open whether
 // the commands are, or will be, applied; so does the end of ctx. The refusal of a
-// command is no error: it stands in its Result.
+// command is no error: it stands in its Result. So does that of a command which some
+// server of the cluster is too old to apply; that one is not committed.
 func (n *Node) Propose(ctx context.Context, cmds ...raftfsm.Command) ([]raftfsm.Result, error) {
+	if refused := n.tooNew(cmds); refused != nil {
+		return n.proposeRest(ctx, cmds, refused)
+	}
+	return n.proposeSpoken(ctx, cmds)
+}
+
+// proposeSpoken is Propose for commands that every server can apply.
+func (n *Node) proposeSpoken(ctx context.Context, cmds []raftfsm.Command) ([]raftfsm.Result, error) {
 	if len(cmds) == 0 {
 		return nil, nil
 	}
 	p := &proposal{commands: make([][]byte, len(cmds)), answer: make(chan answer, 1)}
 	for i := range cmds {
-		b, err := json.Marshal(&cmds[i])
+		b, err := json.Marshal(cmds[i].Stamped())
 		if err != nil {
 			return nil, fmt.Errorf("propose %s: %w", cmds[i].Type, err)
 		}

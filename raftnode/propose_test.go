@@ -80,7 +80,7 @@ func TestProposeBounds(t *testing.T) {
 	if _, err := s.Propose(t.Context(), large); err != nil {
 		t.Errorf("one large command: %v", err)
 	}
-	if _, err := s.Propose(t.Context(), raftfsm.Command{Data: []byte("{")}); err == nil {
+	if _, err := s.Propose(t.Context(), raftfsm.Command{Type: raftfsm.TypeAppApply, Data: []byte("{")}); err == nil {
 		t.Error("proposed a payload that is no JSON")
 	}
 }
@@ -199,7 +199,7 @@ func TestEntriesHoldWhatWasProposed(t *testing.T) {
 			}
 			actor := rapid.String().Draw(t, "actor")
 			for range k {
-				c := raftfsm.Command{Type: "t", Actor: actor, Data: []byte(`"` + strings.Repeat("x", size) + `"`)}
+				c := raftfsm.Command{Type: raftfsm.TypeAppApply, Actor: actor, Data: []byte(`"` + strings.Repeat("x", size) + `"`)}
 				b, err := json.Marshal(c)
 				if err != nil {
 					t.Fatal(err)
