@@ -30,6 +30,8 @@ func TestResultNames(t *testing.T) {
 		{SubmitResult{}, []string{"ack_ms"}},
 		{ChunkResult{}, []string{"mb_per_s"}},
 		{SwarmResult{}, []string{"machines", "bytes", "rate_mbit", "last_s", "median_s", "cpu_s_per_gb", "cache_copies", "rss_mb_max"}},
+		{QueueResult{}, []string{"results"}},
+		{QueuePoint{PostgresCycles: new(float64)}, []string{"clients", "cycles_per_s", "postgres_cycles_per_s"}},
 	} {
 		b, err := json.Marshal(c.result)
 		if err != nil {

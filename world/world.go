@@ -35,6 +35,7 @@ type World struct {
 	Procs []*Proc
 
 	bin   string
+	ca    *pki.CA
 	spawn chan func()    // run by one locked thread, so that Pdeathsig is ours for life
 	alive sync.WaitGroup // one for each running process
 }
@@ -231,6 +232,7 @@ func (w *World) writeFiles(size Size) error {
 	if err != nil {
 		return err
 	}
+	w.ca = ca
 	gossip := map[string]string{}
 	for _, p := range w.Procs {
 		if gossip[p.Region] == "" {
@@ -254,6 +256,15 @@ func (w *World) writeFiles(size Size) error {
 		}
 	}
 	return nil
+}
+
+// Issue makes credentials for a program that takes part without being one of Procs.
+func (w *World) Issue(req pki.Request) (*pki.Credentials, error) {
+	cert, key, err := w.ca.Issue(req, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	return pki.Load(w.ca.CertPEM(), cert, key)
 }
 
 func (w *World) configFor(p *Proc, gossipKey string, size Size) []byte {
