@@ -318,6 +318,7 @@ type Why struct {
 	Bytes      Bytes       `json:"bytes"` // by source
 	Machines   Counts      `json:"machines"`
 	Regions    []RegionWhy `json:"regions"`
+	Fence      *Fence      `json:"fence,omitempty"`   // once it has failed or was cancelled
 	Account    *Account    `json:"account,omitempty"` // of the machine that was asked for
 }
 

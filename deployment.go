@@ -85,6 +85,7 @@ type Deployment struct {
 	CacheHit   bool   `json:"cache_hit"` // the artifact of an earlier build was used again
 	Sandboxed  bool   `json:"sandboxed"`
 	RevertedTo Digest `json:"reverted_to,omitzero"` // release that the goal went back to after a failure
+	Fence      *Fence `json:"fence,omitempty"`      // once it has failed or was cancelled
 
 	Wave    int       `json:"wave"` // index of the wave under way
 	WaveAt  time.Time `json:"wave_at,omitzero"`
@@ -95,6 +96,18 @@ type Deployment struct {
 	Times    []RegionTimes `json:"times,omitempty"` // sorted by region
 	Machines Counts        `json:"machines"`        // checkpoint; live counts are in the leader's memory
 	Bytes    Bytes         `json:"bytes"`
+}
+
+// Fence says what ended with a deployment that failed or was cancelled. The log is one
+// order: whatever a worker, cache, machine or deposed leader still says in its name comes
+// after Index and is refused there.
+type Fence struct {
+	Index uint64 `json:"index"`           // Raft index of the end
+	Lease uint64 `json:"lease,omitempty"` // the worker's token that was in force; 0: none
+	// Generation of its goal that was taken back, and the one in force since; zero: it had
+	// none, or its goal stays where it was (a failure without auto_revert).
+	Generation Generation `json:"generation,omitzero"`
+	Goal       Generation `json:"goal,omitzero"`
 }
 
 // Placing is one region's replication status.

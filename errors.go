@@ -12,8 +12,12 @@ var (
 	ErrFenced      = errors.New("fenced")         // an old lease token, epoch or generation
 	ErrNotLeader   = errors.New("not the leader") // try another server
 	ErrUnavailable = errors.New("unavailable")    // no leader or no quorum; retry with back-off
-	ErrForbidden   = errors.New("forbidden")
-	ErrCorrupt     = errors.New("corrupt") // bytes do not match their digest
+	// ErrOutcomeUnknown says that a change failed so late that it may have been, or may yet
+	// be, made. Only what is harmless twice may be asked for again.
+	ErrOutcomeUnknown = errors.New("the outcome is unknown")
+
+	ErrForbidden = errors.New("forbidden")
+	ErrCorrupt   = errors.New("corrupt") // bytes do not match their digest
 )
 
 // FieldError says what is wrong with one field of the input, and what to do.

@@ -44,6 +44,28 @@ type Client struct {
 	base  *url.URL
 	token string
 	http  *http.Client
+
+	consistent bool
+}
+
+// Consistent returns a client whose reads of apps, releases, goals and deployments show
+// every change that was acknowledged before they began. Each waits for a log entry, which
+// the reads of a moment share, and needs a quorum.
+func (c *Client) Consistent() *Client {
+	out := *c
+	out.consistent = true
+	return &out
+}
+
+// read fetches what has a consistent form.
+func read[T any](ctx context.Context, c *Client, path string, q url.Values) (T, error) {
+	if c.consistent {
+		q.Set("consistent", "")
+	}
+	if len(q) > 0 {
+		path += "?" + q.Encode()
+	}
+	return fetch[T](ctx, c, http.MethodGet, path, nil, nil)
 }
 
 // New returns a client; it does not connect yet.
@@ -90,17 +112,22 @@ func (c *Client) ApplyApp(ctx context.Context, app starling.App, ifRevision *uin
 
 // App returns one app.
 func (c *Client) App(ctx context.Context, name string) (*starling.App, error) {
-	return fetch[*starling.App](ctx, c, http.MethodGet, "/v1/apps/"+url.PathEscape(name), nil, nil)
+	return read[*starling.App](ctx, c, "/v1/apps/"+url.PathEscape(name), url.Values{})
 }
 
 // Apps returns all apps by name.
 func (c *Client) Apps(ctx context.Context) ([]*starling.App, error) {
-	return fetch[[]*starling.App](ctx, c, http.MethodGet, "/v1/apps", nil, nil)
+	return read[[]*starling.App](ctx, c, "/v1/apps", url.Values{})
 }
 
 // Releases returns an app's releases, newest first.
 func (c *Client) Releases(ctx context.Context, app string) ([]*starling.Release, error) {
-	return fetch[[]*starling.Release](ctx, c, http.MethodGet, "/v1/apps/"+url.PathEscape(app)+"/releases", nil, nil)
+	return read[[]*starling.Release](ctx, c, "/v1/apps/"+url.PathEscape(app)+"/releases", url.Values{})
+}
+
+// Goal returns what an app's machines are to run; ErrNotFound before the first goal.
+func (c *Client) Goal(ctx context.Context, app string) (*starling.Goal, error) {
+	return read[*starling.Goal](ctx, c, "/v1/apps/"+url.PathEscape(app)+"/goal", url.Values{})
 }
 
 // Submit asks for a deployment. With a key, a retry finds the first submission's deployment.
@@ -122,7 +149,7 @@ func idempotent(key string) http.Header {
 
 // Deployment returns one deployment with live counts.
 func (c *Client) Deployment(ctx context.Context, id string) (*starling.Deployment, error) {
-	return fetch[*starling.Deployment](ctx, c, http.MethodGet, "/v1/deployments/"+url.PathEscape(id), nil, nil)
+	return read[*starling.Deployment](ctx, c, "/v1/deployments/"+url.PathEscape(id), url.Values{})
 }
 
 // Why explains a deployment. machine, if not empty, is asked how the artifact came to it;
@@ -153,7 +180,7 @@ func (c *Client) Deployments(ctx context.Context, f starling.DeploymentFilter) (
 	if f.Limit > 0 {
 		q.Set("limit", strconv.Itoa(f.Limit))
 	}
-	return fetch[[]*starling.Deployment](ctx, c, http.MethodGet, "/v1/deployments?"+q.Encode(), nil, nil)
+	return read[[]*starling.Deployment](ctx, c, "/v1/deployments", q)
 }
 
 // Act cancels, approves, pauses or resumes a deployment.

@@ -19,7 +19,10 @@ func (s *Server) App(name string) (*starling.App, bool) { return s.cfg.FSM.View(
 // Apps implements httpapi.Apps.
 func (s *Server) Apps() []*starling.App { return s.cfg.FSM.View().Apps() }
 
-// Releases implements httpapi.Apps.
+// Goal implements httpapi.Outcomes.
+func (s *Server) Goal(app string) (*starling.Goal, bool) { return s.cfg.FSM.View().Goal(app) }
+
+// Releases implements httpapi.Outcomes.
 func (s *Server) Releases(app string) []*starling.Release { return s.cfg.FSM.View().Releases(app) }
 
 // ApplyApp implements httpapi.Apps. An app without a home keeps the one it has, and a
@@ -139,6 +142,12 @@ func (s *Server) Act(ctx context.Context, actor, id string, a starling.Action) (
 		return nil, starling.Invalidf("action", "%.40q: use cancel, approve, pause or resume", a)
 	}
 	res, err := s.propose(ctx, actor, t, payload)
+	if errors.Is(err, starling.ErrConflict) && a == starling.ActionCancel {
+		// A retry whose first try was done: its proof is in the record.
+		if d, ok := s.cfg.FSM.View().Deployment(id); ok && d.Phase == starling.PhaseCancelled {
+			return d, nil
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

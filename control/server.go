@@ -24,6 +24,7 @@ type Server struct {
 	hints     leaderHints
 	suspects  suspects
 	metrics   *metrics
+	confirms  confirmations
 	rpc       http.Handler
 
 	started atomic.Int64 // when Run began, Unix nanoseconds of cfg.Now; 0: not yet
@@ -50,6 +51,7 @@ func New(cfg Config) (*Server, error) {
 		DisableCompression:     true,
 	}
 	s.goals.init()
+	s.confirms.token = make(chan struct{}, 1)
 	s.rpc = s.routes()
 	m, err := newMetrics(s, cfg.Metrics)
 	if err != nil {

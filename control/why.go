@@ -24,7 +24,7 @@ func (s *Server) Why(ctx context.Context, id, machine, region string) (*starling
 	}
 	w := &starling.Why{
 		Deployment: d.ID, App: d.App, Artifact: d.Artifact, Phase: d.Phase, Reason: d.Reason,
-		Timings: d.Timings, Bytes: d.Bytes, Machines: d.Machines, WaitsFor: []string{}, Regions: []starling.RegionWhy{},
+		Timings: d.Timings, Bytes: d.Bytes, Machines: d.Machines, Fence: d.Fence, WaitsFor: []string{}, Regions: []starling.RegionWhy{},
 	}
 	if !d.Phase.Terminal() {
 		w.PhaseMS = max(0, s.cfg.Now().Sub(d.PhaseAt).Milliseconds())

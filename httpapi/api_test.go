@@ -443,7 +443,7 @@ func TestBackendErrors(t *testing.T) {
 		fixture(t, b)
 		b.fail = tc.err
 		var logs logBuffer
-		h := New(Config{Backend: b, Logger: slog.New(slog.NewTextHandler(&logs, nil))})
+		h := New(Config{Backend: b, Logger: slog.New(slog.NewTextHandler(&logs, nil)), Patience: time.Millisecond})
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest("POST", "/v1/deployments", strings.NewReader(`{"app":"hello","sha":"`+sha+`"}`)))
 		p := problemIn(t, w.Result(), w.Body.String())

@@ -29,9 +29,14 @@ type (
 		App string `path:"app"`
 		Blocking
 		Stale
+		Consistent
 	}
 	listRead struct {
 		Blocking
+	}
+	appList struct {
+		Blocking
+		Consistent
 	}
 	appWrite struct {
 		App        string `path:"app"`
@@ -54,7 +59,7 @@ type rollbackBody struct {
 
 func (a *api) registerApps() {
 	register(a, route{
-		method: http.MethodGet, path: "/v1/apps", id: "list-apps", summary: "List apps", role: starling.ACLViewer,
+		method: http.MethodGet, path: "/v1/apps", id: "list-apps", summary: "List apps", role: starling.ACLViewer, consistent: true,
 	}, a.listApps)
 	register(a, route{
 		method: http.MethodPost, path: "/v1/apps", id: "create-app", summary: "Create or change an app",
@@ -70,19 +75,23 @@ func (a *api) registerApps() {
 	}, a.applyApp)
 	register(a, route{
 		method: http.MethodGet, path: "/v1/apps/{app}", id: "get-app", summary: "Show an app",
-		role: starling.ACLViewer, place: atApp,
+		role: starling.ACLViewer, place: atApp, consistent: true,
 	}, a.getApp)
 	register(a, route{
 		method: http.MethodGet, path: "/v1/apps/{app}/releases", id: "list-releases", summary: "List an app's releases, newest first",
-		role: starling.ACLViewer, place: atApp,
+		role: starling.ACLViewer, place: atApp, consistent: true,
 	}, a.listReleases)
 	register(a, route{
+		method: http.MethodGet, path: "/v1/apps/{app}/goal", id: "get-goal", summary: "Show what an app's machines are to run",
+		role: starling.ACLViewer, place: atApp, consistent: true,
+	}, a.getGoal)
+	register(a, route{
 		method: http.MethodPost, path: "/v1/apps/{app}/rollback", id: "rollback-app", summary: "Deploy an earlier release again",
-		role: starling.ACLDeployer, place: atApp, body: rollbackBody{},
+		role: starling.ACLDeployer, place: atApp, body: rollbackBody{}, keyed: true,
 	}, a.rollback)
 }
 
-func (a *api) listApps(ctx context.Context, in *listRead) (*answer[[]*starling.App], error) {
+func (a *api) listApps(ctx context.Context, in *appList) (*answer[[]*starling.App], error) {
 	index, err := a.block(ctx, in.Blocking)
 	if err != nil {
 		return nil, err
@@ -113,6 +122,19 @@ func (a *api) listReleases(ctx context.Context, in *appRead) (*answer[[]*starlin
 		return nil, noApp(in.App)
 	}
 	return &answer[[]*starling.Release]{index, list(a.Backend.Releases(in.App))}, nil
+}
+
+// getGoal shows the goal in force. One without an artifact says that nothing is to run.
+func (a *api) getGoal(ctx context.Context, in *appRead) (*answer[*starling.Goal], error) {
+	index, err := a.block(ctx, in.Blocking)
+	if err != nil {
+		return nil, err
+	}
+	goal, ok := a.Backend.Goal(in.App)
+	if !ok {
+		return nil, fmt.Errorf("a goal of app %.80q: %w", in.App, starling.ErrNotFound)
+	}
+	return &answer[*starling.Goal]{index, goal}, nil
 }
 
 func (a *api) createApp(ctx context.Context, in *newAppWrite) (*answer[*starling.App], error) {

@@ -21,6 +21,7 @@ func operations() []operation {
 		{"GET", "/v1/apps", viewer}, {"POST", "/v1/apps", deployer}, {"PUT", "/v1/apps", deployer},
 		{"GET", "/v1/apps/{app}", viewer}, {"PUT", "/v1/apps/{app}", deployer},
 		{"GET", "/v1/apps/{app}/releases", viewer}, {"POST", "/v1/apps/{app}/rollback", deployer},
+		{"GET", "/v1/apps/{app}/goal", viewer},
 		{"GET", "/v1/deployments", viewer}, {"POST", "/v1/deployments", deployer},
 		{"GET", "/v1/deployments/{id}", viewer}, {"GET", "/v1/deployments/{id}/logs", viewer}, {"GET", "/v1/deployments/{id}/why", viewer},
 		{"POST", "/v1/deployments/{id}/cancel", deployer}, {"POST", "/v1/deployments/{id}/approve", approver},

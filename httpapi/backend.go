@@ -12,6 +12,7 @@ import (
 // handlers ask Route first and pass the request on when the place is elsewhere.
 type Backend interface {
 	Apps
+	Outcomes
 	Deployments
 	Explainer
 	Artifacts
@@ -29,6 +30,9 @@ type Router interface {
 	// of this region. It waits up to ten seconds for a leader, two for a
 	// name that this region's mirrors lack, then fails with ErrUnavailable or ErrNotFound.
 	Route(ctx context.Context, app, deployment string) (http.RoundTripper, error)
+	// Confirm returns once it is certain that this server led its region after the call
+	// began and that it shows all that was committed before. ErrNotLeader: it does not lead.
+	Confirm(ctx context.Context) error
 }
 
 // Apps reads and changes apps.
@@ -37,6 +41,11 @@ type Apps interface {
 	Apps() []*starling.App
 	// ApplyApp creates or changes an app. It must have defaults set and be valid.
 	ApplyApp(ctx context.Context, actor string, app starling.App, ifRevision *uint64) (*starling.App, error)
+}
+
+// Outcomes tells what apps are to run, and what they ran.
+type Outcomes interface {
+	Goal(app string) (*starling.Goal, bool)  // in force
 	Releases(app string) []*starling.Release // newest first
 }
 

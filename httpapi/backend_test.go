@@ -31,6 +31,8 @@ type backend struct {
 	logMore   chan struct{}
 	leader    string
 	fail      error // of every change
+	confirmed int   // calls of Confirm
+	unsure    error // its answer
 	removed   []string
 
 	to func(app, deployment string) (http.RoundTripper, error) // nil: all is here
@@ -71,6 +73,15 @@ func (b *backend) Route(_ context.Context, app, deployment string) (http.RoundTr
 	}
 	return b.to(app, deployment)
 }
+
+func (b *backend) Confirm(context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.confirmed++
+	return b.unsure
+}
+
+func (b *backend) Goal(app string) (*starling.Goal, bool) { return b.fsm.View().Goal(app) }
 
 func (b *backend) App(name string) (*starling.App, bool) { return b.fsm.View().App(name) }
 func (b *backend) Apps() []*starling.App                 { return b.fsm.View().Apps() }

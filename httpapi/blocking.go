@@ -18,6 +18,12 @@ type Stale struct {
 	Stale string `query:"stale" doc:"When present, this region's copy will do"`
 }
 
+// Consistent is the parameter of a read that must show every change that was answered
+// before it began.
+type Consistent struct {
+	Consistent string `query:"consistent" doc:"When present, the answer shows every change that was acknowledged before; it costs a log entry, shared by the reads of a moment"`
+}
+
 // block waits until the applied index is above that of b, or b's time is over. It
 // returns the index as it was before anything is read, so that no change is missed.
 func (a *api) block(ctx context.Context, b Blocking) (uint64, error) {

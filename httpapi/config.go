@@ -33,13 +33,16 @@ const (
 	keepAliveEvery  = 15 * time.Second // comment on an idle event stream
 	writeWithin     = 15 * time.Second // one write to a stream
 	catchUpWithin   = 2 * time.Second  // of this server with the events that a watcher has seen
+	defPatience     = 10 * time.Second
+	lookAgain       = 50 * time.Millisecond // for the place of a request whose server lost the lead
 	tokenLag        = 250 * time.Millisecond
 	logPeek         = 100 * time.Millisecond // for more of a log that is not followed
 )
 
 // Headers of the API.
 const (
-	HeaderIndex     = "X-Starling-Index"     // index that an answer shows, for ?index=
+	HeaderIndex     = "X-Starling-Index" // index that an answer shows, for ?index=
+	headerKey       = "Idempotency-Key"
 	HeaderForwarded = "X-Starling-Forwarded" // how often a request was passed on
 )
 
@@ -50,6 +53,9 @@ type Config struct {
 	Metrics    http.Handler // GET /v1/metrics; nil: not found
 	Version    string
 	Logger     *slog.Logger // nil: discard
+	// Patience is how long a change or a consistent read is tried again while the leader
+	// changes; default 10 s.
+	Patience time.Duration
 }
 
 type api struct {
@@ -63,6 +69,9 @@ type api struct {
 func New(conf Config) http.Handler {
 	if conf.Logger == nil {
 		conf.Logger = slog.New(slog.DiscardHandler)
+	}
+	if conf.Patience == 0 {
+		conf.Patience = defPatience
 	}
 	a := &api{Config: conf, mux: newMux(), streams: make(chan struct{}, maxStreams)}
 	a.huma = humago.New(a.mux, a.humaConfig())

@@ -43,11 +43,13 @@ type (
 		Active bool   `query:"active" doc:"Only those that have not ended"`
 		Before string `query:"before" doc:"Go on after this deployment"`
 		Limit  int    `query:"limit" doc:"1 to 1000; 100 unless given"`
+		Consistent
 	}
 	deploymentRead struct {
 		ID string `path:"id"`
 		Blocking
 		Stale
+		Consistent
 	}
 	deploymentAct struct {
 		ID string `path:"id"`
@@ -72,15 +74,15 @@ type (
 func (a *api) registerDeployments() {
 	register(a, route{
 		method: http.MethodGet, path: "/v1/deployments", id: "list-deployments", summary: "List deployments, newest first",
-		role: starling.ACLViewer,
+		role: starling.ACLViewer, consistent: true,
 	}, a.listDeployments)
 	register(a, route{
 		method: http.MethodPost, path: "/v1/deployments", id: "submit", summary: "Deploy a commit or an artifact of an app",
-		role: starling.ACLDeployer, place: atSubmitted, body: starling.Submission{},
+		role: starling.ACLDeployer, place: atSubmitted, body: starling.Submission{}, keyed: true,
 	}, a.submit)
 	register(a, route{
 		method: http.MethodGet, path: "/v1/deployments/{id}", id: "get-deployment", summary: "Show a deployment",
-		role: starling.ACLViewer, place: atDeployment,
+		role: starling.ACLViewer, place: atDeployment, consistent: true,
 	}, a.getDeployment)
 	register(a, route{
 		method: http.MethodGet, path: "/v1/deployments/{id}/logs", id: "get-build-log", summary: "Read or follow a deployment's build log",

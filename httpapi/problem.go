@@ -141,11 +141,19 @@ func invalidStatus(status int) int {
 // humaContext is huma.Context by a name that does not hide its method Context.
 type humaContext huma.Context
 
-// plainContext applies invalidStatus to what huma writes.
-type plainContext struct{ humaContext }
+// plainContext applies invalidStatus to what huma writes, and lets nothing through of a
+// request that has moved on.
+type plainContext struct {
+	humaContext
+	moved *moved
+}
 
 // SetStatus implements huma.Context.
-func (c plainContext) SetStatus(status int) { c.humaContext.SetStatus(invalidStatus(status)) }
+func (c plainContext) SetStatus(status int) {
+	if c.moved.to == nil {
+		c.humaContext.SetStatus(invalidStatus(status))
+	}
+}
 
 // Unwrap lets humago find the request below.
 func (c plainContext) Unwrap() huma.Context { return c.humaContext }

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -44,12 +45,15 @@ type route struct {
 	raw          bool
 	maxBytes     int64 // of the body; 0: maxJSONBytes
 	status       int   // of success, 0: 200
+	consistent   bool  // a read that takes ?consistent
+	keyed        bool  // a change that an idempotency key makes harmless twice
 }
 
 // call is what the middleware has found out about a request.
 type call struct {
 	actor string
 	body  []byte
+	moved *moved
 }
 
 type callKey struct{}
@@ -80,6 +84,11 @@ func register[I, O any](a *api, r route, h func(context.Context, *I) (*O, error)
 	}
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := h(ctx, in)
+		if err != nil && r.repeatable(err) {
+			if out, err = persist(ctx, a, r, err, func() (*O, error) { return h(ctx, in) }); out == nil && err == nil {
+				return nil, nil // admit passes the request on
+			}
+		}
 		if err != nil {
 			return nil, a.problem(r.id, err)
 		}
@@ -115,13 +124,22 @@ func (a *api) describeBody(r route) {
 func (a *api) admit(r route, hctx huma.Context, next func(huma.Context)) {
 	req, w := humago.Unwrap(hctx)
 	begun := time.Now()
+	if r.keyed && req.Header.Get(headerKey) == "" {
+		req.Header.Set(headerKey, "auto-"+rand.Text()) // so that servers may try again while the leader changes
+	}
 	c, err := a.authorize(r, req)
 	if err == nil && (r.body != nil || r.raw) {
 		c.body, err = readBody(w, req, r)
 	}
 	var transport http.RoundTripper
 	if err == nil {
+		err = checkAsked(r, req)
+	}
+	if err == nil {
 		transport, err = a.route(r, req, c.body)
+	}
+	if err == nil && transport == nil && asked(req, "consistent") {
+		transport, err = a.confirm(r, req)
 	}
 	switch {
 	case err != nil:
@@ -129,7 +147,12 @@ func (a *api) admit(r route, hctx huma.Context, next func(huma.Context)) {
 	case transport != nil:
 		a.passOn(w, req, transport)
 	default:
-		next(plainContext{huma.WithValue(hctx, callKey{}, c)})
+		c.moved = &moved{req: req}
+		next(plainContext{huma.WithValue(hctx, callKey{}, c), c.moved})
+		if c.moved.to != nil {
+			a.passOn(w, req, c.moved.to)
+			return
+		}
 		if r.method != http.MethodGet {
 			a.Logger.Info("change", "request", r.id, "path", req.URL.Path, "actor", c.actor,
 				"status", hctx.Status(), "took", time.Since(begun).Round(time.Millisecond))
@@ -211,7 +234,10 @@ func readBody(w http.ResponseWriter, req *http.Request, r route) ([]byte, error)
 
 // route returns a transport to the server that must serve the request, nil for this one.
 func (a *api) route(r route, req *http.Request, body []byte) (http.RoundTripper, error) {
-	if r.place == here || (r.method == http.MethodGet && stale(req)) {
+	switch {
+	case r.place == here && asked(req, "consistent"):
+		return a.Backend.Route(req.Context(), "", "")
+	case r.place == here || r.method == http.MethodGet && asked(req, "stale"):
 		return nil, nil
 	}
 	var app, deployment string
@@ -239,10 +265,43 @@ func (a *api) route(r route, req *http.Request, body []byte) (http.RoundTripper,
 
 var nameRE = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
-// stale reports whether the caller is content with this region's copy: ?stale.
-func stale(req *http.Request) bool {
+// asked reports whether the query has a flag: ?stale, ?consistent.
+func asked(req *http.Request, flag string) bool {
 	q := req.URL.Query()
-	return q.Has("stale") && q.Get("stale") != "false"
+	return q.Has(flag) && q.Get(flag) != "false"
+}
+
+// checkAsked refuses ?consistent where it cannot be kept.
+func checkAsked(r route, req *http.Request) error {
+	switch {
+	case !asked(req, "consistent"):
+		return nil
+	case !r.consistent:
+		return starling.Invalidf("consistent", "%s %s has no consistent form: leave it out", r.method, r.path)
+	case asked(req, "stale"):
+		return starling.Invalidf("consistent", "?stale asks for the contrary: leave one out")
+	}
+	return nil
+}
+
+// confirm makes sure that this server shows all that was acknowledged before, or
+// returns the way to the one that leads meanwhile.
+func (a *api) confirm(r route, req *http.Request) (http.RoundTripper, error) {
+	for end := time.Now().Add(a.Patience); ; {
+		err := a.Backend.Confirm(req.Context())
+		changed := errors.Is(err, starling.ErrNotLeader) || errors.Is(err, starling.ErrUnavailable)
+		if !changed || time.Now().After(end) {
+			return nil, err
+		}
+		select {
+		case <-time.After(lookAgain): // the old term may take a moment to end
+		case <-req.Context().Done():
+			return nil, err
+		}
+		if transport, err := a.route(r, req, nil); err != nil || transport != nil {
+			return transport, err
+		}
+	}
 }
 
 // passOn proxies the request unchanged.

@@ -151,7 +151,7 @@ type Checkpoint struct {
 // generation, in full at once; the goal's Deployment is then that of the release.
 // Where no release exists the new goal has no artifact: nothing is to run, and
 // machines stop and remove what they have. A goal that is not taken back stays
-// frozen at its cutoff. The lease is gone.
+// frozen at its cutoff. The lease is gone; the record's Fence says what ended.
 type Finish struct {
 	ID     string                 `json:"id"`
 	Phase  starling.Phase         `json:"phase"`

@@ -248,6 +248,7 @@ func (t *tx) become(d *starling.Deployment, to starling.Phase, reason string) er
 		d.EndedAt, d.Reason, d.Paused = t.now, reason, false
 		d.Timings.TotalMS = t.now.Sub(d.CreatedAt).Milliseconds()
 		if to != starling.PhaseSucceeded {
+			d.Fence = &starling.Fence{Index: t.index, Lease: d.Lease}
 			d.Lease = 0
 		}
 	}

@@ -58,7 +58,7 @@ func (t *tx) changeGoal(old *row[starling.Goal], f func(*starling.Goal)) {
 // generation. Without any release the new goal names no artifact: nothing is to run,
 // and machines stop and remove what they have. That holds even for a goal that no
 // machine has seen: one rule, and a generation is never taken back.
-func (t *tx) revert(d *starling.Deployment, old *row[starling.Goal]) {
+func (t *tx) revert(d *starling.Deployment, old *row[starling.Goal]) starling.Generation {
 	g := &starling.Goal{
 		App: d.App, Home: t.region, Generation: old.rec.Generation.Next(), Revision: 1,
 		Deployment: d.ID, Origin: t.region, Deploy: d.Spec.Deploy,
@@ -70,6 +70,7 @@ func (t *tx) revert(d *starling.Deployment, old *row[starling.Goal]) {
 		d.RevertedTo = rel.Artifact
 	}
 	put(t, tableGoals, old, &row[starling.Goal]{rec: g, mod: t.index})
+	return g.Generation
 }
 
 // release returns the newest release of an app, nil if there is none.

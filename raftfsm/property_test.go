@@ -269,6 +269,22 @@ func (w *watcher) look(v View, index uint64, cmds []Command, results []Result) {
 	w.counters(v, all)
 }
 
+// fence holds what a deployment that failed or was cancelled proves: its tokens are void for good.
+func (w *watcher) fence(v View, d *starling.Deployment) {
+	if d.Home != "east" || d.Phase == starling.PhaseSucceeded {
+		return
+	}
+	if d.Fence == nil || d.Fence.Index == 0 || d.Fence.Index > v.Index() || d.Lease != 0 {
+		w.rt.Fatalf("%s is %s, its fence %+v, its lease %d", d.ID, d.Phase, d.Fence, d.Lease)
+	}
+	if d.Fence.Goal.IsZero() {
+		return
+	}
+	if g, ok := v.Goal(d.App); !ok || g.Generation.Compare(d.Fence.Goal) < 0 || d.Fence.Generation != d.Generation {
+		w.rt.Fatalf("%s has the fence %+v and its app the goal %+v", d.ID, d.Fence, g)
+	}
+}
+
 func (w *watcher) deployments(v View, all []*starling.Deployment) {
 	underWay := map[string]string{}
 	for _, d := range all {
@@ -282,6 +298,7 @@ func (w *watcher) deployments(v View, all []*starling.Deployment) {
 			if d.Home == "east" && (d.EndedAt.IsZero() || d.EndedAt.Before(d.CreatedAt) || d.Phase == starling.PhaseFailed && d.Reason == "") {
 				w.rt.Fatalf("an end without its marks: %s", b)
 			}
+			w.fence(v, d)
 		case d.Home == "east" && d.Phase != starling.PhaseQueued:
 			if other := underWay[d.App]; other != "" {
 				w.rt.Fatalf("%s and %s of app %s are both under way", other, d.ID, d.App)

@@ -267,11 +267,18 @@ func (t *tx) finish(p *Finish) (Result, error) {
 
 // end makes d failed or cancelled and takes its goal back where that is due.
 func (t *tx) end(d *starling.Deployment, to starling.Phase, reason string) error {
+	var goal starling.Generation // that replaces d's
 	if g, err := t.goalOf(d); err == nil {
 		s := &d.Spec.Deploy.Strategy
 		if to == starling.PhaseCancelled || s.AutoRevert || !g.rec.Stage.AtLeast(starling.StageActivate) {
-			t.revert(d, g)
+			goal = t.revert(d, g)
 		}
 	}
-	return t.become(d, to, reason)
+	if err := t.become(d, to, reason); err != nil {
+		return err
+	}
+	if !goal.IsZero() {
+		d.Fence.Generation, d.Fence.Goal = d.Generation, goal
+	}
+	return nil
 }

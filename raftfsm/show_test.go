@@ -118,6 +118,11 @@ func deploymentText(d *starling.Deployment) string {
 	add(d.RollbackOf != "", "rollback_of=%s", d.RollbackOf)
 	add(!d.RevertedTo.IsZero(), "reverted_to=%s", d.RevertedTo.Short())
 	add(d.Reason != "", "reason=%q", d.Reason)
+	if f := d.Fence; f != nil {
+		add(true, "fence=%d", f.Index)
+		add(f.Lease > 0, "void_lease=%d", f.Lease)
+		add(!f.Goal.IsZero(), "void_gen=%s->%s", f.Generation, f.Goal)
+	}
 	return strings.Join(parts, " ")
 }
 

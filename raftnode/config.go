@@ -136,8 +136,8 @@ func (c *Config) check() error {
 }
 
 // ErrOutcomeUnknown says that a proposal failed so late that it may have been, or may
-// yet be, committed. Only commands that are harmless twice may be proposed again.
-var ErrOutcomeUnknown = errors.New("the outcome is unknown")
+// yet be, committed.
+var ErrOutcomeUnknown = starling.ErrOutcomeUnknown
 
 // ErrTooLarge says that the commands of one call do not fit into a log entry, see
 // raftfsm.MaxEntryCommands, MaxEntryBytes and MaxCommandBytes.

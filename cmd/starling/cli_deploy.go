@@ -144,10 +144,25 @@ func printSummary(w io.Writer, d *starling.Deployment) error {
 	if err == nil && d.Reason != "" {
 		_, err = fmt.Fprintln(w, "  reason: "+d.Reason)
 	}
+	if err == nil && d.Fence != nil {
+		_, err = fmt.Fprintln(w, "  "+fenceText(d.Fence))
+	}
 	if err == nil && !d.RevertedTo.IsZero() {
 		_, err = fmt.Fprintln(w, "  reverted to the release before: "+d.RevertedTo.Short())
 	}
 	return err
+}
+
+// fenceText says what can no longer move a deployment that has ended badly.
+func fenceText(f *starling.Fence) string {
+	s := fmt.Sprintf("fenced at log index %d", f.Index)
+	if f.Lease != 0 {
+		s += fmt.Sprintf("; the worker's lease %d is void", f.Lease)
+	}
+	if !f.Goal.IsZero() {
+		s += fmt.Sprintf("; the goal went from generation %s to %s", f.Generation, f.Goal)
+	}
+	return s
 }
 
 func ms(n int64) string { return (time.Duration(n) * time.Millisecond).String() }
@@ -220,6 +235,9 @@ func actionCommand(action starling.Action, short string) *cobra.Command {
 				return printJSON(cmd.OutOrStdout(), d)
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is %s\n", d.ID, d.Phase)
+			if err == nil && d.Fence != nil {
+				_, err = fmt.Fprintln(cmd.OutOrStdout(), "  "+fenceText(d.Fence))
+			}
 			return err
 		})
 }

@@ -110,6 +110,9 @@ func printWhy(out io.Writer, y *starling.Why) error {
 	if y.Reason != "" {
 		fmt.Fprintln(out, "  reason: "+y.Reason)
 	}
+	if y.Fence != nil {
+		fmt.Fprintln(out, "  "+fenceText(y.Fence))
+	}
 	for _, m := range y.WaitsFor {
 		fmt.Fprintln(out, "  waits for: "+m)
 	}

@@ -234,8 +234,8 @@ func TestCancelFencesTheBuild(t *testing.T) {
 	if err != nil || d.Phase != starling.PhaseCancelled {
 		t.Fatalf("cancel: %v, %+v", err, d)
 	}
-	if _, err := api.Act(ctx, d.ID, starling.ActionCancel); err == nil {
-		t.Error("a cancelled deployment was cancelled again")
+	if again, err := api.Act(ctx, d.ID, starling.ActionCancel); err != nil || d.Fence == nil || *again.Fence != *d.Fence {
+		t.Errorf("cancelled again: %v, the proof %+v, before %+v", err, again, d.Fence)
 	}
 	c.apply(api, r.app("slow", nil))
 	c.deploy(api, "slow", sha, starling.PhaseSucceeded)
