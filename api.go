@@ -70,6 +70,27 @@ type RaftPeer struct {
 	Leader bool   `json:"leader"`
 }
 
+// RaftHealth is how a region's servers are, as their leader sees them.
+type RaftHealth struct {
+	Healthy          bool               `json:"healthy"`           // every server is
+	FailureTolerance int                `json:"failure_tolerance"` // healthy voters that may fail before the region stands still
+	Servers          []RaftServerHealth `json:"servers"`           // by name
+}
+
+// RaftServerHealth is how one server is.
+type RaftServerHealth struct {
+	Name          string    `json:"name"`
+	Addr          string    `json:"addr"`
+	Status        string    `json:"status"` // in gossip: alive, failed or left
+	Leader        bool      `json:"leader"`
+	Voter         bool      `json:"voter"`
+	Healthy       bool      `json:"healthy"`
+	LastContactMS int64     `json:"last_contact_ms"` // since it heard the leader; -1: it does not tell
+	LastTerm      uint64    `json:"last_term"`       // of its last log entry
+	LastIndex     uint64    `json:"last_index"`
+	StableSince   time.Time `json:"stable_since"` // since when it has been healthy, or not
+}
+
 // NodeStatus is a machine with what it last reported, for node status.
 type NodeStatus struct {
 	Node

@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"time"
@@ -112,7 +113,10 @@ type Config struct {
 	SetTag func(key, value string) error
 	// BootstrapExpect is how many servers begin a new cluster; 0: wait to be added to one.
 	BootstrapExpect int
-	Timing          Timing
+	// Stats asks a server of the region how its Raft is. Nil: who is alive in gossip is well.
+	Stats     func(context.Context, Peer) (PeerStats, error)
+	Autopilot Autopilot
+	Timing    Timing
 	Logger          *slog.Logger
 }
 
@@ -125,6 +129,9 @@ func (c *Config) check() error {
 	}
 	if c.BootstrapExpect < 0 || c.BootstrapExpect > maxBootstrapExpect {
 		return starling.Invalidf("server.bootstrap_expect", "%d is not within 0 and %d", c.BootstrapExpect, maxBootstrapExpect)
+	}
+	if a := c.Autopilot; a.DeadAfter < 0 || a.Stabilization < 0 || a.LastContact < 0 || a.Look < 0 || a.MinQuorum < 0 {
+		return starling.Invalidf("server.autopilot", "times and min_quorum must not be negative")
 	}
 	switch {
 	case c.DataDir == "":

@@ -11,15 +11,18 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	autopilot "github.com/hashicorp/raft-autopilot"
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/raftfsm"
 )
 
 // keepConfiguration starts the cluster, announces this server, and while it leads
-// keeps the configuration in step with gossip. It looks at each change of gossip or
-// leader, and now and then.
+// keeps the configuration in step with gossip: it adds who appears, without a vote, and
+// removes who left; autopilot, which it starts and stops, gives votes and removes who is
+// dead. It looks at each change of gossip or leader, and now and then.
 func (n *Node) keepConfiguration(ctx context.Context) {
+	defer func() { <-n.autopilot.Stop() }()
 	ticker := time.NewTicker(n.conf.Timing.Reconcile)
 	defer ticker.Stop()
 	for {
@@ -38,6 +41,7 @@ func (n *Node) keepConfiguration(ctx context.Context) {
 			n.announce(tagIntent, "")
 			n.announce(tagExpect, "")
 		}
+		n.steer(ctx)
 		if n.IsLeader() {
 			if err := n.reconcile(ctx, peers); err != nil && ctx.Err() == nil {
 				n.logger.Warn("cannot bring the raft configuration in step with gossip yet", "error", err)
@@ -50,6 +54,18 @@ func (n *Node) keepConfiguration(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// steer runs autopilot while this server leads.
+func (n *Node) steer(ctx context.Context) {
+	status, _ := n.autopilot.IsRunning()
+	switch leads := n.IsLeader(); {
+	case leads && status == autopilot.NotRunning:
+		n.pilot.forget()
+		n.autopilot.Start(ctx)
+	case !leads && status == autopilot.Running:
+		n.autopilot.Stop() // it ends by itself; the next term begins when it has
 	}
 }
 
@@ -166,7 +182,6 @@ type change struct {
 	remove bool
 	id     raft.ServerID
 	addr   raft.ServerAddress // to add, or to update to
-	why    string
 }
 
 // changes compares the configuration with gossip. Servers that failed stay.
@@ -186,20 +201,9 @@ func changes(servers []raft.Server, peers []Peer, self raft.ServerID, addr raft.
 		s, member := in[id]
 		switch {
 		case p.State == PeerLeft && member && id != self:
-			out = append(out, change{remove: true, id: id, why: "it left"})
-		case p.State != PeerAlive || at == "":
-		case member && s.Suffrage == raft.Voter && s.Address == at:
-		default:
-			for _, other := range servers {
-				if other.ID != id && other.Address == at && other.ID != self {
-					out = append(out, change{remove: true, id: other.ID, why: "another server has its address"})
-				}
-			}
-			why := "it is new"
-			if member {
-				why = "its address has changed"
-			}
-			out = append(out, change{id: id, addr: at, why: why})
+			out = append(out, change{remove: true, id: id})
+		case p.State == PeerAlive && at != "" && (!member || s.Address != at):
+			out = append(out, change{id: id, addr: at})
 		}
 	}
 	return out
@@ -207,49 +211,64 @@ func changes(servers []raft.Server, peers []Peer, self raft.ServerID, addr raft.
 
 // reconcile brings the configuration in step with gossip, one change at a time.
 func (n *Node) reconcile(ctx context.Context, peers []Peer) error {
-	self := raft.ServerID(n.conf.Name)
 	var errs []error
-	for _, c := range changes(n.servers(), peers, self, n.directory.addr) {
+	for _, c := range changes(n.servers(), peers, raft.ServerID(n.conf.Name), n.directory.addr) {
 		if ctx.Err() != nil || !n.IsLeader() {
-			return errors.Join(errs...)
+			break
 		}
-		if err := n.change(ctx, c); err != nil {
-			errs = append(errs, err)
+		if c.remove {
+			errs = append(errs, n.remove(ctx, c.id, "it left"))
+		} else {
+			errs = append(errs, n.add(ctx, c.id, c.addr))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (n *Node) change(ctx context.Context, c change) error {
-	what := fmt.Sprintf("add server %s at %s", c.id, c.addr)
-	if c.remove {
-		what = fmt.Sprintf("remove server %s", c.id)
-	} else if string(c.id) != n.conf.Name {
-		if err := n.admit(c.id); err != nil {
+// add takes in a server without a vote, or changes its address. Whoever has the address
+// in the configuration under another name goes, unless a quorum would go with it.
+func (n *Node) add(ctx context.Context, id raft.ServerID, addr raft.ServerAddress) error {
+	what := fmt.Sprintf("add server %s at %s", id, addr)
+	ctx, cancel := context.WithTimeout(ctx, maxChangeWait)
+	defer cancel()
+	if string(id) != n.conf.Name {
+		if err := n.admit(id); err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
-		// A voter that cannot be reached would count towards the quorum and not help it.
-		conn, err := n.conf.Layer.Dial(c.addr, maxDialWait)
+		// A server that cannot be reached would only make the leader's log noisy.
+		conn, err := n.conf.Layer.Dial(addr, maxDialWait)
 		if err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 		if err := conn.Close(); err != nil {
-			n.logger.Debug("close a trial connection", "server", string(c.id), "error", err)
+			n.logger.Debug("close a trial connection", "server", string(id), "error", err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, maxChangeWait)
-	defer cancel()
 	err := n.await(ctx, what, func() raft.Future {
-		if c.remove {
-			return n.raft.RemoveServer(c.id, 0, maxChangeWait)
-		}
-		return n.raft.AddVoter(c.id, c.addr, 0, maxChangeWait)
+		return done{n.autopilot.AddServer(&autopilot.Server{ID: id, Address: addr})}
 	})
 	if err == nil {
-		n.logger.Info("changed the raft configuration", "change", what, "why", c.why)
+		n.logger.Info("changed the raft configuration", "change", what)
 	}
 	return err
 }
+
+// remove takes a server out of the configuration.
+func (n *Node) remove(ctx context.Context, id raft.ServerID, why string) error {
+	what := fmt.Sprintf("remove server %s", id)
+	ctx, cancel := context.WithTimeout(ctx, maxChangeWait)
+	defer cancel()
+	err := n.await(ctx, what, func() raft.Future { return n.raft.RemoveServer(id, 0, maxChangeWait) })
+	if err == nil {
+		n.logger.Info("changed the raft configuration", "change", what, "why", why)
+	}
+	return err
+}
+
+// done is a future whose outcome is known.
+type done struct{ err error }
+
+func (d done) Error() error { return d.err }
 
 // Peers returns the servers of the Raft configuration, sorted by name.
 func (n *Node) Peers() ([]starling.RaftPeer, error) {
@@ -268,15 +287,6 @@ func (n *Node) Peers() ([]starling.RaftPeer, error) {
 	return out, nil
 }
 
-// AddVoter adds a server, or changes its address. The leader does so by itself for
-// servers that gossip sees.
-func (n *Node) AddVoter(ctx context.Context, name, addr string) error {
-	if err := starling.CheckName("name", name); err != nil {
-		return err
-	}
-	return n.change(ctx, change{id: raft.ServerID(name), addr: raft.ServerAddress(addr), why: "an operator asked"})
-}
-
 // RemovePeer removes a server that will not return. ErrNotFound: it is no server of the
 // cluster. ErrConflict: gossip sees it alive, so that it would be added again at once.
 func (n *Node) RemovePeer(ctx context.Context, name string) error {
@@ -288,7 +298,7 @@ func (n *Node) RemovePeer(ctx context.Context, name string) error {
 			return fmt.Errorf("remove server %s: it is alive and would be added again, stop it first: %w", name, starling.ErrConflict)
 		}
 	}
-	return n.change(ctx, change{remove: true, id: raft.ServerID(name), why: "an operator asked"})
+	return n.remove(ctx, raft.ServerID(name), "an operator asked")
 }
 
 // TransferLeadership hands leadership to the follower that is furthest along.

@@ -117,7 +117,7 @@ func TestChanges(t *testing.T) {
 		"left goes":        {[]Peer{same[0], peer("b", PeerLeft), same[2]}, "a:1", "-b"},
 		"self never goes":  {[]Peer{peer("a", PeerLeft), same[1], same[2]}, "a:1", ""},
 		"failed not added": {append(same[:3:3], peer("d", PeerFailed)), "a:1", ""},
-		"address taken":    {[]Peer{same[0], same[1], peer("c", PeerFailed), taker}, "a:1", "-c +d@c:1"},
+		"address taken":    {[]Peer{same[0], same[1], peer("c", PeerFailed), taker}, "a:1", "+d@c:1"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	autopilot "github.com/hashicorp/raft-autopilot"
 
 	"github.com/starlingdeploy/starling"
 )
@@ -22,6 +23,8 @@ type Node struct {
 	transport *raft.NetworkTransport
 	raft      *raft.Raft
 	directory *directory
+	pilot     *pilot
+	autopilot *autopilot.Autopilot // runs while this server leads; the configuration loop starts and stops it
 
 	notify   chan bool             // Raft blocks when this is not read
 	observed chan raft.Observation // of leaders
@@ -57,7 +60,7 @@ func Open(conf Config) (*Node, error) {
 	if err := conf.check(); err != nil {
 		return nil, err
 	}
-	conf.Timing = conf.Timing.withDefaults()
+	conf.Timing, conf.Autopilot = conf.Timing.withDefaults(), conf.Autopilot.withDefaults()
 	log := &hlog{to: conf.Logger}
 	st, err := openStores(conf.DataDir, log)
 	if err != nil {
@@ -92,6 +95,7 @@ func Open(conf Config) (*Node, error) {
 		return nil, errors.Join(fmt.Errorf("start raft on %s: %w", conf.DataDir, err), n.transport.Close(), st.bolt.Close())
 	}
 	n.directory.raft.Store(n.raft)
+	n.pilot, n.autopilot = newPilot(n, log)
 	n.observer = raft.NewObserver(n.observed, false, func(o *raft.Observation) bool {
 		_, ok := o.Data.(raft.LeaderObservation)
 		return ok

@@ -159,6 +159,7 @@ func testConfig(t *testing.T, g *gossip, name, dir string, expect int) Config {
 	return Config{
 		Name: name, Region: "r1", DataDir: dir, Layer: tcpLayer{ln}, FSM: &fsm{},
 		Peers: g.all, Changed: g.wait, BootstrapExpect: expect, Timing: testTiming(), Logger: quiet,
+		Autopilot: Autopilot{Stabilization: 100 * time.Millisecond, Look: 50 * time.Millisecond},
 		SetTag: func(k, v string) error {
 			g.edit(func(m map[string]Peer) {
 				p := m[name]
@@ -412,12 +413,12 @@ func TestUnreachableServerGetsNoVote(t *testing.T) {
 	g.edit(func(m map[string]Peer) {
 		m["s2"] = Peer{Name: "s2", Addr: ln.Addr().String(), State: PeerAlive}
 	})
-	if err := one.AddVoter(t.Context(), "s2", ln.Addr().String()); err == nil {
+	if err := one.add(t.Context(), "s2", raft.ServerAddress(ln.Addr().String())); err == nil {
 		t.Error("added a server that nobody can reach")
 	}
 	propose(t, []*server{one}, "still leads")
-	if got := voters(t, one); got != "s1" {
-		t.Errorf("voters %q", got)
+	if got := members(t, one); got != "s1" {
+		t.Errorf("members %q", got)
 	}
 }
 
