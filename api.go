@@ -91,6 +91,15 @@ type RaftServerHealth struct {
 	StableSince   time.Time `json:"stable_since"` // since when it has been healthy, or not
 }
 
+// SnapshotInfo says what is in a snapshot of a region's state.
+type SnapshotInfo struct {
+	Region  string         `json:"region"`
+	Index   uint64         `json:"index"`   // of the last log entry in it
+	At      time.Time      `json:"at"`      // the state's clock
+	Records map[string]int `json:"records"` // by table
+	Active  int            `json:"active"`  // deployments homed in the region that had not ended
+}
+
 // NodeStatus is a machine with what it last reported, for node status.
 type NodeStatus struct {
 	Node

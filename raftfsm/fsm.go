@@ -133,7 +133,7 @@ func (f *FSM) Snapshot() (raft.FSMSnapshot, error) {
 // nothing: ErrCorrupt if a byte is not as it was written.
 func (f *FSM) Restore(rc io.ReadCloser) error {
 	defer rc.Close()
-	db, m, err := readSnapshot(rc, f.region)
+	db, m, _, err := readSnapshot(rc, f.region)
 	if err != nil {
 		return fmt.Errorf("restore snapshot: %w", err)
 	}

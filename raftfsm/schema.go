@@ -63,6 +63,9 @@ type meta struct {
 	Events  int       `json:"events"` // in the ring
 	Dropped position  `json:"dropped"`
 	Level   int       `json:"level,omitempty"` // in use; 0: 1
+	// Floor is the index at which this state was last restored: machines may have seen
+	// generations up to it. 0: never.
+	Floor uint64 `json:"floor,omitempty"`
 }
 
 // position is the place of an event in the order of all events.

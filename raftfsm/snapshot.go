@@ -3,6 +3,7 @@ package raftfsm
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -131,30 +132,34 @@ func insertLine[T any](txn *memdb.Txn, l *line) error {
 	return txn.Insert(l.Table, r)
 }
 
-// readSnapshot reads a snapshot of a region into a new database.
-func readSnapshot(rd io.Reader, region string) (*memdb.MemDB, meta, error) {
+// readSnapshot reads a snapshot of a region, with "" of any, into a new database. It
+// returns the region that the snapshot names.
+func readSnapshot(rd io.Reader, region string) (*memdb.MemDB, meta, string, error) {
 	in := newLineReader(rd)
-	if h, err := in.header(); err != nil {
-		return nil, meta{}, err
-	} else if err := h.check(region); err != nil {
-		return nil, meta{}, err
+	h, err := in.header()
+	if err != nil {
+		return nil, meta{}, "", err
+	}
+	region = cmp.Or(region, h.Region)
+	if err := h.check(region); err != nil {
+		return nil, meta{}, "", err
 	}
 	db := newDB()
 	t := begin(db, region, defaultLimits(), 0)
 	defer t.txn.Abort()
 	if err := in.records(t.txn); err != nil {
-		return nil, meta{}, err
+		return nil, meta{}, "", err
 	}
 	t.rebuildLanes()
 	if t.err != nil {
-		return nil, meta{}, t.err
+		return nil, meta{}, "", t.err
 	}
 	var m meta
 	if r := get[meta](t.reader, tableMeta, byID, strKey(tableMeta)); r != nil {
 		m = *r.rec
 	}
 	t.txn.Commit()
-	return db, m, nil
+	return db, m, region, nil
 }
 
 // lineReader reads lines and sums up what it has handed out.

@@ -117,7 +117,7 @@ type Config struct {
 	Stats     func(context.Context, Peer) (PeerStats, error)
 	Autopilot Autopilot
 	Timing    Timing
-	Logger          *slog.Logger
+	Logger    *slog.Logger
 }
 
 func (c *Config) check() error {

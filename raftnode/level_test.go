@@ -86,7 +86,7 @@ func TestAServerThatSpeaksTooLittleIsNotAdded(t *testing.T) {
 	late := start(t, g, "s2", t.TempDir(), 0)
 	g.speaks("s2", "1")
 	eventually(t, "the leader knows", func() bool { return s.levelOf("s2") == 1 })
-	if err := s.AddVoter(t.Context(), "s3", string(late.directory.addr)); !errors.Is(err, starling.ErrConflict) || !strings.Contains(err.Error(), "upgrade it first") {
+	if err := s.add(t.Context(), "s3", late.directory.addr); !errors.Is(err, starling.ErrConflict) || !strings.Contains(err.Error(), "upgrade it first") {
 		t.Errorf("added a server that gossip has never seen: %v", err)
 	}
 	g.speaks("s2", "2")

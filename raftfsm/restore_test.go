@@ -1,0 +1,201 @@
+package raftfsm
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/starlingdeploy/starling"
+)
+
+// release deploys an artifact of an app from its submission up to a phase.
+func (d *driver) release(app, id string, to starling.Phase) {
+	d.t.Helper()
+	digest := starling.DigestOf([]byte(id))
+	steps := []Command{
+		d.cmd(TypeArtifactRegister, ArtifactRegister{starling.Artifact{Digest: digest}}),
+		d.cmd(TypeSubmit, Submit{ID: id, App: app, Artifact: digest}),
+		d.cmd(TypeStart, Start{ID: id}),
+		d.cmd(TypePlaced, Placed{ID: id, Placing: starling.Placing{Name: "east", Placed: true}}),
+		d.cmd(TypeAdvance, Advance{ID: id, From: starling.PhaseReplicating, To: starling.PhaseStaging}),
+		d.cmd(TypeAdvance, Advance{ID: id, From: starling.PhaseStaging, To: starling.PhaseRollingOut}),
+		d.cmd(TypeAdvance, Advance{ID: id, From: starling.PhaseRollingOut, To: starling.PhaseSucceeded}),
+	}
+	n := map[starling.Phase]int{starling.PhaseQueued: 2, starling.PhaseRollingOut: 6, starling.PhaseSucceeded: 7}[to]
+	for _, c := range steps[:n] {
+		d.must(c)
+	}
+}
+
+// pull has another region take over what has changed at d's, batch by batch.
+func (d *driver) pull(west *driver) {
+	d.t.Helper()
+	for {
+		m := d.fsm.View().ChangedSince("east", west.fsm.View().MirrorIndex("east"))
+		if m.Index == west.fsm.View().MirrorIndex("east") {
+			return
+		}
+		west.must(west.cmd(TypeMirror, Mirror{Batch: m}))
+	}
+}
+
+// goOn replaces d's state by a snapshot, as a cluster that had come to index above would.
+func (d *driver) goOn(snapshot []byte, above uint64) {
+	d.t.Helper()
+	v, err := Restored(bytes.NewReader(snapshot), "east", above, d.clock.Add(time.Hour), "op")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := v.WriteSnapshot(&b); err != nil {
+		d.t.Fatal(err)
+	}
+	d.fsm = New("east")
+	if err := d.fsm.Restore(io.NopCloser(&b)); err != nil {
+		d.t.Fatal(err)
+	}
+	d.index = d.fsm.View().Index()
+}
+
+func goalOf(t *testing.T, d *driver, app string) *starling.Goal {
+	t.Helper()
+	g, ok := d.fsm.View().Goal(app)
+	if !ok {
+		t.Fatalf("no goal for %s", app)
+	}
+	return g
+}
+
+// A region loses everything since a snapshot, and goes on from that: on new machines,
+// whose log is short, or in place. Neither its machines nor another region see
+// anything go backwards, and both follow it.
+func TestRestoredStateGoesOn(t *testing.T) {
+	for name, above := range map[string]uint64{"on new machines": 3, "in place": 1 << 20} {
+		t.Run(name, func(t *testing.T) {
+			east, west := newDriver(t), newDriver(t)
+			west.fsm = New("west")
+			for _, app := range []string{"a", "b", "idle"} {
+				east.must(east.cmd(TypeAppApply, AppApply{App: starling.App{Name: app, Deploy: starling.DeploySpec{Strategy: starling.Strategy{AutoRevert: true}}}}))
+			}
+			east.must(east.cmd(TypeTokenBootstrap, TokenBootstrap{starling.Token{ID: "t1", Name: "op", Role: starling.ACLOperator, Hash: starling.DigestOf([]byte("s"))}}))
+			east.release("a", "a1", starling.PhaseSucceeded)
+			east.release("b", "b1", starling.PhaseSucceeded)
+			east.release("b", "b2", starling.PhaseRollingOut)
+			east.release("idle", "i1", starling.PhaseQueued)
+			taken := snapshotOf(t, east.fsm)
+
+			// What the snapshot does not know, but machines and the other region do.
+			east.release("a", "a2", starling.PhaseSucceeded)
+			east.release("a", "a3", starling.PhaseSucceeded)
+			east.must(east.cmd(TypeAdvance, Advance{ID: "b2", From: starling.PhaseRollingOut, To: starling.PhaseSucceeded}))
+			east.must(east.cmd(TypeAppApply, AppApply{App: starling.App{Name: "late"}}), east.cmd(TypeTokenRevoke, TokenRevoke{ID: "t1"}))
+			east.release("late", "l1", starling.PhaseSucceeded)
+			east.pull(west)
+			seen := map[string]*starling.Goal{}
+			for _, g := range east.fsm.View().Goals() {
+				seen[g.App] = g
+			}
+			cursor, lease := west.fsm.View().MirrorIndex("east"), east.index
+
+			east.goOn(taken, above)
+			v := east.fsm.View()
+			if v.Index() <= max(cursor, lease, above) {
+				t.Errorf("index %d is not above what was", v.Index())
+			}
+			if n := len(v.Active()); n != 0 {
+				t.Errorf("%d deployments are under way", n)
+			}
+			for _, id := range []string{"b2", "i1"} {
+				d, ok := v.Deployment(id)
+				if !ok || d.Phase != starling.PhaseFailed || !strings.Contains(d.Reason, "submit again") {
+					t.Errorf("%s: %+v", id, d)
+				}
+			}
+			for app, want := range map[string]string{"a": "a1", "b": "b1"} {
+				g := goalOf(t, east, app)
+				if !g.Supersedes(seen[app]) || g.Artifact != starling.DigestOf([]byte(want)) || g.Generation.Epoch != 1 || g.Stage != starling.StageActivate || g.Cutoff != starling.CutoffAll {
+					t.Errorf("goal of %s: %+v, machines have seen %s", app, g, seen[app].Generation)
+				}
+			}
+			east.must(east.cmd(TypeAppApply, AppApply{App: starling.App{Name: "late"}}))
+			east.release("late", "l2", starling.PhaseSucceeded)
+			if g := goalOf(t, east, "late"); !g.Supersedes(seen["late"]) {
+				t.Errorf("an app that the snapshot lacks: %s is not above %s", g.Generation, seen["late"].Generation)
+			}
+			east.release("a", "a4", starling.PhaseSucceeded)
+
+			east.pull(west)
+			for _, g := range east.fsm.View().Goals() {
+				if theirs := goalOf(t, west, g.App); theirs.Generation != g.Generation || theirs.Artifact != g.Artifact {
+					t.Errorf("the other region has %s of %s, not %s", theirs.Generation, g.App, g.Generation)
+				}
+			}
+			if k, ok := west.fsm.View().Token("t1"); !ok || k.Revoked {
+				t.Errorf("the other region's token %+v", k)
+			}
+			if _, ok := west.fsm.View().Deployment("a4"); !ok {
+				t.Error("the other region does not see new deployments")
+			}
+		})
+	}
+}
+
+func TestManyRecordsAreRestoredInBatches(t *testing.T) {
+	east, west := newDriver(t), newDriver(t)
+	west.fsm = New("west")
+	for i := range 2 * MaxMirrorRecords {
+		east.must(east.cmd(TypeAppApply, AppApply{App: starling.App{Name: fmt.Sprintf("a%d", i)}}))
+	}
+	east.goOn(snapshotOf(t, east.fsm), 0)
+	east.pull(west)
+	if n := len(west.fsm.View().Apps()); n != 2*MaxMirrorRecords {
+		t.Errorf("the other region has %d apps", n)
+	}
+}
+
+func TestInspect(t *testing.T) {
+	d := newDriver(t)
+	d.must(d.cmd(TypeAppApply, AppApply{App: starling.App{Name: "a"}}))
+	d.release("a", "a1", starling.PhaseQueued)
+	good := snapshotOf(t, d.fsm)
+	info, err := Inspect(bytes.NewReader(good))
+	if err != nil || info.Region != "east" || info.Index != d.index || info.Active != 1 || info.Records["apps"] != 1 || info.At.IsZero() {
+		t.Errorf("%+v, %v", info, err)
+	}
+	for n := range good {
+		if n%97 != 0 {
+			continue
+		}
+		if _, err := Inspect(bytes.NewReader(good[:n])); !errors.Is(err, starling.ErrCorrupt) {
+			t.Errorf("cut to %d bytes: %v", n, err)
+		}
+		if _, err := Restored(bytes.NewReader(good[:n]), "east", 0, epoch, "op"); !errors.Is(err, starling.ErrCorrupt) {
+			t.Errorf("restored, cut to %d bytes: %v", n, err)
+		}
+	}
+	if _, err := Restored(bytes.NewReader(good), "west", 0, epoch, "op"); !errors.Is(err, starling.ErrConflict) {
+		t.Errorf("into another region: %v", err)
+	}
+}
+
+// The same snapshot, restored twice, gives the same bytes.
+func TestRestoredIsDeterministic(t *testing.T) {
+	f := play(t, "deploy").fsms["east"]
+	var out [2]bytes.Buffer
+	for i := range out {
+		v, err := Restored(bytes.NewReader(snapshotOf(t, f)), "east", 7, epoch.Add(time.Hour), "op")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := v.WriteSnapshot(&out[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !bytes.Equal(out[0].Bytes(), out[1].Bytes()) {
+		t.Error("two states of one snapshot")
+	}
+}
