@@ -251,6 +251,44 @@ func (c *Client) ForceLeave(ctx context.Context, name string) error {
 	return c.do(ctx, http.MethodPost, "/v1/operator/force-leave", nil, map[string]string{"name": name}, nil)
 }
 
+// LeaveServer takes the very server that is called out of its region for good; it stops.
+func (c *Client) LeaveServer(ctx context.Context) error {
+	return c.do(ctx, http.MethodPost, "/v1/operator/leave", nil, nil, nil)
+}
+
+// ServerHealth returns how the servers of the region are, as their leader sees them.
+func (c *Client) ServerHealth(ctx context.Context) (starling.RaftHealth, error) {
+	return fetch[starling.RaftHealth](ctx, c, http.MethodGet, "/v1/operator/autopilot/health", nil, nil)
+}
+
+// SaveSnapshot copies the region's state to w. Whether it is whole shows its last line,
+// a checksum: see raftfsm.Inspect.
+func (c *Client) SaveSnapshot(ctx context.Context, w io.Writer) error {
+	res, err := c.request(ctx, http.MethodGet, "/v1/operator/snapshot", nil, nil)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if _, err := io.Copy(w, res.Body); err != nil {
+		return fmt.Errorf("save a snapshot: %w", err)
+	}
+	return nil
+}
+
+// RestoreSnapshot puts a saved state in place of the region's, and returns what that is.
+func (c *Client) RestoreSnapshot(ctx context.Context, r io.Reader) (starling.SnapshotInfo, error) {
+	var info starling.SnapshotInfo
+	res, err := c.request(ctx, http.MethodPut, "/v1/operator/snapshot", http.Header{"Content-Type": {"application/x-ndjson"}}, r)
+	if err != nil {
+		return info, err
+	}
+	defer res.Body.Close()
+	if err := json.NewDecoder(io.LimitReader(res.Body, MaxBodyBytes)).Decode(&info); err != nil {
+		return info, fmt.Errorf("restore a snapshot: %w", err)
+	}
+	return info, nil
+}
+
 // request sends one request; the caller closes the body of an answer without error.
 func (c *Client) request(ctx context.Context, method, path string, h http.Header, body io.Reader) (*http.Response, error) {
 	ref, err := url.Parse(path)

@@ -1,11 +1,6 @@
 package control
 
-import (
-	"context"
-	"fmt"
-
-	"github.com/starlingdeploy/starling"
-)
+import "github.com/starlingdeploy/starling"
 
 // Leader implements httpapi.Cluster.
 func (s *Server) Leader() starling.LeaderStatus {
@@ -76,48 +71,4 @@ func (s *Server) RegionStatuses() []starling.RegionStatus {
 		out = append(out, st)
 	}
 	return out
-}
-
-// RaftPeers implements httpapi.Operator.
-func (s *Server) RaftPeers() ([]starling.RaftPeer, error) { return s.cfg.Raft.Peers() }
-
-// RemovePeer implements httpapi.Operator.
-func (s *Server) RemovePeer(ctx context.Context, actor, name string) error {
-	s.cfg.Logger.Warn("removing a server from raft", "server", name, "actor", actor)
-	if err := s.cfg.Raft.RemovePeer(ctx, name); err != nil {
-		return fmt.Errorf("remove %s: %w", name, err)
-	}
-	return nil
-}
-
-// TransferLeadership implements httpapi.Operator.
-func (s *Server) TransferLeadership(ctx context.Context, actor string) error {
-	s.cfg.Logger.Warn("handing the lead over", "actor", actor)
-	if err := s.cfg.Raft.TransferLeadership(ctx); err != nil {
-		return fmt.Errorf("transfer leadership: %w", err)
-	}
-	return nil
-}
-
-// JoinServers implements httpapi.Operator.
-func (s *Server) JoinServers(_ context.Context, addrs []string) (int, error) {
-	if len(addrs) == 0 || len(addrs) > maxServersPerRegion {
-		return 0, starling.Invalidf("addrs", "want 1 to %d addresses", maxServersPerRegion)
-	}
-	n, err := s.cfg.Members.Join(addrs)
-	if err != nil {
-		return n, fmt.Errorf("join: %w", err)
-	}
-	return n, nil
-}
-
-// ForceLeave implements httpapi.Operator.
-func (s *Server) ForceLeave(_ context.Context, name string) error {
-	if err := starling.CheckName("name", name); err != nil {
-		return err
-	}
-	if err := s.cfg.Members.ForceLeave(name); err != nil {
-		return fmt.Errorf("force %s to leave: %w", name, err)
-	}
-	return nil
 }

@@ -37,6 +37,10 @@ type Config struct {
 	// starling.DecodeAccount. Nil: machines cannot be asked.
 	Account func(ctx context.Context, addr string, artifact starling.Digest) ([]byte, error)
 
+	// Stop ends this process in good order, once its server has left for good. Nil: it
+	// cannot be told to leave.
+	Stop func()
+
 	// Replicas is how many caches hold each chunk; default 2.
 	Replicas int
 	// Settle is how long after the start the membership is not yet trusted to be
@@ -55,6 +59,12 @@ type Raft interface {
 	Proposer
 	Leading
 	Peering
+	Restorer
+}
+
+// Restorer puts another state in place of the cluster's.
+type Restorer interface {
+	Restore(ctx context.Context, index uint64, write func(io.Writer) error) error
 }
 
 // Proposer commits commands at the leader.
@@ -69,11 +79,13 @@ type Leading interface {
 	IsLeader() bool
 	Leadership() <-chan struct{} // closed at the next change of leader
 	Bootstrapped() bool
+	PeerStats() raftnode.PeerStats
 }
 
 // Peering shows and changes the Raft configuration.
 type Peering interface {
 	Peers() ([]starling.RaftPeer, error)
+	Health() (starling.RaftHealth, error)
 	RemovePeer(ctx context.Context, name string) error
 	TransferLeadership(ctx context.Context) error
 }
@@ -84,6 +96,7 @@ type Members interface {
 	Changed() <-chan struct{} // closed at the next change
 	Join(addrs []string) (int, error)
 	ForceLeave(name string) error
+	Leave() error
 }
 
 // Blobs is the region's caches as one; *blobcache.Region is one.
@@ -113,7 +126,9 @@ const (
 	refusedRetryAfter    = 2 * time.Second  // before a refused decision is proposed again
 	proposeWithin        = 10 * time.Second // one proposal, queueing included
 	barrierWithin        = 10 * time.Second
-	leaderWait           = 10 * time.Second       // that a request waits for a leader
+	leaderWait           = 10 * time.Second // that a request waits for a leader
+	leaveWithin          = 15 * time.Second // that a server which leaves waits to be taken out
+	leaveLookEvery       = 100 * time.Millisecond
 	mirrorWait           = 2 * time.Second        // that a request waits for a name to be mirrored
 	artifactWait         = 5 * time.Second        // that a submission waits for its artifact to be mirrored
 	manifestWithin       = 5 * time.Second        // that the caches may take to show a manifest

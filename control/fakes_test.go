@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -94,6 +95,25 @@ func (r *soloRaft) Peers() ([]starling.RaftPeer, error) {
 	return []starling.RaftPeer{{Name: r.name, Addr: r.addr, Voter: true, Leader: r.IsLeader()}}, nil
 }
 
+func (r *soloRaft) Health() (starling.RaftHealth, error) {
+	return starling.RaftHealth{Healthy: r.IsLeader()}, nil
+}
+
+func (r *soloRaft) PeerStats() raftnode.PeerStats {
+	return raftnode.PeerStats{LastTerm: 1, LastIndex: 7}
+}
+
+func (r *soloRaft) Restore(_ context.Context, index uint64, write func(io.Writer) error) error {
+	var b bytes.Buffer
+	if err := write(&b); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.index = index + 1
+	return r.fsm.Restore(io.NopCloser(&b))
+}
+
 func (r *soloRaft) RemovePeer(_ context.Context, name string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -166,6 +186,13 @@ func (m *memberList) ForceLeave(name string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.left = append(m.left, name)
+	return nil
+}
+
+func (m *memberList) Leave() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.left = append(m.left, "self")
 	return nil
 }
 

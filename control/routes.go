@@ -175,6 +175,11 @@ func (s *Server) serveStatus(w http.ResponseWriter, _ *http.Request, _ *caller) 
 	}
 	t, _ := s.leading()
 	st.IsLeader = t != nil
+	own := s.cfg.Raft.PeerStats()
+	st.LastContactMS, st.LastTerm, st.LastIndex = own.LastContact.Milliseconds(), own.LastTerm, own.LastIndex
+	if own.LastContact < 0 {
+		st.LastContactMS = -1
+	}
 	return answer(w, st)
 }
 

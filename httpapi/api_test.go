@@ -334,12 +334,44 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
+// saved is the state of a backend as the API hands it out.
+func saved(t *testing.T, b *backend) string {
+	t.Helper()
+	var out strings.Builder
+	if err := b.fsm.View().WriteSnapshot(&out); err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
+}
+
+// What the API saves, it takes back, while apps made since are gone.
+func TestSnapshotThereAndBack(t *testing.T) {
+	b := newBackend("r1")
+	srv := serve(t, Config{Backend: b})
+	request(t, srv, "POST", "/v1/apps", `{"name":"kept"}`)
+	res, body := request(t, srv, "GET", "/v1/operator/snapshot", "")
+	if res.StatusCode != 200 || body != saved(t, b) {
+		t.Fatalf("%s: %q", res.Status, body)
+	}
+	request(t, srv, "POST", "/v1/apps", `{"name":"late"}`)
+	before := b.fsm.View().Index()
+	res, answer := request(t, srv, "PUT", "/v1/operator/snapshot", body)
+	var info starling.SnapshotInfo
+	if err := json.Unmarshal([]byte(answer), &info); err != nil || res.StatusCode != 200 || info.Region != "r1" || info.Records["apps"] != 1 || info.Index <= before {
+		t.Errorf("%s: %s, %v", res.Status, answer, err)
+	}
+	if _, late := b.App("late"); late || len(b.Apps()) != 1 {
+		t.Errorf("after the restore: %v", b.Apps())
+	}
+}
+
 func TestProblems(t *testing.T) {
 	b := newBackend("r1")
 	d := fixture(t, b)
 	srv := serve(t, Config{Backend: b})
 	app := toJSON(t, map[string]any{"name": "new"})
 	zero := starling.DigestOf(nil).String()
+	half, foreign := saved(t, b)[:80], saved(t, newBackend("r9"))
 	tests := []struct {
 		name, method, path, body string
 		header                   []string
@@ -412,6 +444,10 @@ func TestProblems(t *testing.T) {
 		{name: "join nobody", method: "POST", path: "/v1/operator/join", body: `{"addrs":[]}`, status: 400, kind: "invalid", field: "addrs"},
 		{name: "a live member forced to leave", method: "POST", path: "/v1/operator/force-leave", body: `{"name":"m1"}`, status: 409, kind: "conflict"},
 		{name: "nobody forced to leave", method: "POST", path: "/v1/operator/force-leave", body: `{}`, status: 400, kind: "invalid", field: "name"},
+		{name: "the last server leaves", method: "POST", path: "/v1/operator/leave", status: 409, kind: "conflict"},
+		{name: "no snapshot", method: "PUT", path: "/v1/operator/snapshot", body: "x", status: 400, kind: "corrupt", text: "ends too early"},
+		{name: "half a snapshot", method: "PUT", path: "/v1/operator/snapshot", body: half, status: 400, kind: "corrupt"},
+		{name: "another region's snapshot", method: "PUT", path: "/v1/operator/snapshot", body: foreign, status: 409, kind: "conflict", text: "of region"},
 		{name: "page of another site", method: "POST", path: "/v1/deployments", body: `{}`, header: []string{"Origin", "https://evil.example", "Sec-Fetch-Site", "cross-site"}, status: 403, kind: "forbidden"},
 	}
 	for _, tc := range tests {

@@ -34,6 +34,8 @@ func operations() []operation {
 		{"POST", "/v1/acl/bootstrap", ""}, {"GET", "/v1/acl/tokens", operator}, {"POST", "/v1/acl/tokens", operator}, {"DELETE", "/v1/acl/tokens/{id}", operator},
 		{"GET", "/v1/operator/raft", operator}, {"DELETE", "/v1/operator/raft/{name}", operator},
 		{"POST", "/v1/operator/raft/transfer-leadership", operator}, {"POST", "/v1/operator/join", operator}, {"POST", "/v1/operator/force-leave", operator},
+		{"POST", "/v1/operator/leave", operator}, {"GET", "/v1/operator/autopilot/health", operator},
+		{"GET", "/v1/operator/snapshot", operator}, {"PUT", "/v1/operator/snapshot", operator},
 		{"GET", "/v1/status/leader", ""}, {"GET", "/healthz", ""}, {"GET", "/readyz", ""},
 	}
 }

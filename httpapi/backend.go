@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"io"
 	"net/http"
 
 	"github.com/starlingdeploy/starling"
@@ -114,8 +115,16 @@ type Events interface {
 // Operator drives Raft and membership.
 type Operator interface {
 	RaftPeers() ([]starling.RaftPeer, error)
+	Health() (starling.RaftHealth, error)
 	RemovePeer(ctx context.Context, actor, name string) error
 	TransferLeadership(ctx context.Context, actor string) error
 	JoinServers(ctx context.Context, addrs []string) (int, error) // gossip addresses
 	ForceLeave(ctx context.Context, name string) error
+	// LeaveServer takes this server out of its region for good and stops its process.
+	LeaveServer(ctx context.Context, actor string) error
+	// SaveSnapshot returns what writes the region's state.
+	SaveSnapshot(ctx context.Context) (write func(io.Writer) error, err error)
+	// RestoreSnapshot puts a saved state in place of the region's. ErrCorrupt: it is cut off
+	// or changed; ErrConflict: it is another region's; then nothing has changed.
+	RestoreSnapshot(ctx context.Context, actor string, r io.Reader) (*starling.SnapshotInfo, error)
 }

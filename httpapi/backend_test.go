@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"sync"
 	"testing"
@@ -314,6 +315,37 @@ func (b *backend) RemovePeer(_ context.Context, _, name string) error {
 
 func (b *backend) TransferLeadership(context.Context, string) error {
 	return fmt.Errorf("there is no other server: %w", starling.ErrConflict)
+}
+
+func (b *backend) Health() (starling.RaftHealth, error) {
+	return starling.RaftHealth{Healthy: true, FailureTolerance: 0, Servers: []starling.RaftServerHealth{{Name: "s1", Voter: true, Healthy: true}}}, b.fail
+}
+
+func (b *backend) LeaveServer(context.Context, string) error {
+	return fmt.Errorf("it is the only server with a vote: %w", starling.ErrConflict)
+}
+
+func (b *backend) SaveSnapshot(context.Context) (func(io.Writer) error, error) {
+	return b.fsm.View().WriteSnapshot, b.fail
+}
+
+func (b *backend) RestoreSnapshot(_ context.Context, actor string, r io.Reader) (*starling.SnapshotInfo, error) {
+	v, err := raftfsm.Restored(r, b.region, b.fsm.View().Index(), time.Now(), actor)
+	if err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer
+	if err := v.WriteSnapshot(&out); err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.index = v.Index()
+	if err := b.fsm.Restore(io.NopCloser(&out)); err != nil {
+		return nil, err
+	}
+	info, err := v.Summary()
+	return &info, err
 }
 
 func (b *backend) JoinServers(_ context.Context, addrs []string) (int, error) { return len(addrs), nil }

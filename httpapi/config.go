@@ -23,6 +23,7 @@ const (
 	defDeploymentsList = 100
 	maxStreams         = 1024 // event and log streams open at once
 	maxEventsBatch     = 256
+	maxSnapshotBytes   = 16 << 30
 	maxForwards        = 3 // servers that pass a request on, one to the next
 	maxJoinAddrs       = 64
 

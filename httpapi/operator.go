@@ -4,6 +4,9 @@ import (
 	"context"
 	"net/http"
 
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
 	"github.com/starlingdeploy/starling"
 )
 
@@ -76,4 +79,63 @@ func (a *api) registerOperator() {
 		}
 		return nothing(a.Backend.ForceLeave(ctx, body.Name))
 	})
+	register(a, route{
+		method: http.MethodPost, path: "/v1/operator/leave", id: "leave", summary: "Take this very server out of its region for good, and stop it",
+		role: starling.ACLOperator, status: http.StatusNoContent,
+	}, func(ctx context.Context, _ *none) (*none, error) {
+		return nothing(a.Backend.LeaveServer(ctx, callOf(ctx).actor))
+	})
+	a.registerRepair()
+}
+
+// registerRepair adds what shows how the servers are and what brings a region back.
+func (a *api) registerRepair() {
+	register(a, route{
+		method: http.MethodGet, path: "/v1/operator/autopilot/health", id: "get-server-health", summary: "Show how the servers are, as the leader sees them",
+		role: starling.ACLOperator, place: atLeader,
+	}, func(context.Context, *none) (*answer[starling.RaftHealth], error) {
+		h, err := a.Backend.Health()
+		if err != nil {
+			return nil, err
+		}
+		return &answer[starling.RaftHealth]{a.Backend.Leader().Index, h}, nil
+	})
+	register(a, route{
+		method: http.MethodGet, path: "/v1/operator/snapshot", id: "save-snapshot", summary: "Save this region's state; the last line is the checksum of all before it",
+		role: starling.ACLOperator, place: atLeader,
+	}, a.saveSnapshot)
+	register(a, route{
+		method: http.MethodPut, path: "/v1/operator/snapshot", id: "restore-snapshot", summary: "Put a saved state in place of this region's",
+		role: starling.ACLOperator, place: atLeader, stream: true, maxBytes: maxSnapshotBytes,
+	}, func(ctx context.Context, _ *none) (*answer[*starling.SnapshotInfo], error) {
+		c := callOf(ctx)
+		info, err := a.Backend.RestoreSnapshot(ctx, c.actor, c.stream)
+		if err != nil {
+			return nil, err
+		}
+		return &answer[*starling.SnapshotInfo]{a.Backend.Leader().Index, info}, nil
+	})
+}
+
+// saveSnapshot streams the state. An error after the first byte can only cut it off,
+// which its reader sees by the missing checksum.
+func (a *api) saveSnapshot(ctx context.Context, _ *none) (*huma.StreamResponse, error) {
+	write, err := a.Backend.SaveSnapshot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	done, err := a.enterStream()
+	if err != nil {
+		return nil, err
+	}
+	return &huma.StreamResponse{Body: func(hctx huma.Context) {
+		defer done()
+		_, w := humago.Unwrap(hctx)
+		s := beginStream(w, "application/x-ndjson")
+		defer s.end()
+		if err := write(s); err != nil {
+			a.Logger.Warn("a snapshot was cut off", "error", err)
+			panic(http.ErrAbortHandler) // so that the caller sees it too
+		}
+	}}, nil
 }

@@ -43,6 +43,7 @@ type route struct {
 	place        place
 	body         any // example of the JSON body; nil: none is read
 	raw          bool
+	stream       bool  // the handler reads the body, maxBytes at most, as it comes
 	maxBytes     int64 // of the body; 0: maxJSONBytes
 	status       int   // of success, 0: 200
 	consistent   bool  // a read that takes ?consistent
@@ -51,9 +52,10 @@ type route struct {
 
 // call is what the middleware has found out about a request.
 type call struct {
-	actor string
-	body  []byte
-	moved *moved
+	actor  string
+	body   []byte
+	moved  *moved
+	stream io.Reader // of a route with a stream
 }
 
 type callKey struct{}
@@ -94,7 +96,7 @@ func register[I, O any](a *api, r route, h func(context.Context, *I) (*O, error)
 		}
 		return out, nil
 	})
-	if r.body != nil || r.raw {
+	if r.body != nil || r.raw || r.stream {
 		a.describeBody(r)
 	}
 }
@@ -108,7 +110,7 @@ func tagOf(path string) string {
 // that mistakes are named precisely.
 func (a *api) describeBody(r route) {
 	media, schema := "application/octet-stream", &huma.Schema{Type: "string", Format: "binary"}
-	if !r.raw {
+	if !r.raw && !r.stream {
 		media = "application/json"
 		schema = a.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeOf(r.body), true, r.id)
 	}
@@ -128,8 +130,13 @@ func (a *api) admit(r route, hctx huma.Context, next func(huma.Context)) {
 		req.Header.Set(headerKey, "auto-"+rand.Text()) // so that servers may try again while the leader changes
 	}
 	c, err := a.authorize(r, req)
-	if err == nil && (r.body != nil || r.raw) {
+	switch {
+	case err != nil:
+	case r.body != nil || r.raw:
 		c.body, err = readBody(w, req, r)
+	case r.stream:
+		req.Body = http.MaxBytesReader(w, req.Body, r.maxBytes)
+		c.stream = req.Body
 	}
 	var transport http.RoundTripper
 	if err == nil {

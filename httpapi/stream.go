@@ -36,6 +36,14 @@ func (s *stream) write(b []byte) error {
 	return s.rc.Flush()
 }
 
+// Write implements io.Writer.
+func (s *stream) Write(b []byte) (int, error) {
+	if err := s.write(b); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
 // end lifts the deadline, for the next request on the connection.
 func (s *stream) end() {
 	_ = s.rc.SetWriteDeadline(time.Time{}) // a connection that is gone needs none

@@ -51,6 +51,11 @@ type Status struct {
 	Leader       string `json:"leader"`       // QUIC address; empty: none known
 	IsLeader     bool   `json:"is_leader"`
 	Index        uint64 `json:"index"`
+	// For the leader of the same region, which judges its servers' health; a program
+	// that tells nothing of its log's end has LastTerm 0.
+	LastContactMS int64  `json:"last_contact_ms,omitempty"` // since the leader was heard; -1: never
+	LastTerm      uint64 `json:"last_term,omitempty"`       // of the last entry in the log
+	LastIndex     uint64 `json:"last_index,omitempty"`
 }
 
 // LeaseRequest asks for a job. The worker's name is that of its certificate.

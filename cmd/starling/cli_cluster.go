@@ -26,6 +26,10 @@ func serverCommand() *cobra.Command {
 		apiCommand("force-leave NAME", "Mark a failed member as gone for good", exactArgs(1),
 			func(cmd *cobra.Command, c *client.Client, _ *apiFlags, args []string) error {
 				return c.ForceLeave(cmd.Context(), args[0])
+			}),
+		apiCommand("leave", "Take the very server that --addr names out of its region for good, and stop it", exactArgs(0),
+			func(cmd *cobra.Command, c *client.Client, _ *apiFlags, _ []string) error {
+				return c.LeaveServer(cmd.Context())
 			}))
 }
 
@@ -74,37 +78,4 @@ func regionCommand() *cobra.Command {
 					}
 				})
 			}))
-}
-
-func operatorCommand() *cobra.Command {
-	generate := &cobra.Command{
-		Use: "generate", Short: "Print a new gossip key", Args: exactArgs(0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), newGossipKey())
-			return err
-		},
-	}
-	return group("operator", "Raft and gossip, for operators",
-		group("raft", "The Raft configuration",
-			apiCommand("list-peers", "List the servers of the Raft configuration", exactArgs(0),
-				func(cmd *cobra.Command, c *client.Client, a *apiFlags, _ []string) error {
-					peers, err := c.RaftPeers(cmd.Context())
-					if err != nil {
-						return err
-					}
-					return a.show(cmd, peers, "NAME\tADDRESS\tVOTER\tLEADER", func(row func(...any)) {
-						for _, p := range peers {
-							row(p.Name, p.Addr, p.Voter, p.Leader)
-						}
-					})
-				}),
-			apiCommand("remove-peer NAME", "Take a server out of the configuration", exactArgs(1),
-				func(cmd *cobra.Command, c *client.Client, _ *apiFlags, args []string) error {
-					return c.RemovePeer(cmd.Context(), args[0])
-				}),
-			apiCommand("transfer-leadership", "Make another server lead", exactArgs(0),
-				func(cmd *cobra.Command, c *client.Client, _ *apiFlags, _ []string) error {
-					return c.TransferLeadership(cmd.Context())
-				})),
-		group("gossip", "The gossip's encryption", group("keyring", "Its keys", generate)))
 }

@@ -9,11 +9,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/gohcl"
 	"github.com/hashicorp/hcl/v2/hclparse"
 	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/raftnode"
 )
 
 // Config is what an agent file says, field by field; flags set the same fields.
@@ -53,6 +55,42 @@ type ServerBlock struct {
 	Enabled         bool `hcl:"enabled,optional"`
 	BootstrapExpect int  `hcl:"bootstrap_expect,optional"` // 0: join an existing cluster
 	Replicas        int  `hcl:"replicas,optional"`         // caches that hold each chunk
+
+	Autopilot *AutopilotBlock `hcl:"autopilot,block"`
+}
+
+// AutopilotBlock says when servers get their vote and lose it.
+type AutopilotBlock struct {
+	CleanupDeadServers *bool  `hcl:"cleanup_dead_servers,optional"`      // default true
+	DeadAfter          string `hcl:"dead_after,optional"`                // unseen for so long; default 1h
+	MinQuorum          int    `hcl:"min_quorum,optional"`                // voters that a removal leaves; default 3
+	Stabilization      string `hcl:"server_stabilization_time,optional"` // healthy before it votes; default 10s
+}
+
+// autopilot returns the settings for raftnode, which has the defaults.
+func (c *Config) autopilot() (raftnode.Autopilot, error) {
+	b := c.Server.Autopilot
+	if b == nil {
+		return raftnode.Autopilot{}, nil
+	}
+	a := raftnode.Autopilot{KeepDeadServers: !orTrue(b.CleanupDeadServers), MinQuorum: b.MinQuorum}
+	for _, f := range []struct {
+		name, text string
+		to         *time.Duration
+	}{{"dead_after", b.DeadAfter, &a.DeadAfter}, {"server_stabilization_time", b.Stabilization, &a.Stabilization}} {
+		if f.text == "" {
+			continue
+		}
+		d, err := time.ParseDuration(f.text)
+		if err != nil || d <= 0 {
+			return a, starling.Invalidf("server.autopilot."+f.name, "%q: want a time like 90s or 24h", f.text)
+		}
+		*f.to = d
+	}
+	if b.MinQuorum < 0 {
+		return a, starling.Invalidf("server.autopilot.min_quorum", "%d is negative", b.MinQuorum)
+	}
+	return a, nil
 }
 
 // CacheBlock is the cache role.
@@ -220,6 +258,9 @@ func (c *Config) checkRoles() error {
 		if c.Server.Replicas == 0 {
 			c.Server.Replicas = defaultReplicas
 		}
+		if _, err := c.autopilot(); err != nil {
+			return err
+		}
 	}
 	if c.Worker != nil && c.Worker.Slots == 0 {
 		c.Worker.Slots = 1
@@ -308,6 +349,11 @@ func (c *Config) httpAddr() string {
 
 func (c *Config) quicAddr() string {
 	return c.listenOn(c.Bind, func(p *Ports) *int { return p.QUIC }, defaultQUICPort)
+}
+
+// advertisedQUIC is the QUIC address that others reach this process at.
+func (c *Config) advertisedQUIC() string {
+	return c.listenOn(c.Advertise, func(p *Ports) *int { return p.QUIC }, defaultQUICPort)
 }
 
 func (c *Config) gossipAddr() string {

@@ -28,6 +28,8 @@ type process struct {
 	endpoint    *transport.Endpoint
 	pool        *membership.Pool
 	servers     *rpc.Client       // the servers of this region
+	toServers   *anyServer        // and the way to them
+	stop        func()            // ends the process in good order; runAgent sets it
 	blobs       *blobcache.Client // any cache or machine
 	caches      *blobcache.Region // the caches of this region as one
 
@@ -66,7 +68,8 @@ func newProcess(cfg *Config, log *slog.Logger) (_ *process, err error) {
 	}); err != nil {
 		return nil, err
 	}
-	p.servers = &rpc.Client{HTTP: &http.Client{Transport: p.newAnyServer()}}
+	p.toServers = p.newAnyServer()
+	p.servers = &rpc.Client{HTTP: &http.Client{Transport: p.toServers}}
 	_, download, err := cfg.caps()
 	if err != nil {
 		return nil, err

@@ -175,6 +175,7 @@ func runAgent(ctx context.Context, cfg *Config, log *slog.Logger, ready func(*pr
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	p.stop = cancel
 	g, ctx := errgroup.WithContext(ctx)
 	starting := p.startRoles(ctx, g)
 	if starting == nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/starlingdeploy/starling/membership"
 	"github.com/starlingdeploy/starling/raftfsm"
 	"github.com/starlingdeploy/starling/raftnode"
+	"github.com/starlingdeploy/starling/rpc"
 	"github.com/starlingdeploy/starling/transport"
 	"golang.org/x/sync/errgroup"
 )
@@ -36,13 +37,17 @@ const (
 // internal protocol for the other processes, and the HTTP API for people.
 func (p *process) runServer(ctx context.Context, g *errgroup.Group) error {
 	fsm := raftfsm.New(p.cfg.Region)
+	autopilot, err := p.cfg.autopilot()
+	if err != nil {
+		return err
+	}
 	raft, err := raftnode.Open(raftnode.Config{
 		Name: p.cfg.Name, Region: p.cfg.Region,
 		DataDir: filepath.Join(p.cfg.DataDir, "raft"),
 		Layer:   p.endpoint.RaftLayer(), FSM: fsm, Level: func() int { return fsm.View().Level() },
 		Peers: p.raftPeers, Changed: p.pool.Changed, SetTag: p.pool.SetTag,
-		BootstrapExpect: p.cfg.Server.BootstrapExpect,
-		Logger:          p.log.With("part", "raft"),
+		BootstrapExpect: p.cfg.Server.BootstrapExpect, Stats: p.peerStats, Autopilot: autopilot,
+		Logger: p.log.With("part", "raft"),
 	})
 	if err != nil {
 		return err
@@ -51,7 +56,7 @@ func (p *process) runServer(ctx context.Context, g *errgroup.Group) error {
 	server, err := control.New(control.Config{
 		Region: p.cfg.Region, Name: p.cfg.Name,
 		Raft: raft, FSM: fsm, Members: p.pool, Blobs: p.caches,
-		Regions: p.cfg.Regions, DialControl: p.dialControl, Sign: p.sign, Account: p.blobs.GetAccount,
+		Regions: p.cfg.Regions, DialControl: p.dialControl, Sign: p.sign, Account: p.blobs.GetAccount, Stop: p.stop,
 		Replicas: p.replicas(), Metrics: metrics, Logger: p.log.With("part", "control"),
 	})
 	if err != nil {
@@ -87,6 +92,17 @@ func internalHandler(rpc, api http.Handler) http.Handler {
 		}
 		api.ServeHTTP(w, r)
 	})
+}
+
+// peerStats asks another server how its Raft is. Programs before this one do not tell
+// where their log ends, but what they have applied.
+func (p *process) peerStats(ctx context.Context, peer raftnode.Peer) (raftnode.PeerStats, error) {
+	c := rpc.Client{HTTP: &http.Client{Transport: oneServer{p.toServers, peer.Addr}}}
+	st, err := c.Status(ctx)
+	return raftnode.PeerStats{
+		LastContact: time.Duration(st.LastContactMS) * time.Millisecond,
+		LastTerm:    st.LastTerm, LastIndex: max(st.LastIndex, st.Index),
+	}, err
 }
 
 // raftPeers is the gossip's view of the servers of this region.

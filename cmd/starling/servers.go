@@ -105,6 +105,21 @@ func (a *anyServer) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, errors.Join(errs...)
 }
 
+// oneServer sends every request to one server.
+type oneServer struct {
+	of   *anyServer
+	addr string
+}
+
+// RoundTrip implements http.RoundTripper.
+func (o oneServer) RoundTrip(req *http.Request) (*http.Response, error) {
+	req, err := o.of.requestTo(req, o.addr)
+	if err != nil {
+		return nil, err
+	}
+	return o.of.base.RoundTrip(req)
+}
+
 // requestTo copies req for one server.
 func (a *anyServer) requestTo(req *http.Request, addr string) (*http.Request, error) {
 	try := req.Clone(req.Context())

@@ -1,0 +1,142 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/raftfsm"
+)
+
+// RaftPeers implements httpapi.Operator.
+func (s *Server) RaftPeers() ([]starling.RaftPeer, error) { return s.cfg.Raft.Peers() }
+
+// RemovePeer implements httpapi.Operator.
+func (s *Server) RemovePeer(ctx context.Context, actor, name string) error {
+	s.cfg.Logger.Warn("removing a server from raft", "server", name, "actor", actor)
+	if err := s.cfg.Raft.RemovePeer(ctx, name); err != nil {
+		return fmt.Errorf("remove %s: %w", name, err)
+	}
+	return nil
+}
+
+// TransferLeadership implements httpapi.Operator.
+func (s *Server) TransferLeadership(ctx context.Context, actor string) error {
+	s.cfg.Logger.Warn("handing the lead over", "actor", actor)
+	if err := s.cfg.Raft.TransferLeadership(ctx); err != nil {
+		return fmt.Errorf("transfer leadership: %w", err)
+	}
+	return nil
+}
+
+// JoinServers implements httpapi.Operator.
+func (s *Server) JoinServers(_ context.Context, addrs []string) (int, error) {
+	if len(addrs) == 0 || len(addrs) > maxServersPerRegion {
+		return 0, starling.Invalidf("addrs", "want 1 to %d addresses", maxServersPerRegion)
+	}
+	n, err := s.cfg.Members.Join(addrs)
+	if err != nil {
+		return n, fmt.Errorf("join: %w", err)
+	}
+	return n, nil
+}
+
+// ForceLeave implements httpapi.Operator.
+func (s *Server) ForceLeave(_ context.Context, name string) error {
+	if err := starling.CheckName("name", name); err != nil {
+		return err
+	}
+	if err := s.cfg.Members.ForceLeave(name); err != nil {
+		return fmt.Errorf("force %s to leave: %w", name, err)
+	}
+	return nil
+}
+
+// LeaveServer implements httpapi.Operator: this server hands the lead over, leaves the
+// gossip, waits until the others have taken it out of Raft, and stops.
+func (s *Server) LeaveServer(ctx context.Context, actor string) error {
+	peers, err := s.cfg.Raft.Peers()
+	switch {
+	case err != nil:
+		return fmt.Errorf("leave: %w", err)
+	case s.cfg.Stop == nil:
+		return fmt.Errorf("leave: %w: this server cannot stop by itself", starling.ErrConflict)
+	case slices.ContainsFunc(peers, s.isSelf) && !slices.ContainsFunc(peers, func(p starling.RaftPeer) bool { return p.Voter && !s.isSelf(p) }):
+		return fmt.Errorf("leave: %w: it is the only server with a vote: stop it instead, or add another one first", starling.ErrConflict)
+	}
+	s.cfg.Logger.Warn("this server leaves for good", "actor", actor)
+	ctx, cancel := context.WithTimeout(ctx, leaveWithin)
+	defer cancel()
+	if err := s.handOver(ctx); err != nil {
+		return fmt.Errorf("leave: %w", err)
+	}
+	if err := s.cfg.Members.Leave(); err != nil {
+		return fmt.Errorf("leave: %w", err)
+	}
+	for {
+		if peers, err := s.cfg.Raft.Peers(); err == nil && !slices.ContainsFunc(peers, s.isSelf) {
+			s.cfg.Stop()
+			return nil
+		}
+		if sleep(ctx, leaveLookEvery) != nil {
+			return fmt.Errorf("leave: %w: it left the gossip, but nobody has taken it out of raft within %s: see list-peers, then stop it, or start it again to return",
+				starling.ErrUnavailable, leaveWithin)
+		}
+	}
+}
+
+func (s *Server) isSelf(p starling.RaftPeer) bool { return p.Name == s.cfg.Name }
+
+// handOver sees that somebody else leads.
+func (s *Server) handOver(ctx context.Context) error {
+	for {
+		changed := s.cfg.Raft.Leadership()
+		p, ok := s.cfg.Raft.Leader()
+		if ok && p.Name != s.cfg.Name {
+			return nil
+		}
+		if ok {
+			if err := s.cfg.Raft.TransferLeadership(ctx); err != nil && !errors.Is(err, starling.ErrNotLeader) {
+				return err
+			}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("nobody else leads: %w", starling.ErrUnavailable)
+		}
+	}
+}
+
+// Health implements httpapi.Operator.
+func (s *Server) Health() (starling.RaftHealth, error) { return s.cfg.Raft.Health() }
+
+// SaveSnapshot implements httpapi.Operator: what was committed before the call is in it.
+func (s *Server) SaveSnapshot(ctx context.Context) (func(io.Writer) error, error) {
+	if err := s.cfg.Raft.Barrier(ctx); err != nil {
+		return nil, fmt.Errorf("save a snapshot: %w", err)
+	}
+	return s.cfg.FSM.View().WriteSnapshot, nil
+}
+
+// RestoreSnapshot implements httpapi.Operator. It reads the whole snapshot and checks it
+// before anything changes.
+func (s *Server) RestoreSnapshot(ctx context.Context, actor string, rd io.Reader) (*starling.SnapshotInfo, error) {
+	lead, _, err := s.place(ctx, 0)
+	if err != nil || lead == nil {
+		return nil, errors.Join(fmt.Errorf("restore: %w", starling.ErrNotLeader), err)
+	}
+	view, err := raftfsm.Restored(rd, s.cfg.Region, s.cfg.FSM.View().Index(), s.cfg.Now(), actor)
+	if err != nil {
+		return nil, err
+	}
+	s.cfg.Logger.Warn("restoring a snapshot in place of the region's state", "actor", actor, "index", view.Index())
+	if err := s.cfg.Raft.Restore(ctx, view.Index(), view.WriteSnapshot); err != nil {
+		return nil, err
+	}
+	info, err := view.Summary()
+	return &info, err
+}
