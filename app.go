@@ -35,7 +35,8 @@ func (d *Duration) UnmarshalText(b []byte) error {
 type App struct {
 	Name     string     `json:"name"`
 	Home     string     `json:"home"`
-	Revision uint64     `json:"revision"` // Raft index of the last change, in the home
+	Epoch    uint64     `json:"epoch,omitempty"` // grows whenever the home moves; 0 reads as 1
+	Revision uint64     `json:"revision"`        // Raft index of the last change, in the home
 	Source   SourceSpec `json:"source"`
 	Build    *BuildSpec `json:"build,omitempty"` // nil: prebuilt artifacts only
 	Deploy   DeploySpec `json:"deploy"`

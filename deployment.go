@@ -62,6 +62,7 @@ type Deployment struct {
 	ID             string     `json:"id"`
 	App            string     `json:"app"`
 	Home           string     `json:"home"`
+	Epoch          uint64     `json:"epoch,omitempty"` // of the home that keeps this record; 0 reads as 1
 	SHA            string     `json:"sha,omitempty"`
 	Artifact       Digest     `json:"artifact,omitzero"`
 	RollbackOf     string     `json:"rollback_of,omitempty"` // ID of the deployment whose release this one restores

@@ -26,4 +26,29 @@ type Mirror struct {
 	Artifacts   []*Artifact   `json:"artifacts,omitempty"`
 	Releases    []*Release    `json:"releases,omitempty"`
 	Tokens      []*Token      `json:"tokens,omitempty"`
+	Takeovers   []*Takeover   `json:"takeovers,omitempty"`
+}
+
+// Moves reports whether the batch tells of apps that have another home than before,
+// which programs of level 1 do not understand.
+func (m *Mirror) Moves() bool {
+	if len(m.Takeovers) > 0 {
+		return true
+	}
+	for _, a := range m.Apps {
+		if a != nil && a.Epoch > 1 {
+			return true
+		}
+	}
+	for _, d := range m.Deployments {
+		if d != nil && d.Epoch > 1 {
+			return true
+		}
+	}
+	for _, g := range m.Goals {
+		if g != nil && g.Generation.Epoch > 1 {
+			return true
+		}
+	}
+	return false
 }

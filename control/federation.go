@@ -110,7 +110,7 @@ func (t *term) pullOnce(ctx context.Context, region string, client *rpc.Client, 
 }
 
 func emptyMirror(m *starling.Mirror) bool {
-	return len(m.Apps)+len(m.Deployments)+len(m.Goals)+len(m.Artifacts)+len(m.Releases)+len(m.Tokens) == 0
+	return len(m.Apps)+len(m.Deployments)+len(m.Goals)+len(m.Artifacts)+len(m.Releases)+len(m.Tokens)+len(m.Takeovers) == 0
 }
 
 // measure notes how far a region is and who leads it, if anybody does. That it fails

@@ -165,8 +165,10 @@ func (r *Reign) Heartbeat(v raftfsm.View, worker, id string, req rpc.HeartbeatRe
 func (r *Reign) leased(v raftfsm.View, worker, id string, lease uint64) (*starling.Deployment, error) {
 	d, ok := v.Deployment(id)
 	switch {
-	case !ok || d.Home != r.conf.Region:
+	case !ok:
 		return nil, fmt.Errorf("deployment %.80q: %w", id, starling.ErrNotFound)
+	case d.Home != r.conf.Region:
+		return nil, fmt.Errorf("the home of deployment %s is %s: %w", id, d.Home, starling.ErrFenced)
 	case d.Phase != starling.PhaseBuilding || lease == 0 || d.Lease != lease:
 		return nil, fmt.Errorf("lease %d of deployment %s is over: it is %s: %w", lease, id, d.Phase, starling.ErrFenced)
 	case !holds(d, worker):

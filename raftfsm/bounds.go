@@ -24,6 +24,8 @@ const (
 	MaxMirrorBytes          = 2 << 20 // of a batch, rounded up likewise
 	MaxMirrorRecordsApplied = 16_384
 	MaxMirroredRecordBytes  = 512 << 10
+	MaxTakeoverRecords      = 500  // moved by an entry, rounded up to all of one app
+	MaxUnseenKept           = 1000 // records that nobody else had seen, named for people; the oldest go first
 )
 
 // limits are the bounds that history grows into; tests that reach them set lower ones.
@@ -32,10 +34,11 @@ type limits struct {
 	ended     int // deployments, per home
 	artifacts int // records, per region
 	tokens    int // per region
+	takeover  int // records moved by an entry
 }
 
 func defaultLimits() limits {
-	return limits{MaxEventsKept, MaxEndedDeployments, MaxArtifactsPerRegion, MaxTokensPerRegion}
+	return limits{MaxEventsKept, MaxEndedDeployments, MaxArtifactsPerRegion, MaxTokensPerRegion, MaxTakeoverRecords}
 }
 
 // Bounds of the input.

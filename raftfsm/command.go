@@ -59,6 +59,9 @@ const (
 	TypeTokenBootstrap   Type = "token.bootstrap"
 	TypeTokenCreate      Type = "token.create"
 	TypeTokenRevoke      Type = "token.revoke"
+	TypeVote             Type = "region.vote"
+	TypeTakeover         Type = "region.takeover"
+	TypeReturned         Type = "region.returned"
 )
 
 // NewCommand marshals a payload into a command.
@@ -67,7 +70,11 @@ func NewCommand(t Type, at time.Time, actor string, payload any) (Command, error
 	if err != nil {
 		return Command{}, fmt.Errorf("command %s: %w", t, err)
 	}
-	return Command{Type: t, At: at, Actor: actor, Data: b}, nil
+	c := Command{Type: t, At: at, Actor: actor, Data: b}
+	if m, ok := payload.(Mirror); ok && m.Batch.Moves() {
+		c.Level = levelMoves
+	}
+	return c, nil
 }
 
 // AppApply creates or changes an app whose home is this region (empty: this one).
@@ -261,6 +268,49 @@ type TokenRevoke struct {
 	ID string `json:"id"`
 }
 
+// Vote records for whom this region votes as the next home of Lost's apps: one candidate
+// at most in each epoch, never another, and epochs only grow. The same again changes
+// nothing. Refused when this region knows other regions than the candidate, so that a
+// majority is the same for all, and when it has seen more of Lost's log than the
+// candidate, as Raft refuses a candidate whose log is behind (Ongaro, section 5.4.1).
+// Result: Ballot.
+type Vote struct {
+	Lost      string   `json:"lost"`
+	Epoch     uint64   `json:"epoch"`
+	Candidate string   `json:"candidate"`
+	Regions   []string `json:"regions"` // all that the candidate knows, itself and Lost included
+	Mirror    uint64   `json:"mirror"`  // how much of Lost's log the candidate has seen
+}
+
+// Takeover makes this region the home of the apps of From, as far as it has copies of
+// them, under a new epoch. It moves about MaxTakeoverRecords, an app with its goal and
+// releases at once; it is proposed again, with the same epoch, until the result's Stage
+// is no longer "begun". Goals are issued again under the new epoch, so that they
+// supersede; deployments that have not ended go on in the phase that they were in, but
+// for builds, which are queued again. Those that have ended stay From's history.
+// Votes are a strict majority of the known regions, this one's committed vote among them;
+// none: an operator ordered it. Only with votes may From be this region itself.
+// Result: Takeover.
+type Takeover struct {
+	From  string   `json:"from"`
+	Epoch uint64   `json:"epoch"`
+	Votes []string `json:"votes,omitempty"`
+}
+
+// Returned records that a region whose apps this one took over has caught up.
+// Result: Takeover.
+type Returned struct {
+	Region string `json:"region"`
+}
+
+// Ballot is this region's last vote about a region.
+type Ballot struct {
+	Lost      string    `json:"lost"`
+	Epoch     uint64    `json:"epoch"`
+	Candidate string    `json:"candidate"`
+	At        time.Time `json:"at"`
+}
+
 // Result is the answer to one command. Err is nil or wraps a sentinel of package starling.
 type Result struct {
 	Index      uint64
@@ -269,5 +319,7 @@ type Result struct {
 	Deployment *starling.Deployment
 	Artifact   *starling.Artifact
 	Token      *starling.Token
+	Takeover   *starling.Takeover
+	Ballot     *Ballot
 	Created    bool
 }

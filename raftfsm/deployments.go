@@ -16,8 +16,8 @@ func (t *tx) submit(p *Submit) (Result, error) {
 		return Result{}, err
 	}
 	if p.IdempotencyKey != "" {
-		if r := get[starling.Deployment](t.reader, tableDeployments, byKey, newKey().str(p.App).str(p.IdempotencyKey)); r != nil {
-			return Result{Deployment: r.rec}, nil
+		if d := t.submitted(p.App, p.IdempotencyKey); d != nil {
+			return Result{Deployment: d}, nil
 		}
 	}
 	if r := t.deployment(p.ID); r != nil {
@@ -31,7 +31,7 @@ func (t *tx) submit(p *Submit) (Result, error) {
 		return Result{}, err
 	}
 	d := &starling.Deployment{
-		ID: p.ID, App: p.App, Home: t.region, Priority: p.Priority, Actor: t.actor,
+		ID: p.ID, App: p.App, Home: t.region, Epoch: app.Epoch, Priority: p.Priority, Actor: t.actor,
 		IdempotencyKey: p.IdempotencyKey, Spec: *app,
 		Phase: starling.PhaseQueued, CreatedAt: t.now, PhaseAt: t.now,
 		// Not of the state's clock: if that ran ahead for a while, the deployment still ends in time.
@@ -53,6 +53,18 @@ func (t *tx) submit(p *Submit) (Result, error) {
 	t.emitFor(EventDeploymentQueued, d, "")
 	t.pruneEnded(t.region)
 	return Result{Deployment: d, Created: true}, nil
+}
+
+// submitted returns the deployment that a key stands for, nil if there is none. Where a
+// region that was taken over had one that nobody else saw, the new home's counts.
+func (r reader) submitted(app, idempotencyKey string) *starling.Deployment {
+	var found *starling.Deployment
+	for d := range scan[starling.Deployment](r, tableDeployments, byKey, newKey().str(app).str(idempotencyKey)) {
+		if found == nil || d.rec.CurrentEpoch() > found.CurrentEpoch() {
+			found = d.rec
+		}
+	}
+	return found
 }
 
 func (p *Submit) check() error {
@@ -83,12 +95,13 @@ func (p *Submit) check() error {
 	return nil
 }
 
-// placings returns the regions that take part, this one always among them.
+// placings returns the regions that take part: this one always, lost ones never.
 func (t *tx) placings(names []string) ([]starling.Placing, error) {
 	if len(names) > MaxRegions {
 		return nil, starling.Invalidf("regions", "%d regions, more than %d", len(names), MaxRegions)
 	}
-	names = append(slices.Clone(names), t.region)
+	names = slices.DeleteFunc(slices.Clone(names), t.lost)
+	names = append(names, t.region)
 	slices.Sort(names)
 	names = slices.Compact(names)
 	out := make([]starling.Placing, len(names))
@@ -258,28 +271,39 @@ func (t *tx) become(d *starling.Deployment, to starling.Phase, reason string) er
 
 // putDeployment stores d, changed or new, and keeps the counters and the lane of its app.
 func (t *tx) putDeployment(old *row[starling.Deployment], d *starling.Deployment) {
-	now := &row[starling.Deployment]{rec: d, mod: t.modOf(d.Home)}
 	if old != nil {
-		now.seq = old.seq
+		t.storeDeployment(old, d, old.seq)
 	} else {
-		now.seq = t.nextSeq()
+		t.storeDeployment(nil, d, t.nextSeq())
 	}
+}
+
+// storeDeployment is putDeployment with a given place among the deployments.
+func (t *tx) storeDeployment(old *row[starling.Deployment], d *starling.Deployment, seq uint64) {
+	now := &row[starling.Deployment]{rec: d, mod: t.modOf(d.Home), seq: seq}
 	put(t, tableDeployments, old, now)
-	if old == nil || old.rec.Phase.Terminal() != d.Phase.Terminal() {
-		t.count(d.Home, func(h *home) {
-			if old != nil {
-				h.Active--
-			}
-			if d.Phase.Terminal() {
-				h.Ended++
-			} else {
-				h.Active++
-			}
-		})
+	if old == nil || old.rec.Phase.Terminal() != d.Phase.Terminal() || old.rec.Home != d.Home {
+		t.countDeployment(old, -1)
+		t.countDeployment(now, 1)
 	}
-	if now.mod != 0 && (old == nil || old.rec.Phase != d.Phase || old.rec.Paused != d.Paused || old.rec.Artifact != d.Artifact) {
+	had := old != nil && old.mod != 0
+	if (now.mod != 0 || had) && (!had || now.mod == 0 || old.rec.Phase != d.Phase || old.rec.Paused != d.Paused || old.rec.Artifact != d.Artifact) {
 		t.relane(d.App)
 	}
+}
+
+// countDeployment adds n to the counter of what r, which may be nil, is.
+func (t *tx) countDeployment(r *row[starling.Deployment], n int) {
+	if r == nil {
+		return
+	}
+	t.count(r.rec.Home, func(h *home) {
+		if r.rec.Phase.Terminal() {
+			h.Ended += n
+		} else {
+			h.Active += n
+		}
+	})
 }
 
 // relane brings the lane of an app up to date: it exists while the app is idle and

@@ -139,6 +139,12 @@ func handlerOf(t Type) handler {
 		return on((*tx).tokenCreate)
 	case TypeTokenRevoke:
 		return on((*tx).tokenRevoke)
+	case TypeVote:
+		return on((*tx).vote)
+	case TypeTakeover:
+		return on((*tx).takeover)
+	case TypeReturned:
+		return on((*tx).returned)
 	}
 	return nil
 }

@@ -21,6 +21,10 @@ const (
 	EventTokenCreated       = "token.created"       // Detail: the token's ID
 	EventTokenRevoked       = "token.revoked"       // Detail: the token's ID
 	EventRegionJoined       = "region.joined"       // Detail: the region
+	EventRegionVoted        = "region.voted"        // Detail: for whom, about whom
+	EventRegionTakenOver    = "region.taken_over"   // Detail: which, by whom, how far
+	EventRegionReturned     = "region.returned"     // Detail: the region
+	EventRegionFenced       = "region.fenced"       // Detail: by whom, and how much nobody else had seen
 )
 
 // emit adds an event to the ring. Its place, time and actor are the command's, its

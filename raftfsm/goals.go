@@ -14,12 +14,13 @@ func (t *tx) replicate(d *starling.Deployment) error {
 		return fmt.Errorf("%w: the goal of app %s is region %s's", starling.ErrConflict, d.App, old.rec.Home)
 	}
 	g := &starling.Goal{
-		App: d.App, Home: t.region, Generation: starling.Generation{Epoch: 1, Sequence: t.meta.Floor + 1}, Revision: 1,
+		App: d.App, Home: t.region, Generation: starling.Generation{Epoch: d.CurrentEpoch(), Sequence: t.meta.Floor + 1}, Revision: 1,
 		Deployment: d.ID, Artifact: d.Artifact, Origin: t.origin(d.Artifact),
 		Stage: starling.StageFetch, Deploy: d.Spec.Deploy, Priority: d.Priority,
 	}
 	if old != nil {
 		g.Generation = old.rec.Generation.Next()
+		g.Generation.Epoch = max(g.Generation.Epoch, d.CurrentEpoch())
 	}
 	if rel := t.release(d.App); rel != nil {
 		g.Previous = rel.Artifact

@@ -18,6 +18,9 @@ import (
 //	2  every command that level1 does not list
 const Level = 2
 
+// levelMoves is what a program must speak to keep copies of apps whose home has moved.
+const levelMoves = 2
+
 // ErrTooNew says that an entry or a snapshot needs a newer program than this one. To
 // apply it in part would silently make this server's state differ from the others'.
 var ErrTooNew = errors.New("written by a newer program: upgrade this server")

@@ -1,6 +1,7 @@
 package raftfsm
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"iter"
@@ -19,7 +20,7 @@ func (t *tx) mirror(p *Mirror) (Result, error) {
 	if b.Home == t.region {
 		return Result{}, starling.Invalidf("batch.home", "%s is this region", b.Home)
 	}
-	n := len(b.Apps) + len(b.Deployments) + len(b.Goals) + len(b.Artifacts) + len(b.Releases) + len(b.Tokens)
+	n := len(b.Apps) + len(b.Deployments) + len(b.Goals) + len(b.Artifacts) + len(b.Releases) + len(b.Tokens) + len(b.Takeovers)
 	if n > MaxMirrorRecordsApplied {
 		return Result{}, starling.Invalidf("batch", "%d records, more than %d", n, MaxMirrorRecordsApplied)
 	}
@@ -28,12 +29,15 @@ func (t *tx) mirror(p *Mirror) (Result, error) {
 		return Result{}, fmt.Errorf("%w: the batch of %s up to index %d is not newer than %d", starling.ErrConflict, b.Home, b.Index, h.Mirror)
 	}
 	t.count(b.Home, func(h *home) { h.Mirror = b.Index })
+	// What a takeover moves stands between its first stage and its last.
+	each(b.Takeovers, b.Home, t.mirrorTakeover)
 	each(b.Apps, b.Home, t.mirrorApp)
 	each(b.Artifacts, b.Home, t.mirrorArtifact)
 	each(b.Deployments, b.Home, t.mirrorDeployment)
 	each(b.Goals, b.Home, t.mirrorGoal)
 	each(b.Releases, b.Home, t.mirrorRelease)
 	each(b.Tokens, b.Home, t.mirrorToken)
+	each(b.Takeovers, b.Home, t.mirrorTaken)
 	t.pruneEnded(b.Home)
 	return Result{}, nil
 }
@@ -52,8 +56,14 @@ func each[T any](records []*T, home string, keep func(home string, r *T)) {
 
 func (t *tx) mirrorApp(from string, a *starling.App) {
 	old := get[starling.App](t.reader, tableApps, byID, strKey(a.Name))
-	if a.Home != from || checkApp(a) != nil || old != nil && old.rec.Home != from {
+	if a.Home != from || checkApp(a) != nil {
 		return
+	}
+	if old != nil && old.rec.Home != from {
+		if a.CurrentEpoch() <= old.rec.CurrentEpoch() {
+			return
+		}
+		t.leave(old, from)
 	}
 	put(t, tableApps, old, &row[starling.App]{rec: a})
 }
@@ -69,9 +79,10 @@ func (t *tx) mirrorArtifact(from string, a *starling.Artifact) {
 
 func (t *tx) mirrorDeployment(from string, d *starling.Deployment) {
 	old := t.deployment(d.ID)
-	if d.Home != from || checkDeployment(d) != nil || old != nil && (old.rec.Home != from || old.rec.Phase.Terminal()) {
+	if d.Home != from || checkDeployment(d) != nil || !t.newer(old, d) {
 		return
 	}
+	t.noteReplaced(old, d)
 	t.putDeployment(old, d)
 	if old != nil && old.rec.Phase == d.Phase {
 		return
@@ -81,6 +92,23 @@ func (t *tx) mirrorDeployment(from string, d *starling.Deployment) {
 		return
 	}
 	t.emitFor(EventDeploymentPhase, d, d.Reason)
+}
+
+// newer reports whether a copy may be kept in place of old, which may be nil. A home
+// changes only with a higher epoch, which also overrules an end that the new home had not
+// seen. What the new home of an app did not see of the old one is not kept while it may
+// still change: the old home will end it.
+func (t *tx) newer(old *row[starling.Deployment], d *starling.Deployment) bool {
+	if old == nil {
+		a := get[starling.App](t.reader, tableApps, byID, strKey(d.App))
+		return d.Phase.Terminal() || a == nil || a.rec.CurrentEpoch() <= d.CurrentEpoch()
+	}
+	switch c := cmp.Compare(d.CurrentEpoch(), old.rec.CurrentEpoch()); {
+	case c != 0:
+		return c > 0
+	default:
+		return old.rec.Home == d.Home && !old.rec.Phase.Terminal()
+	}
 }
 
 func checkDeployment(d *starling.Deployment) error {
@@ -110,7 +138,7 @@ func (t *tx) mirrorGoal(from string, g *starling.Goal) {
 	old := get[starling.Goal](t.reader, tableGoals, byID, strKey(g.App))
 	if g.Home != from || starling.CheckName("goal.app", g.App) != nil || t.foreign(from, g.App) ||
 		!g.Stage.AtLeast(starling.StageFetch) || g.Cutoff > starling.CutoffAll ||
-		old != nil && (old.rec.Home != from || !g.Supersedes(old.rec)) {
+		old != nil && (!g.Supersedes(old.rec) || old.rec.Home != from && g.Generation.Epoch == old.rec.Generation.Epoch) {
 		return
 	}
 	put(t, tableGoals, old, &row[starling.Goal]{rec: g})
@@ -161,6 +189,7 @@ func (v View) ChangedSince(home string, index uint64) starling.Mirror {
 		changes(v, tableGoals, index, func(r *starling.Goal) { m.Goals = append(m.Goals, r) }),
 		changes(v, tableReleases, index, func(r *starling.Release) { m.Releases = append(m.Releases, r) }),
 		changes(v, tableTokens, index, func(r *starling.Token) { m.Tokens = append(m.Tokens, r) }),
+		changes(v, tableTakeovers, index, func(r *starling.Takeover) { m.Takeovers = append(m.Takeovers, r) }),
 	}
 	defer func() {
 		for _, s := range sources {

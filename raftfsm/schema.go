@@ -3,6 +3,7 @@ package raftfsm
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/go-memdb"
@@ -24,6 +25,9 @@ const (
 	tablePlaced      = "placed"
 	tableTokens      = "tokens"
 	tableEvents      = "events"
+	tableTakeovers   = "takeovers"
+	tableBallots     = "ballots"
+	tableUnseen      = "unseen"
 	tableLanes       = "lanes" // derived from deployments, never in a snapshot
 )
 
@@ -35,7 +39,7 @@ const (
 	byApp      = "app"      // of an app, oldest first
 	byActive   = "active"   // not ended, those homed here first, in order of submission
 	byLane     = "lane"     // homed here and not ended, per app: under way, then queued, then held
-	byKey      = "key"      // idempotency key
+	byKey      = "key"      // idempotency key, of copies as well: a retry may come after a change of home
 	byEnded    = "ended"    // ended, per home, oldest first
 	byWorker   = "worker"   // being built, by worker
 	byArtifact = "artifact" // by the artifact that a record needs or names
@@ -82,6 +86,7 @@ type home struct {
 	Ended     int    `json:"ended"`
 	Artifacts int    `json:"artifacts"`
 	Tokens    int    `json:"tokens"`
+	Unseen    int    `json:"unseen,omitempty"` // records in that table; this region's only
 }
 
 // build says which artifact a build key gave.
@@ -151,6 +156,15 @@ func releaseKey(app string, g starling.Generation) []byte {
 	return newKey().str(app).uint(g.Epoch).uint(g.Sequence)
 }
 
+// takeoverKey puts the stages of a takeover in their order.
+func takeoverKey(from string, s starling.TakeoverStage) []byte {
+	return newKey().str(from).byte(byte(slices.Index(takeoverStages(), s)))
+}
+
+func takeoverStages() []starling.TakeoverStage {
+	return []starling.TakeoverStage{starling.TakeoverBegun, starling.TakeoverDone, starling.TakeoverReturned}
+}
+
 func eventKey(p position) []byte { return newKey().uint(p.Index).uint(uint64(p.N)) }
 
 func modKey[T any](r *row[T]) []byte {
@@ -202,6 +216,10 @@ func schema() *memdb.DBSchema {
 			byHash: func(r *row[starling.Token]) []byte { return digKey(r.rec.Hash) },
 		})
 	table(s, tableEvents, func(r *row[starling.Event]) []byte { return eventKey(position{r.rec.Index, r.rec.N}) }, nil)
+	table(s, tableTakeovers, func(r *row[starling.Takeover]) []byte { return takeoverKey(r.rec.From, r.rec.Stage) },
+		map[string]index[starling.Takeover]{byMod: modKey[starling.Takeover]})
+	table(s, tableBallots, func(r *row[Ballot]) []byte { return strKey(r.rec.Lost) }, nil)
+	table(s, tableUnseen, func(r *row[starling.Unseen]) []byte { return newKey().uint(r.seq) }, nil)
 	table(s, tableLanes, func(r *row[lane]) []byte { return strKey(r.rec.app) },
 		map[string]index[lane]{
 			byBuild: func(r *row[lane]) []byte {
@@ -244,7 +262,7 @@ func deploymentIndexes() map[string]index[starling.Deployment] {
 				newKey().str(r.rec.App).byte(lanePart(r.rec)).urgency(r.rec.Priority).uint(r.seq))
 		},
 		byKey: func(r *row[starling.Deployment]) []byte {
-			return optional(r.mod != 0 && r.rec.IdempotencyKey != "", newKey().str(r.rec.App).str(r.rec.IdempotencyKey))
+			return optional(r.rec.IdempotencyKey != "", newKey().str(r.rec.App).str(r.rec.IdempotencyKey))
 		},
 		byEnded: func(r *row[starling.Deployment]) []byte {
 			return optional(r.rec.Phase.Terminal(), createdKey(newKey().str(r.rec.Home), r))

@@ -222,6 +222,12 @@ func resultText(r Result) string {
 	if r.Artifact != nil {
 		out += " " + artifactText(r.Artifact)
 	}
+	if r.Takeover != nil {
+		out += fmt.Sprintf(" takeover of %s by %s epoch %d %s", r.Takeover.From, r.Takeover.To, r.Takeover.Epoch, r.Takeover.Stage)
+	}
+	if r.Ballot != nil {
+		out += fmt.Sprintf(" vote for %s about %s epoch %d", r.Ballot.Candidate, r.Ballot.Lost, r.Ballot.Epoch)
+	}
 	if r.Token != nil {
 		out += fmt.Sprintf(" token %s %s revoked=%v", r.Token.ID, r.Token.Role, r.Token.Revoked)
 	}

@@ -63,7 +63,11 @@ func show(v View, kind, name string) string {
 		}
 	case "apps":
 		for _, a := range v.Apps() {
-			p("%s@%s revision %d", a.Name, a.Home, a.Revision)
+			epoch := ""
+			if a.Epoch > 1 {
+				epoch = fmt.Sprintf(" epoch %d", a.Epoch)
+			}
+			p("%s@%s revision %d%s", a.Name, a.Home, a.Revision, epoch)
 		}
 	case "tokens":
 		for _, k := range v.Tokens() {
@@ -72,6 +76,18 @@ func show(v View, kind, name string) string {
 	case "regions":
 		for _, g := range v.Regions() {
 			p("%s %v", g.Name, g.Servers)
+		}
+	case "takeovers":
+		for _, tk := range v.Takeovers() {
+			p("%s by %s epoch %d %s, seen up to %d, votes %v, lost=%v", tk.From, tk.To, tk.Epoch, tk.Stage, tk.Mirror, tk.Votes, v.Lost(tk.From))
+		}
+	case "unseen":
+		for _, u := range v.Unseen() {
+			p("%s at epoch %d had not seen %s %s %s: %s", u.By, u.Epoch, u.Kind, u.App, u.ID, u.Detail)
+		}
+	case "claims":
+		for _, c := range v.Claims() {
+			p("%s epoch %d", c.Line, c.Epoch)
 		}
 	case "events":
 		events, gap := v.EventsAfter(0, 0, MaxEventsKept)

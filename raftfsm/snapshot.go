@@ -52,7 +52,8 @@ type line struct {
 // stored is what a snapshot keeps of each table, in this order.
 func stored() []string {
 	return []string{tableMeta, tableHomes, tableRegions, tableApps, tableArtifacts, tableBuilds, tablePlaced,
-		tableDeployments, tableGoals, tableReleases, tableTokens, tableEvents}
+		tableDeployments, tableGoals, tableReleases, tableTokens, tableEvents,
+		tableTakeovers, tableBallots, tableUnseen}
 }
 
 // snapshot is a state on its way to disk.
@@ -280,6 +281,12 @@ func insert(txn *memdb.Txn, l *line) error {
 		return insertLine[starling.Token](txn, l)
 	case tableEvents:
 		return insertLine[starling.Event](txn, l)
+	case tableTakeovers:
+		return insertLine[starling.Takeover](txn, l)
+	case tableBallots:
+		return insertLine[Ballot](txn, l)
+	case tableUnseen:
+		return insertLine[starling.Unseen](txn, l)
 	}
 	return fmt.Errorf("table %.40q is not known", l.Table)
 }

@@ -187,8 +187,10 @@ func (v View) Releases(app string) []*starling.Release {
 func (v View) Regions() []Region { return v.regions() }
 
 // MirrorIndex returns the Index of the last batch applied from a home; 0: none yet.
-func (v View) MirrorIndex(name string) uint64 {
-	if h := get[home](v.reader, tableHomes, byID, strKey(name)); h != nil {
+func (v View) MirrorIndex(name string) uint64 { return v.mirrored(name) }
+
+func (r reader) mirrored(name string) uint64 {
+	if h := get[home](r, tableHomes, byID, strKey(name)); h != nil {
 		return h.rec.Mirror
 	}
 	return 0
