@@ -21,6 +21,7 @@ var floors = map[string]int{
 	"pki":        1,
 	"rpc":        1,
 	"client":     1,
+	"faults":     1,
 	"transport":  2,
 	"membership": 2,
 	"raftnode":   2,
@@ -33,6 +34,7 @@ var floors = map[string]int{
 	"httpapi":    3,
 	"sim":        4,
 	"bench":      4,
+	"chaos":      4,
 
 	"cmd/starling":       5,
 	"cmd/starling-bench": 5,

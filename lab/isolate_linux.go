@@ -87,26 +87,33 @@ func (h Host) Dial(ctx context.Context, network, addr string) (net.Conn, error) 
 	if _, err := netip.ParseAddrPort(addr); err != nil {
 		return nil, fmt.Errorf("lab: dial %s: %w", addr, err)
 	}
-	type dialled struct {
-		conn net.Conn
+	return onHost(h, func() (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, network, addr) // one address: dialled by this goroutine
+	})
+}
+
+// onHost calls f on a thread that is in the host's network namespace; what f opens stays there.
+func onHost[T any](h Host, f func() (T, error)) (T, error) {
+	type opened struct {
+		what T
 		err  error
 	}
-	out := make(chan dialled, 1)
+	out := make(chan opened, 1)
 	go func() {
 		runtime.LockOSThread()
 		back, err := enter("/run/netns/" + h.Name)
 		if err != nil {
-			out <- dialled{err: fmt.Errorf("lab: enter %s: %w", h.Name, err)}
+			out <- opened{err: fmt.Errorf("lab: enter %s: %w", h.Name, err)}
 			return // with the thread, wherever it is
 		}
-		conn, err := (&net.Dialer{}).DialContext(ctx, network, addr) // one address: dialled by this goroutine
+		what, err := f()
 		if back() == nil {
 			runtime.UnlockOSThread() // else the thread ends with the goroutine, and nobody inherits its namespace
 		}
-		out <- dialled{conn, err}
+		out <- opened{what, err}
 	}()
-	d := <-out
-	return d.conn, d.err
+	o := <-out
+	return o.what, o.err
 }
 
 // enter moves the calling thread to a network namespace, and back.

@@ -18,7 +18,7 @@ import (
 const helper = "STARLING_LAB_TEST"
 
 func TestMain(m *testing.M) {
-	do := map[string]func() error{"shaped": shaped, "muted": muted, "serve": serve}[os.Getenv(helper)]
+	do := map[string]func() error{"shaped": shaped, "muted": muted, "cut": cut, "serve": serve}[os.Getenv(helper)]
 	if do == nil {
 		os.Exit(m.Run())
 	}
@@ -49,6 +49,8 @@ func TestShapedTransfer(t *testing.T) {
 }
 
 func TestMutedHostIsNotHeard(t *testing.T) { inLab(t, "muted") }
+
+func TestCutLosesOneWay(t *testing.T) { inLab(t, "cut") }
 
 func TestUpRefuses(t *testing.T) {
 	for _, hosts := range []int{-1, 0, MaxHosts + 1} {
@@ -205,4 +207,47 @@ func TestRate(t *testing.T) {
 			t.Errorf("%v Mbit/s: %q", mbit, got)
 		}
 	}
+}
+
+// cut: what the one sends to the other is lost, and comes to a third; until it is mended.
+func cut() error {
+	l, err := Up(3)
+	if err != nil {
+		return err
+	}
+	from, to, third := l.Hosts()[0], l.Hosts()[1], l.Hosts()[2]
+	all := make(map[string]net.PacketConn)
+	for _, h := range l.Hosts() {
+		c, err := onHost(h, func() (net.PacketConn, error) { return net.ListenPacket("udp", net.JoinHostPort(h.IP, servePort)) })
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		all[h.Name] = c
+	}
+	comes := func(a, b Host, within time.Duration) error {
+		if err := all[b.Name].SetReadDeadline(time.Now().Add(within)); err != nil {
+			return err
+		}
+		addr, err := net.ResolveUDPAddr("udp", net.JoinHostPort(b.IP, servePort))
+		if err != nil {
+			return err
+		}
+		if _, err := all[a.Name].WriteTo([]byte("x"), addr); err != nil {
+			return fmt.Errorf("%s to %s is refused, not lost: %w", a.Name, b.Name, err)
+		}
+		_, _, err = all[b.Name].ReadFrom(make([]byte, 1))
+		return err
+	}
+	const soon, never = 20 * time.Second, 300 * time.Millisecond
+	if err := errors.Join(comes(from, to, soon), comes(to, from, soon), l.Cut(from, l.Hosts()[:2]...)); err != nil {
+		return err
+	}
+	if comes(from, to, never) == nil {
+		return errors.New("it came through a cut")
+	}
+	if err := errors.Join(comes(to, from, soon), comes(from, third, soon), l.Mend(from, l.Hosts()[:2]...)); err != nil {
+		return err
+	}
+	return comes(from, to, soon)
 }
