@@ -101,7 +101,7 @@ func newRoot() *cobra.Command {
 	simulated.Flags().Int64Var(&virtual.Bytes, "bytes", 500_000_000, "size of the artifact")
 	simulated.Flags().IntVar(&virtual.Machines, "machines", 1500, "machines")
 	simulated.Flags().IntVar(&virtual.RateMbit, "rate", 1000, "Mbit/s of each link")
-	root.AddCommand(chunk, submit, swarm, simulated, newQueue(&s))
+	root.AddCommand(chunk, submit, swarm, simulated, newQueue(&s), newChaos(&s), newExecTrapped())
 	return root
 }
 
