@@ -37,7 +37,7 @@ func (r *run) conclude(ctx context.Context) (*Result, error) {
 	res := &Result{
 		Counts: counts, AckMS: quantileMS(r.ledger.acks), Astray: astray, Seed: r.Seed, DurationS: r.Duration.Seconds(),
 		ErrorsRetried: r.customers.errors.Load(), BrokenRetried: r.customers.broken.Load(),
-		ByFault: byFault(r.strikes, gaps), Faults: r.strikes, Problems: append(problems, where...),
+		ByFault: byFault(r.strikes, gaps), Faults: r.strikes, LeftOut: r.leftOut, Problems: append(problems, where...),
 	}
 	missed := 0
 	for _, n := range r.missed {

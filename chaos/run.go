@@ -64,6 +64,7 @@ func (c *Config) Check() error {
 type run struct {
 	*Config
 	cells     []Cell
+	leftOut   []string // kinds that this computer does not allow
 	stage     *stage
 	board     *board
 	ledger    *ledger
@@ -102,11 +103,33 @@ func (c Config) Run(ctx context.Context) (res *Result, err error) {
 	if _, err := r.stage.world.Ready(ctx); err != nil {
 		return nil, err
 	}
-	if err := r.prepare(ctx, dir); err != nil {
+	if err := errors.Join(r.rehearse(), r.prepare(ctx, dir)); err != nil {
 		return nil, err
 	}
 	c.Log.Info("ready", "processes", len(r.stage.actors), "cells", len(r.cells), "seed", c.Seed)
 	return r.observed(ctx)
+}
+
+// rehearse leaves out the kinds that cannot be done here.
+func (r *run) rehearse() error {
+	a := r.stage.actors[0]
+	leave := func(why string, kinds ...Kind) {
+		r.cells = slices.DeleteFunc(r.cells, func(c Cell) bool { return slices.Contains(kinds, c.Kind) })
+		r.leftOut = append(r.leftOut, fmt.Sprintf("%s: %s", join(kinds), why))
+		r.Log.Warn("left out", "kinds", join(kinds), "why", why)
+	}
+	if err := r.stage.step(a, time.Second); err != nil {
+		leave(err.Error(), Clock)
+	} else if err := r.stage.step(a, 0); err != nil {
+		return err
+	}
+	if r.stage.syncs.Seen(a.host.Name) == 0 {
+		leave("no sync of a server was seen", SlowSync, SyncError)
+	}
+	if len(r.cells) == 0 {
+		return starling.Invalidf("--faults", "none of them can be done on this computer")
+	}
+	return nil
 }
 
 // prepare makes the repository and the apps.
@@ -301,12 +324,17 @@ func (r *run) blow(during context.Context, c Cell, region string, random *rand.R
 	b := plan(c, region, victim, random)
 	b.began = time.Now()
 	b.AtS = b.began.Sub(r.began).Seconds()
-	err = r.stage.strike(b)
-	if err == nil {
+	failed := r.stage.strike(b)
+	if failed == nil {
 		_ = sleep(during, b.hold) // cut short at the end of the run
 	}
-	err = errors.Join(err, r.stage.heal(b))
+	err = r.stage.heal(b)
 	b.end = time.Now()
+	if failed != nil {
+		r.Log.Warn("could not strike", "what", c.String(), "victim", b.Victim, "err", failed)
+		r.miss(c)
+		return err
+	}
 	b.HeldS = b.end.Sub(b.began).Seconds()
 	r.Log.Info("struck", "what", c.String(), "victim", b.Victim, "detail", b.Detail, "held", b.end.Sub(b.began).Round(time.Millisecond))
 	r.mu.Lock()

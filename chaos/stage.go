@@ -39,8 +39,6 @@ type actor struct {
 	clock *faults.Clock  // of this run; nil: not taken
 }
 
-func (a *actor) trapped() bool { return a.disk != "" }
-
 // stage is the world with its hosts. Safe for concurrent use once it is up; mu guards what
 // changes about actors.
 type stage struct {
@@ -130,9 +128,7 @@ func (s *stage) close() error {
 	var errs []error
 	if s.world != nil {
 		for _, a := range s.actors {
-			if pid := a.PID(); pid != 0 {
-				errs = append(errs, ignoreGone(unix.Kill(pid, unix.SIGCONT)))
-			}
+			errs = append(errs, a.signal(unix.SIGCONT))
 		}
 		errs = append(errs, s.world.Close())
 	}
@@ -150,11 +146,15 @@ func (s *stage) close() error {
 	return errors.Join(errs...)
 }
 
-func ignoreGone(err error) error {
-	if errors.Is(err, unix.ESRCH) {
+// signal sends a signal to the process if it runs.
+func (a *actor) signal(sig unix.Signal) error {
+	if a.PID() == 0 || a.ended() {
 		return nil
 	}
-	return err
+	if err := unix.Kill(a.PID(), sig); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("signal %s: %w", a.Name, err)
+	}
+	return nil
 }
 
 // with returns the actors of a region, or of all (""), that play a role.

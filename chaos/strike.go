@@ -77,7 +77,7 @@ func (s *stage) strike(b *blow) error {
 	case Kill:
 		return s.kill(b.victim)
 	case Stop:
-		return ignoreGone(unix.Kill(b.victim.PID(), unix.SIGSTOP))
+		return b.victim.signal(unix.SIGSTOP)
 	case Isolate, Mute, Deafen:
 		return s.links([]lab.Host{b.victim.host}, b.outside(s), b.Kind, 1)
 	case DiskFull:
@@ -101,7 +101,7 @@ func (s *stage) heal(b *blow) error {
 	case Kill:
 		return s.start(b.victim)
 	case Stop:
-		return ignoreGone(unix.Kill(b.victim.PID(), unix.SIGCONT))
+		return b.victim.signal(unix.SIGCONT)
 	case Isolate, Mute, Deafen:
 		return s.links([]lab.Host{b.victim.host}, b.outside(s), b.Kind, -1)
 	case DiskFull:
