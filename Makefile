@@ -4,7 +4,7 @@ export GOFLAGS
 VERSION  := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  := -X main.version=$(VERSION)
 
-.PHONY: build test demo bench lint fuzz clean tools
+.PHONY: build test demo bench chaos chaos-short lint fuzz clean tools
 
 build:
 	go build -trimpath -ldflags "$(LDFLAGS)" -o bin/ ./cmd/...
@@ -22,6 +22,14 @@ bench: build
 	bin/starling-bench submit --json
 	bin/starling-bench swarm --json --compare aria2,libtorrent
 	bin/starling-bench sim --json
+
+# Processes, disks, links and clocks fail while deployments go on: docs/chaos.md. Every run has another seed, which
+# it tells; SEED=n repeats one. Without root it cannot run, and says so.
+SEED ?= $(shell date +%s)
+chaos: tools build
+	bin/starling-bench chaos --seed $(SEED)
+chaos-short: tools build
+	bin/starling-bench chaos --seed $(SEED) --duration 60s --json
 
 lint:
 	go vet ./...

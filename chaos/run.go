@@ -31,6 +31,7 @@ type Config struct {
 	Seed     uint64
 	Kinds    []Kind // nil: all
 	Dir      string // where the data goes; "": where temporary files go
+	Keep     bool   // the processes' logs, also without a broken promise
 	Log      *slog.Logger
 }
 
@@ -95,7 +96,13 @@ func (c Config) Run(ctx context.Context) (res *Result, err error) {
 	}
 	r := &run{Config: &c, cells: Cells(c.Kinds, c.Regions), ledger: newLedger(), missed: map[Cell]int{}}
 	r.board = newBoard(r.ledger)
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	defer func() {
+		if c.Keep || res != nil && res.Verdict() != nil {
+			c.Log.Info("the logs of all processes are kept", "dir", dir)
+			return
+		}
+		err = errors.Join(err, os.RemoveAll(dir))
+	}()
 	if r.stage, err = newStage(&c, dir); err != nil {
 		return nil, err
 	}

@@ -65,6 +65,7 @@ every server holds. Fails if anything was lost, duplicated or left open. Needs r
 	f.IntVar(&c.Workers, "workers", 1, "workers of each region")
 	f.IntVar(&c.Machines, "machines", 4, "machines, dealt to the regions in turn")
 	f.StringVar(&kinds, "faults", "", "kinds of faults, with commas between them; all unless given")
+	f.BoolVar(&c.Keep, "keep", false, "keep the processes' logs, as is done when a promise was broken")
 	f.StringVar(&s.dir, "dir", os.TempDir(), "where the data goes")
 	return cmd
 }
