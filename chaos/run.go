@@ -40,7 +40,7 @@ const (
 	MaxDuration = 24 * time.Hour
 
 	phaseWithin  = 20 * time.Second // for a deployment to come to a boundary
-	endWithin    = 15 * time.Second // after a fault, until the lane goes on
+	endWithin    = 5 * time.Second  // after a fault, until the lane goes on
 	quorumWithin = 30 * time.Second // after a fault on a server, until the lane goes on
 	settleWithin = 60 * time.Second // until all regions and machines agree in the end
 )

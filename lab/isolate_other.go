@@ -18,6 +18,8 @@ func Possible() error { return errors.New("network namespaces need Linux") }
 func Isolate() error { return Possible() }
 
 // Dial fails where Possible does.
-func (h Host) Dial(context.Context, string, string) (net.Conn, error) { return onHost[net.Conn](h, nil) }
+func (h Host) Dial(context.Context, string, string) (net.Conn, error) {
+	return onHost[net.Conn](h, nil)
+}
 
 func onHost[T any](Host, func() (T, error)) (nothing T, err error) { return nothing, Possible() }
