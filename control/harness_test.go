@@ -101,9 +101,11 @@ func newBench(t testing.TB, region string, change func(*Config), nodes ...starli
 // elect begins a new term on the bench.
 func (b *bench) elect() *term {
 	ctx, cancel := context.WithCancel(context.Background())
-	b.t.Cleanup(cancel)
 	b.depose = cancel
 	t := newTerm(ctx, b.server)
+	var desk sync.WaitGroup
+	desk.Go(func() { _ = t.grantLoop(ctx) }) // it ends with ctx
+	b.t.Cleanup(func() { cancel(); desk.Wait() })
 	b.server.setTerm(t)
 	return t
 }

@@ -20,9 +20,9 @@ type term struct {
 	ctx context.Context  // ends with the term; long polls end with it
 	now func() time.Time // steady for the whole term
 
-	leasing chan struct{} // holds one token: job leases are proposed one at a time
-	kick    chan struct{} // asks the decide loop for another look
-	named   namedOnce     // sources that the log has called distrusted
+	asks  chan *leaseAsk // of workers that want a job
+	kick  chan struct{}  // asks the decide loop for another look
+	named namedOnce      // sources that the log has called distrusted
 }
 
 func newTerm(ctx context.Context, s *Server) *term {
@@ -33,8 +33,8 @@ func newTerm(ctx context.Context, s *Server) *term {
 			Region: s.cfg.Region, Regions: s.cfg.Regions, Replicas: s.cfg.Replicas, Settled: since.Add(s.unsettled()),
 		}, since),
 		s: s, ctx: ctx, now: now,
-		leasing: make(chan struct{}, 1),
-		kick:    make(chan struct{}, 1),
+		asks: make(chan *leaseAsk, maxGrantEntries*raftfsm.MaxEntryCommands),
+		kick: make(chan struct{}, 1),
 	}
 	t.setMembers()
 	return t
@@ -79,6 +79,7 @@ func (s *Server) reign(ctx context.Context, changed <-chan struct{}) error {
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return t.decideLoop(ctx) })
+	g.Go(func() error { return t.grantLoop(ctx) })
 	g.Go(func() error { return t.watchMembers(ctx) })
 	g.Go(func() error { return t.federate(ctx) })
 	g.Go(func() error {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/starlingdeploy/starling"
@@ -25,65 +24,21 @@ func (s *Server) serveLease(w http.ResponseWriter, r *http.Request, c *caller) e
 	wait := time.Duration(max(0, min(req.WaitMS, rpc.MaxWait.Milliseconds()))) * time.Millisecond
 	ctx, cancel := s.whileLeading(r.Context(), c.term)
 	defer cancel()
-	ctx, done := context.WithTimeout(ctx, wait)
-	defer done()
+	if wait > 0 {
+		var done context.CancelFunc
+		ctx, done = context.WithTimeout(ctx, wait)
+		defer done()
+	}
 	worker := fmt.Sprintf("%s/%d", c.Name, req.Slot)
-	for {
-		v := s.cfg.FSM.View()
-		if Leasable(v, worker, req.Holding) {
-			d, err := s.lease(r.Context(), ctx, c.term, worker, req.Holding)
-			if err != nil {
-				return err
-			}
-			if d != nil {
-				return answer(w, rpc.LeaseResponse{Job: jobOf(d)})
-			}
-		}
-		select {
-		case <-s.cfg.FSM.Changed(v.Index()):
-		case <-ctx.Done():
-			return answer(w, rpc.LeaseResponse{})
-		}
+	d, err := c.term.lease(ctx, worker, req.Holding, wait == 0)
+	if err != nil {
+		return err
 	}
-}
-
-// Leasable reports whether proposing a lease would change anything: there is a job,
-// or one that this worker has lost.
-func Leasable(v raftfsm.View, worker string, holding []string) bool {
-	if len(v.Buildable()) > 0 {
-		return true
+	var res rpc.LeaseResponse
+	if d != nil {
+		res.Job = jobOf(d)
 	}
-	for _, d := range v.Active() {
-		if d.Phase == starling.PhaseBuilding && d.Worker == worker && !slices.Contains(holding, d.ID) {
-			return true
-		}
-	}
-	return false
-}
-
-// lease proposes a lease, one worker at a time: of many that wait for one job, the
-// first gets it and the others see so without a log entry. Once proposed it is seen
-// through even if the wait ends.
-func (s *Server) lease(call, wait context.Context, t *term, worker string, holding []string) (*starling.Deployment, error) {
-	select {
-	case t.leasing <- struct{}{}: // even if there is no time to wait
-	default:
-		select {
-		case t.leasing <- struct{}{}:
-		case <-wait.Done():
-			return nil, nil
-		}
-	}
-	defer func() { <-t.leasing }()
-	if !Leasable(s.cfg.FSM.View(), worker, holding) {
-		return nil, nil
-	}
-	res, err := s.propose(call, "worker:"+worker, raftfsm.TypeJobLease, raftfsm.JobLease{Worker: worker, Holding: holding})
-	if err != nil || res.Deployment == nil {
-		return nil, err
-	}
-	t.Granted(res.Deployment, t.now())
-	return res.Deployment, nil
+	return answer(w, res)
 }
 
 func jobOf(d *starling.Deployment) *rpc.Job {

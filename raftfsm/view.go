@@ -117,6 +117,23 @@ func (v View) Buildable() []*starling.Deployment {
 	return v.next(byBuild)
 }
 
+// CountBuildable counts the deployments that a worker may lease now, most at most.
+func (v View) CountBuildable(most int) int {
+	n := 0
+	for range scan[lane](v.reader, tableLanes, byBuild, nil) {
+		if n >= most {
+			break
+		}
+		n++
+	}
+	return n
+}
+
+// BuiltBy returns the deployments that are leased to a worker's slot.
+func (v View) BuiltBy(worker string) []*starling.Deployment {
+	return records(scan[starling.Deployment](v.reader, tableDeployments, byWorker, strKey(worker)))
+}
+
 func (v View) next(index string) []*starling.Deployment {
 	var out []*starling.Deployment
 	for l := range scan[lane](v.reader, tableLanes, index, nil) {

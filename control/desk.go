@@ -1,0 +1,227 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/raftfsm"
+)
+
+// Bounds of the desk.
+const (
+	maxLeaseAsks    = 8192 // workers' slots that wait for a job
+	maxGrantEntries = 4    // entries of leases under way
+)
+
+// leaseAsk is one worker's slot that waits for a job.
+type leaseAsk struct {
+	worker  string
+	holding []string
+	once    bool        // it does not wait: no job now is an answer, too
+	known   bool        // it has been looked for a job that this slot has lost
+	taken   atomic.Bool // by the desk, or by its caller giving up
+	answer  chan leaseAnswer
+}
+
+type leaseAnswer struct {
+	job   *starling.Deployment // nil: there was none
+	err   error
+	again bool // another was faster: ask again
+}
+
+// withdraw gives up waiting. False: a lease is under way, and its answer will come.
+func (a *leaseAsk) withdraw() bool { return a.taken.CompareAndSwap(false, true) }
+
+// leaseDesk decides which workers' questions become commands: no more than there are
+// jobs, first come, first served, so that the idle cost no log entries however many they
+// are; and as many at once as there are, so that an entry grants leases to all of them.
+// It is for one goroutine.
+type leaseDesk struct {
+	waiting  []*leaseAsk
+	busy     map[string]bool // workers whose lease is under way
+	underWay int             // leases that are; the state may still show their jobs as free
+}
+
+func newLeaseDesk() *leaseDesk { return &leaseDesk{busy: map[string]bool{}} }
+
+// add queues a question. A newer one of the same slot takes the place of the older,
+// whose caller must have gone.
+func (d *leaseDesk) add(a *leaseAsk) {
+	d.waiting = slices.DeleteFunc(d.waiting, func(old *leaseAsk) bool {
+		if old.worker != a.worker {
+			return old.taken.Load()
+		}
+		if old.withdraw() {
+			old.answer <- leaseAnswer{}
+		}
+		return true
+	})
+	if len(d.waiting) >= maxLeaseAsks && a.withdraw() {
+		a.answer <- leaseAnswer{err: fmt.Errorf("%d workers wait for jobs: %w", maxLeaseAsks, starling.ErrUnavailable)}
+		return
+	}
+	d.waiting = append(d.waiting, a)
+}
+
+// take removes those whose questions are to be proposed now, in one entry. The view must
+// not be older than the last call of done.
+func (d *leaseDesk) take(v raftfsm.View) []*leaseAsk {
+	if len(d.waiting) == 0 {
+		return nil
+	}
+	free := v.CountBuildable(len(d.waiting)+d.underWay) - d.underWay
+	var batch []*leaseAsk
+	left := d.waiting[:0]
+	for _, a := range d.waiting {
+		switch {
+		case len(batch) == raftfsm.MaxEntryCommands || d.busy[a.worker]:
+			left = append(left, a)
+		case free > 0 || !a.known && lostJob(v, a.worker, a.holding):
+			if a.taken.CompareAndSwap(false, true) { // else its caller has gone
+				batch = append(batch, a)
+				d.busy[a.worker] = true
+				free--
+			}
+		case a.once:
+			if a.withdraw() {
+				a.answer <- leaseAnswer{}
+			}
+		default:
+			a.known = true
+			left = append(left, a)
+		}
+	}
+	clear(d.waiting[len(left):])
+	d.waiting = left
+	d.underWay += len(batch)
+	return batch
+}
+
+// done notes that a batch has its answers.
+func (d *leaseDesk) done(batch []*leaseAsk) {
+	d.underWay -= len(batch)
+	for _, a := range batch {
+		delete(d.busy, a.worker)
+	}
+}
+
+// Leasable reports whether proposing a lease would change anything: there is a job,
+// or one that this worker has lost.
+func Leasable(v raftfsm.View, worker string, holding []string) bool {
+	return v.CountBuildable(1) > 0 || lostJob(v, worker, holding)
+}
+
+// lostJob reports whether the state says that a slot builds what it says it does not.
+func lostJob(v raftfsm.View, worker string, holding []string) bool {
+	return slices.ContainsFunc(v.BuiltBy(worker), func(d *starling.Deployment) bool { return !slices.Contains(holding, d.ID) })
+}
+
+// grantLoop runs the desk until ctx ends.
+func (t *term) grantLoop(ctx context.Context) error {
+	desk := newLeaseDesk()
+	answered := make(chan []*leaseAsk, maxGrantEntries)
+	granting := 0
+	var grants sync.WaitGroup
+	defer grants.Wait()
+	for {
+		v := t.s.cfg.FSM.View()
+		var changed <-chan struct{}
+		if granting < maxGrantEntries {
+			if batch := desk.take(v); len(batch) > 0 {
+				granting++
+				grants.Go(func() {
+					t.grant(ctx, batch)
+					answered <- batch
+				})
+				continue
+			}
+			if len(desk.waiting) > 0 {
+				changed = t.s.cfg.FSM.Changed(v.Index())
+			}
+		}
+		select {
+		case a := <-t.asks:
+			desk.add(a)
+			for range len(t.asks) {
+				desk.add(<-t.asks)
+			}
+		case batch := <-answered:
+			granting--
+			desk.done(batch)
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// grant proposes leases in one entry and gives everybody their answer.
+func (t *term) grant(ctx context.Context, batch []*leaseAsk) {
+	results, err := t.proposeLeases(ctx, batch)
+	now := t.now()
+	for i, a := range batch {
+		switch {
+		case err != nil:
+			a.answer <- leaseAnswer{err: err}
+		case results[i].Err != nil:
+			a.answer <- leaseAnswer{err: fmt.Errorf("lease: %w", results[i].Err)}
+		default:
+			d := results[i].Deployment
+			if d != nil {
+				t.Granted(d, now)
+			}
+			a.answer <- leaseAnswer{job: d, again: d == nil && !a.once}
+		}
+	}
+}
+
+func (t *term) proposeLeases(ctx context.Context, batch []*leaseAsk) ([]raftfsm.Result, error) {
+	now := t.now()
+	cmds := make([]raftfsm.Command, len(batch))
+	for i, a := range batch {
+		var err error
+		cmds[i], err = raftfsm.NewCommand(raftfsm.TypeJobLease, now, "worker:"+a.worker, raftfsm.JobLease{Worker: a.worker, Holding: a.holding})
+		if err != nil {
+			return nil, err
+		}
+	}
+	results, err := t.s.commit(ctx, cmds...)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil, fmt.Errorf("lease: %w", errors.Join(starling.ErrNotLeader, err))
+	case err != nil:
+		return nil, fmt.Errorf("lease: %w", err)
+	}
+	return results, nil
+}
+
+// lease waits until wait ends, or only for a look if it is but once, for a job for a
+// worker's slot; nil: there was none. A lease that is under way is seen through even if
+// the wait ends.
+func (t *term) lease(wait context.Context, worker string, holding []string, once bool) (*starling.Deployment, error) {
+	for {
+		a := &leaseAsk{worker: worker, holding: holding, once: once, answer: make(chan leaseAnswer, 1)}
+		select {
+		case t.asks <- a:
+		case <-wait.Done():
+			return nil, nil
+		}
+		select {
+		case got := <-a.answer:
+			if !got.again {
+				return got.job, got.err
+			}
+		case <-wait.Done():
+			if a.withdraw() {
+				return nil, nil
+			}
+			got := <-a.answer // as long as a proposal may take
+			return got.job, got.err
+		}
+	}
+}
