@@ -50,6 +50,7 @@ type QueuePoint struct {
 
 	CycleMS  Quantile `json:"cycle_ms"`  // of the round whose cycles_per_s is the median
 	SubmitMS Quantile `json:"submit_ms"` // its first step
+	Failures int64    `json:"failures"`  // its cycles that a change of leader ended
 	// Entries is Raft log entries per second; most hold several commands.
 	Entries            float64 `json:"raft_entries_per_s"`
 	CommandsPerEntry   float64 `json:"commands_per_entry"` // of the clients' commands
@@ -69,6 +70,7 @@ type queueSample struct {
 	cycleMS          Quantile
 	submitMS         Quantile
 	meanMS           float64
+	failures         int64
 	entries          float64 // per second
 	cpuMS, clientsMS float64 // per cycle
 }
@@ -127,7 +129,7 @@ func (c QueueConfig) Run(ctx context.Context) (*QueueResult, error) {
 func queuePoint(clients int, ours, theirs []queueSample) QueuePoint {
 	s, low, high := medianSample(ours)
 	p := QueuePoint{
-		Clients: clients, Cycles: s.cycles, CyclesMin: low, CyclesMax: high, CycleMS: s.cycleMS, SubmitMS: s.submitMS,
+		Clients: clients, Cycles: s.cycles, CyclesMin: low, CyclesMax: high, CycleMS: s.cycleMS, SubmitMS: s.submitMS, Failures: s.failures,
 		Entries: s.entries, CPUMSPerCycle: s.cpuMS, ClientMSPerCycle: s.clientsMS,
 	}
 	if s.entries > 0 {

@@ -22,8 +22,12 @@ import (
 	"github.com/starlingdeploy/starling/world"
 )
 
-// slotsPerWorker is how many clients share a worker's QUIC connection, each with a slot of its own.
-const slotsPerWorker = 64
+// Bounds of the clients.
+const (
+	slotsPerWorker    = 64 // clients that share a worker's QUIC connection, each with a slot of its own
+	maxCycleFailures  = 50 // of one client, one after the other, before the measurement is given up
+	cycleFailurePause = 100 * time.Millisecond
+)
 
 // round measures this system with each number of clients, in one region that lives as long.
 func (c QueueConfig) round(ctx context.Context, samples map[int][]queueSample) error {
@@ -47,6 +51,7 @@ type queueClients struct {
 
 	measuring atomic.Bool
 	cycles    atomic.Int64 // ended while measuring
+	failures  atomic.Int64 // cycles that were given up
 	mu        sync.Mutex
 	cycle     *hdrhistogram.Histogram
 	submit    *hdrhistogram.Histogram
@@ -80,7 +85,7 @@ func (c QueueConfig) sample(ctx context.Context, w *world.World, n int) (_ queue
 		return err
 	}()
 	err = errors.Join(g.Wait(), measured)
-	s.cycleMS, s.submitMS = quantileMS(q.cycle), quantileMS(q.submit)
+	s.cycleMS, s.submitMS, s.failures = quantileMS(q.cycle), quantileMS(q.submit), q.failures.Load()
 	return s, err
 }
 
@@ -155,7 +160,7 @@ func (q *queueClients) run(ctx context.Context, i int, over <-chan struct{}) err
 		q.cycle.Merge(cycle)
 		q.submit.Merge(submit)
 	}()
-	for n := 0; ; n++ {
+	for n, failed := 0, 0; ; n++ {
 		select {
 		case <-over:
 			return nil
@@ -163,9 +168,18 @@ func (q *queueClients) run(ctx context.Context, i int, over <-chan struct{}) err
 		}
 		began := time.Now()
 		submitted, err := q.cycleOnce(ctx, i, n)
-		if err != nil {
+		switch {
+		case errors.Is(err, starling.ErrUnavailable) && failed < maxCycleFailures:
+			failed++ // a busy computer may change its leader
+			q.failures.Add(1)
+			if err := pause(ctx, cycleFailurePause); err != nil {
+				return err
+			}
+			continue
+		case err != nil:
 			return err
 		}
+		failed = 0
 		if !q.measuring.Load() {
 			continue
 		}
