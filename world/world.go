@@ -35,6 +35,8 @@ type World struct {
 	Procs []*Proc
 
 	bin   string
+	size  Size
+	keys  map[string]string // gossip keys, by region
 	ca    *pki.CA
 	spawn chan func()    // run by one locked thread, so that Pdeathsig is ours for life
 	alive sync.WaitGroup // one for each running process
@@ -118,7 +120,7 @@ func New(bin, dir string, size Size, hosts ...Host) (*World, error) {
 	if len(hosts) > 0 && len(hosts) != size.procs() {
 		return nil, fmt.Errorf("%d hosts for %d processes", len(hosts), size.procs())
 	}
-	w := &World{Dir: dir, bin: bin, spawn: make(chan func())}
+	w := &World{Dir: dir, bin: bin, size: size, keys: map[string]string{}, spawn: make(chan func())}
 	for r := range size.Regions {
 		region := fmt.Sprintf("r%d", r+1)
 		for _, part := range []struct {
@@ -136,10 +138,10 @@ func New(bin, dir string, size Size, hosts ...Host) (*World, error) {
 	}
 	if len(hosts) > 0 {
 		w.settle(hosts)
-	} else if err := w.assignPorts(); err != nil {
+	} else if err := assignPorts(w.Procs); err != nil {
 		return nil, err
 	}
-	if err := w.writeFiles(size); err != nil {
+	if err := w.writeFiles(); err != nil {
 		return nil, err
 	}
 	go w.spawner()
@@ -187,7 +189,7 @@ func (w *World) settle(hosts []Host) {
 }
 
 // assignPorts finds free loopback ports by holding all of them at once.
-func (w *World) assignPorts() error {
+func assignPorts(procs []*Proc) error {
 	var held []net.Listener
 	defer func() {
 		for _, l := range held {
@@ -202,7 +204,7 @@ func (w *World) assignPorts() error {
 		held = append(held, l)
 		return l.Addr().String(), nil
 	}
-	for _, p := range w.Procs {
+	for _, p := range procs {
 		var app string
 		var err error
 		for _, to := range []*string{&p.HTTP, &p.gossip, &p.quic, &app} {
@@ -227,35 +229,69 @@ func portOf(addr string) int {
 	return n
 }
 
-func (w *World) writeFiles(size Size) error {
+func (w *World) writeFiles() error {
 	ca, err := pki.NewCA("dev", time.Now())
 	if err != nil {
 		return err
 	}
 	w.ca = ca
-	gossip := map[string]string{}
 	for _, p := range w.Procs {
-		if gossip[p.Region] == "" {
-			gossip[p.Region] = gossipKey()
-		}
-		req := pki.Request{Name: p.Name, Region: p.Region, Roles: []starling.Role{p.Role}, TTL: certTTL}
-		cert, key, err := ca.Issue(req, time.Now())
-		if err != nil {
+		if err := w.certify(p); err != nil {
 			return err
 		}
-		if err := os.MkdirAll(filepath.Dir(p.Config), 0o755); err != nil {
+	}
+	return w.Configure()
+}
+
+// certify makes a process's folder with its certificate.
+func (w *World) certify(p *Proc) error {
+	req := pki.Request{Name: p.Name, Region: p.Region, Roles: []starling.Role{p.Role}, TTL: certTTL}
+	cert, key, err := w.ca.Issue(req, time.Now())
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(p.Config), 0o755); err != nil {
+		return err
+	}
+	for name, content := range map[string][]byte{"ca.pem": w.ca.CertPEM(), "node.pem": cert, "node-key.pem": key} {
+		if err := os.WriteFile(filepath.Join(filepath.Dir(p.Config), name), content, 0o600); err != nil {
 			return err
-		}
-		for name, content := range map[string][]byte{
-			"ca.pem": ca.CertPEM(), "node.pem": cert, "node-key.pem": key,
-			"agent.hcl": w.configFor(p, gossip[p.Region], size),
-		} {
-			if err := os.WriteFile(filepath.Join(filepath.Dir(p.Config), name), content, 0o600); err != nil {
-				return err
-			}
 		}
 	}
 	return nil
+}
+
+// Configure writes the configuration of every process, in which the servers of Procs
+// stand. A process reads it when it starts.
+func (w *World) Configure() error {
+	for _, p := range w.Procs {
+		if w.keys[p.Region] == "" {
+			w.keys[p.Region] = gossipKey()
+		}
+		if err := os.WriteFile(p.Config, w.configFor(p, w.keys[p.Region], w.size), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Forget takes a process that has ended out of the world: a computer that is gone.
+func (w *World) Forget(p *Proc) {
+	w.Procs = slices.DeleteFunc(w.Procs, func(q *Proc) bool { return q == p })
+}
+
+// AddServer plans one more server of a region on the loopback, with an empty data
+// directory. Configure tells the others of it, StartOne runs it.
+func (w *World) AddServer(region, name string) (*Proc, error) {
+	w.add(region, name, starling.RoleServer)
+	p := w.Procs[len(w.Procs)-1]
+	if err := assignPorts([]*Proc{p}); err != nil {
+		return nil, err
+	}
+	if err := w.certify(p); err != nil {
+		return nil, err
+	}
+	return p, w.Configure()
 }
 
 // Issue makes credentials for a program that takes part without being one of Procs.
@@ -299,7 +335,7 @@ func (w *World) configFor(p *Proc, gossipKey string, size Size) []byte {
 	line("tls {\n  ca = \"ca.pem\"\n  cert = \"node.pem\"\n  key = \"node-key.pem\"\n}")
 	switch p.Role {
 	case starling.RoleServer:
-		line("server {\n  enabled = true\n  bootstrap_expect = %d\n}", size.Servers)
+		line("server {\n  enabled = true\n  bootstrap_expect = %d\n  autopilot {\n    server_stabilization_time = \"1s\"\n  }\n}", size.Servers)
 	case starling.RoleCache:
 		line("cache {\n  enabled = true\n  max_bytes = \"20GiB\"\n}")
 	case starling.RoleWorker:
