@@ -6,6 +6,7 @@ package world
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -49,6 +50,7 @@ type Proc struct {
 	HTTP         string // address of the API; servers only
 	AppPort      int    // PORT in the environment of a machine's releases
 	Config, Log  string // files
+	Bin          string // program of the next start; empty: the world's
 
 	gossip, quic string
 	host         Host
@@ -366,7 +368,7 @@ func (w *World) StartOne(p *Proc) error {
 	if err != nil {
 		return err
 	}
-	words := append(slices.Clone(p.host.Prefix), w.bin, "agent", "--config="+p.Config)
+	words := append(slices.Clone(p.host.Prefix), cmp.Or(p.Bin, w.bin), "agent", "--config="+p.Config)
 	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Dir = filepath.Dir(p.Config)
 	cmd.Stdout, cmd.Stderr = out, out

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -13,8 +14,9 @@ import (
 	"github.com/starlingdeploy/starling/world"
 )
 
-// asProcesses runs a world of real processes, this test binary playing the agent.
-func asProcesses(t *testing.T, size world.Size) *cluster {
+// asProcesses runs a world of real processes: this test binary plays the agent, or
+// another program that they begin with.
+func asProcesses(t *testing.T, size world.Size, begin ...string) *cluster {
 	t.Helper()
 	bin, err := os.Executable()
 	if err != nil {
@@ -23,6 +25,9 @@ func asProcesses(t *testing.T, size world.Size) *cluster {
 	w, err := world.New(bin, t.TempDir(), size)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, p := range w.Procs {
+		p.Bin = cmp.Or(begin...)
 	}
 	c := &cluster{t: t, w: w}
 	t.Cleanup(func() {
