@@ -12,7 +12,9 @@ import (
 
 // Level is what this program speaks: it applies every command whose level is not above
 // it. A new command, and a new meaning of an old one, take a new level, so that servers
-// of the version before can share a cluster with this one until it is first used.
+// of the version before can share a cluster with this one until it is first used. Without
+// one a command may do no more than before, but for new fields of records that no
+// transition reads: servers of the version before pass over them.
 //
 //	1  the first
 //	2  every command that level1 does not list
