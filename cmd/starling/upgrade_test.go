@@ -178,53 +178,62 @@ func (c *cluster) exchange(bin string, procs ...*world.Proc) {
 	c.sameState()
 }
 
-// sameState waits until every server holds the same apps, deployments and releases.
+// sameState waits until every server is there and holds what the first one knows to have
+// ended, and the same apps, in the same words.
 func (c *cluster) sameState() {
 	c.t.Helper()
-	c.eventually(30*time.Second, func() error {
+	c.eventually(time.Minute, func() error {
 		if err := c.w.Crashed(); err != nil {
 			c.t.Fatal(err)
 		}
-		first, at := "", ""
+		var first map[string]string
 		for _, p := range c.w.WithRole(starling.RoleServer) {
-			text, err := stateAt(c.t.Context(), c.client(p))
+			state, err := stateAt(c.t.Context(), c.client(p))
 			if err != nil {
 				return fmt.Errorf("%s: %w", p.Name, err)
 			}
-			if at == "" {
-				first, at = text, p.Name
+			if first == nil {
+				first = state
 			}
-			if text != first {
-				return fmt.Errorf("the states of %s and %s differ:\n%s\n%s", at, p.Name, first, text)
+			for id, text := range first {
+				if state[id] != text {
+					return fmt.Errorf("%s has another %s:\n%s\n%s", p.Name, id, text, state[id])
+				}
 			}
 		}
 		return nil
 	})
 }
 
-// stateAt is one server's own copy of the records, in the words of this program.
-func stateAt(ctx context.Context, api *client.Client) (string, error) {
+// stateAt is one server's own copy of what has ended and of the apps, by name, in the
+// words of this program.
+func stateAt(ctx context.Context, api *client.Client) (map[string]string, error) {
+	if l, err := api.Leader(ctx); err != nil || l.Name == "" {
+		return nil, errors.Join(errors.New("nobody leads"), err)
+	}
 	ds, err := api.Deployments(ctx, starling.DeploymentFilter{Limit: 1000})
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	apps, err := api.Apps(ctx)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	out := []any{ds, apps}
-	for _, a := range apps {
-		rs, err := api.Releases(ctx, a.Name)
-		if err != nil {
-			return "", err
+	out := map[string]string{}
+	add := func(id string, v any) error {
+		b, err := json.Marshal(v)
+		out[id] = string(b)
+		return err
+	}
+	for _, d := range ds {
+		if d.Phase.Terminal() {
+			err = errors.Join(err, add(d.ID, d))
 		}
-		out = append(out, rs)
 	}
-	if l, err := api.Leader(ctx); err != nil || l.Name == "" {
-		return "", errors.Join(errors.New("nobody leads"), err)
+	for _, a := range apps {
+		err = errors.Join(err, add(a.Name, a))
 	}
-	b, err := json.Marshal(out)
-	return string(b), err
+	return out, err
 }
 
 // The program of the version before and this one run mixed over the same data, first on
