@@ -111,17 +111,17 @@ func spoken(t failer, log [][]byte, level int) [][]byte {
 func (p *previous) compare(t failer, region string, log [][]byte) {
 	t.Helper()
 	half := len(log) / 2
-	theirs, ours := p.replay(t, region, nil, log[:half]), after(t, New(region), log[:half])
+	theirs, ours := p.replay(t, region, nil, log[:half]), played(t, New(region), log[:half])
 	p.same(t, region, half, theirs, ours)
 	fsm := New(region)
 	if err := fsm.Restore(io.NopCloser(bytes.NewReader(theirs))); err != nil {
 		t.Fatalf("a snapshot of the version before: %v", err)
 	}
-	p.same(t, region, len(log), p.replay(t, region, ours, log[half:]), after(t, fsm, log[half:]))
+	p.same(t, region, len(log), p.replay(t, region, ours, log[half:]), played(t, fsm, log[half:]))
 }
 
-// after returns the snapshot of a state after a log.
-func after(t failer, f *FSM, entries [][]byte) []byte {
+// played returns the snapshot of a state after a log.
+func played(t failer, f *FSM, entries [][]byte) []byte {
 	first := f.View().Index() + 1
 	for i, data := range entries {
 		f.Apply(&raft.Log{Index: first + uint64(i), Data: data})
