@@ -59,6 +59,8 @@ const (
 	TypeTokenBootstrap   Type = "token.bootstrap"
 	TypeTokenCreate      Type = "token.create"
 	TypeTokenRevoke      Type = "token.revoke"
+	TypeHistoryArchive   Type = "history.archive"
+	TypeHistoryDrop      Type = "history.drop"
 	TypeVote             Type = "region.vote"
 	TypeTakeover         Type = "region.takeover"
 	TypeReturned         Type = "region.returned"

@@ -212,6 +212,9 @@ func (t *tx) homed(id string) (*row[starling.Deployment], error) {
 	r := t.deployment(id)
 	switch {
 	case r == nil:
+		if l, ok := t.archived(id); ok {
+			return nil, fmt.Errorf("%w: deployment %s of app %s has ended and is in the archive", starling.ErrConflict, id, l.Head.App)
+		}
 		return nil, fmt.Errorf("%w: there is no deployment %.80q", starling.ErrNotFound, id)
 	case r.mod == 0:
 		return nil, fmt.Errorf("%w: the home of deployment %s is %s, not %s", starling.ErrConflict, id, r.rec.Home, t.region)
@@ -327,7 +330,11 @@ func (t *tx) relane(app string) {
 // pruneEnded drops the oldest ended deployments of a home beyond the bound.
 func (t *tx) pruneEnded(name string) {
 	h, _ := t.home(name)
-	for ; h.Ended > t.limits.ended; h.Ended-- {
+	keep := t.limits.ended
+	if t.meta.Level >= LevelOf(TypeHistoryArchive) {
+		keep *= archiveSlack
+	}
+	for ; h.Ended > keep; h.Ended-- {
 		r := get[starling.Deployment](t.reader, tableDeployments, byEnded, strKey(name))
 		if r == nil {
 			return

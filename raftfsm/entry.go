@@ -139,6 +139,10 @@ func handlerOf(t Type) handler {
 		return on((*tx).tokenCreate)
 	case TypeTokenRevoke:
 		return on((*tx).tokenRevoke)
+	case TypeHistoryArchive:
+		return on((*tx).historyArchive)
+	case TypeHistoryDrop:
+		return on((*tx).historyDrop)
 	case TypeVote:
 		return on((*tx).vote)
 	case TypeTakeover:

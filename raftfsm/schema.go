@@ -25,6 +25,7 @@ const (
 	tablePlaced      = "placed"
 	tableTokens      = "tokens"
 	tableEvents      = "events"
+	tableHistory     = "history" // segments of the archive
 	tableTakeovers   = "takeovers"
 	tableBallots     = "ballots"
 	tableUnseen      = "unseen"
@@ -69,7 +70,8 @@ type meta struct {
 	Level   int       `json:"level,omitempty"` // in use; 0: 1
 	// Floor is the index at which this state was last restored: machines may have seen
 	// generations up to it. 0: never.
-	Floor uint64 `json:"floor,omitempty"`
+	Floor    uint64 `json:"floor,omitempty"`
+	Archived int64  `json:"archived,omitempty"` // bytes of the archive's segments
 }
 
 // position is the place of an event in the order of all events.
@@ -86,7 +88,8 @@ type home struct {
 	Ended     int    `json:"ended"`
 	Artifacts int    `json:"artifacts"`
 	Tokens    int    `json:"tokens"`
-	Unseen    int    `json:"unseen,omitempty"` // records in that table; this region's only
+	Unseen    int    `json:"unseen,omitempty"`   // records in that table; this region's only
+	Archived  int    `json:"archived,omitempty"` // deployments in the archive
 }
 
 // build says which artifact a build key gave.
@@ -215,6 +218,7 @@ func schema() *memdb.DBSchema {
 			byMod:  modKey[starling.Token],
 			byHash: func(r *row[starling.Token]) []byte { return digKey(r.rec.Hash) },
 		})
+	table(s, tableHistory, func(r *row[Segment]) []byte { return segmentKey(r.rec) }, nil)
 	table(s, tableEvents, func(r *row[starling.Event]) []byte { return eventKey(position{r.rec.Index, r.rec.N}) }, nil)
 	table(s, tableTakeovers, func(r *row[starling.Takeover]) []byte { return takeoverKey(r.rec.From, r.rec.Stage) },
 		map[string]index[starling.Takeover]{byMod: modKey[starling.Takeover]})

@@ -133,6 +133,18 @@ func insertLine[T any](txn *memdb.Txn, l *line) error {
 	return txn.Insert(l.Table, r)
 }
 
+// insertSegment is insertLine for segments, whose views rely on what is in them.
+func insertSegment(txn *memdb.Txn, l *line) error {
+	r := &row[Segment]{rec: new(Segment), mod: l.Mod, seq: l.Seq}
+	if err := json.Unmarshal(l.Rec, r.rec); err != nil {
+		return err
+	}
+	if err := soundSegment(r.rec); err != nil {
+		return err
+	}
+	return txn.Insert(l.Table, r)
+}
+
 // readSnapshot reads a snapshot of a region, with "" of any, into a new database. It
 // returns the region that the snapshot names.
 func readSnapshot(rd io.Reader, region string) (*memdb.MemDB, meta, string, error) {
@@ -281,6 +293,8 @@ func insert(txn *memdb.Txn, l *line) error {
 		return insertLine[starling.Token](txn, l)
 	case tableEvents:
 		return insertLine[starling.Event](txn, l)
+	case tableHistory:
+		return insertSegment(txn, l)
 	case tableTakeovers:
 		return insertLine[starling.Takeover](txn, l)
 	case tableBallots:

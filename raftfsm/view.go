@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"slices"
+	"time"
 
 	"github.com/starlingdeploy/starling"
 )
@@ -45,14 +46,13 @@ func (v View) Deployment(id string) (*starling.Deployment, bool) { return find(v
 // Deployments returns those that f chooses, newest first, MaxListed at most. With an
 // unknown Before there are none.
 func (v View) Deployments(f starling.DeploymentFilter) []*starling.Deployment {
-	limit := f.Limit
-	if limit <= 0 || limit > MaxListed {
-		limit = MaxListed
-	}
+	limit := listLimit(f.Limit)
 	var before *row[starling.Deployment]
 	if f.Before != "" {
 		if before = v.deployment(f.Before); before == nil {
-			return nil
+			if before = v.standIn(f.Before); before == nil {
+				return nil
+			}
 		}
 	}
 	var out []*row[starling.Deployment]
@@ -75,6 +75,22 @@ func (v View) Deployments(f starling.DeploymentFilter) []*starling.Deployment {
 		ds[i] = r.rec
 	}
 	return ds
+}
+
+func listLimit(n int) int {
+	if n <= 0 || n > MaxListed {
+		return MaxListed
+	}
+	return n
+}
+
+// standIn returns a row of the age of an archived deployment, nil if there is none.
+func (v View) standIn(id string) *row[starling.Deployment] {
+	l, ok := v.archived(id)
+	if !ok {
+		return nil
+	}
+	return &row[starling.Deployment]{rec: &starling.Deployment{CreatedAt: time.UnixMicro(l.Head.At)}, seq: l.Head.Seq}
 }
 
 // older returns the newest deployments of a list that are older than before, which is
