@@ -4,7 +4,7 @@ export GOFLAGS
 VERSION  := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  := -X main.version=$(VERSION)
 
-.PHONY: build test demo bench chaos chaos-short lint fuzz clean tools
+.PHONY: build test demo bench chaos chaos-short lint fuzz soak clean tools
 
 build:
 	go build -trimpath -ldflags "$(LDFLAGS)" -o bin/ ./cmd/...
@@ -41,6 +41,13 @@ lint:
 FUZZTIME ?= 5000x
 fuzz:
 	packaging/fuzz.sh $(FUZZTIME)
+
+# Schedules of the simulated control plane, from a seed of the clock on (FIRST=n: from there); any that fails is
+# played again by go test ./sim/plane -run TestPlane -seed N.
+SECONDS ?= 60
+FIRST   ?= 0
+soak:
+	go test ./sim/plane -run TestPlane -v -count=1 -timeout 0 -soak $(SECONDS)s -first $(FIRST)
 
 # git and bubblewrap are what builds need; installs them on Debian, or says how.
 tools:

@@ -33,6 +33,7 @@ var floors = map[string]int{
 	"agent":      3,
 	"httpapi":    3,
 	"sim":        4,
+	"sim/plane":  4,
 	"bench":      4,
 	"chaos":      4,
 
@@ -70,6 +71,9 @@ var forbidden = []struct{ pkg, imported, reason string }{
 	{"agent", "github.com/quic-go", "only transport speaks QUIC"},
 	{"sim", module + "/transport", "the simulator stands on floors 0 and 1"},
 	{"sim", module + "/agent", "the simulator stands on floors 0 and 1"},
+	{"sim/plane", "net", "the control plane is simulated on virtual time, without a socket"},
+	{"sim/plane", "os", "the control plane is simulated on virtual time, without a disk"},
+	{"sim/plane", "context", "the control plane is simulated without a goroutine"},
 }
 
 type listed struct {
@@ -110,7 +114,7 @@ func TestImportsGoDownOnly(t *testing.T) {
 
 func TestNoClockInPureCores(t *testing.T) {
 	out, err := exec.Command("grep", "-rnE", `time\.(Now|Since|Until|After|Sleep|NewTimer|NewTicker|Tick)\(`,
-		"--include=*.go", "--exclude=*_test.go", "raftfsm", "swarm").CombinedOutput()
+		"--include=*.go", "--exclude=*_test.go", "raftfsm", "swarm", "sim/plane").CombinedOutput()
 	if err == nil {
 		t.Errorf("the pure cores read a clock:\n%s", out)
 	} else if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 1 {

@@ -1,0 +1,122 @@
+package plane
+
+import (
+	"flag"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+var (
+	oneSeed   = flag.Uint64("seed", 0, "play this schedule alone and tell its story; with -v also if it goes well")
+	firstSeed = flag.Uint64("first", 1, "the first seed of TestPlane; 0: of the clock")
+	schedules = flag.Int("schedules", 0, "how many schedules TestPlane plays; 0: a few")
+	soakFor   = flag.Duration("soak", 0, "play schedules for so long, whatever -schedules says")
+)
+
+// TestPlane plays schedules, one after the other on each core, and shows the story of the
+// first that breaks a promise.
+func TestPlane(t *testing.T) {
+	if *oneSeed != 0 {
+		r := Run(Config{Seed: *oneSeed})
+		t.Logf("%s\n%+v", Explain(Config{Seed: *oneSeed}), r.Stats)
+		if r.Err != nil {
+			t.Fatal(r.Err)
+		}
+		return
+	}
+	first, most := *firstSeed, few
+	if *schedules > 0 {
+		most = *schedules
+	}
+	if first == 0 {
+		first = uint64(time.Now().UnixNano())
+	}
+	begin := time.Now()
+	sum, played, failed := play(first, func(n int) bool {
+		if *soakFor > 0 {
+			return time.Since(begin) < *soakFor
+		}
+		return n < most
+	})
+	took := time.Since(begin)
+	t.Logf("%d schedules from seed %d in %s, %.0f a minute: %+v", played, first, took.Round(time.Millisecond), float64(played)/took.Minutes(), sum)
+	if failed != nil {
+		t.Fatalf("%s\nAgain: go test ./sim/plane -run TestPlane -seed %d", Explain(Config{Seed: failed.Seed}), failed.Seed)
+	}
+	// Schedules in which nothing happens would prove nothing.
+	if sum.Succeeded < played/4 || sum.Cancels == 0 || sum.Requeues == 0 || sum.Restores == 0 || sum.Terms < 2*played || sum.Activations == 0 {
+		t.Errorf("the schedules reach too little")
+	}
+}
+
+// play plays seeds from first on, on all cores, while more says so, and returns the
+// failure with the lowest seed, if there is one.
+func play(first uint64, more func(n int) bool) (sum Stats, played int, failed *Result) {
+	var (
+		next atomic.Int64
+		mu   sync.Mutex
+		wg   sync.WaitGroup
+	)
+	for range cores {
+		wg.Go(func() {
+			for {
+				n := int(next.Add(1)) - 1
+				if !more(n) {
+					return
+				}
+				r := Run(Config{Seed: first + uint64(n)})
+				mu.Lock()
+				sum, played = sum.Add(r.Stats), played+1
+				if r.Err != nil && (failed == nil || r.Seed < failed.Seed) {
+					failed = &r
+				}
+				stop := failed != nil
+				mu.Unlock()
+				if stop {
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return sum, played, failed
+}
+
+const cores = 2
+
+// TestSameSeedSameEvents shows that a failure can be played again, and that telling its
+// story changes nothing.
+func TestSameSeedSameEvents(t *testing.T) {
+	for seed := uint64(1); seed <= 6; seed++ {
+		a, b := Run(Config{Seed: seed}), Run(Config{Seed: seed, Tell: true})
+		if a.Hash != b.Hash || a.Stats != b.Stats {
+			t.Errorf("seed %d gave two runs:\n%x %+v\n%x %+v", seed, a.Hash, a.Stats, b.Hash, b.Stats)
+		}
+		if seed > 1 && Run(Config{Seed: seed - 1}).Hash == a.Hash {
+			t.Errorf("seeds %d and %d gave the same run", seed-1, seed)
+		}
+	}
+}
+
+// TestBreaksAreFound builds bugs into the servers around the product's code: each must be
+// found in a few schedules. The search begins where it was found last.
+func TestBreaksAreFound(t *testing.T) {
+	for b, from := range map[Break]uint64{
+		AckBeforeCommit: 1, StaleLease: 19, NoGrace: 8, KeylessRetry: 2, Disorder: 2,
+		DoubleVote: 9, AnyGoal: 62, SlackDeadline: 3, LostWrites: 1,
+	} {
+		t.Run(string(b), func(t *testing.T) {
+			t.Parallel()
+			const most = 200
+			for seed := from; seed < from+most; seed++ {
+				if r := Run(Config{Seed: seed, Break: b}); r.Err != nil {
+					t.Logf("seed %d: %v", seed, r.Err)
+					return
+				}
+			}
+			t.Errorf("not found in %d schedules", most)
+		})
+	}
+}
