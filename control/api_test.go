@@ -337,6 +337,7 @@ func TestMetrics(t *testing.T) {
 		"starling_deployments/building":              0,
 		"starling_deployments_ended_total/cancelled": 1,
 		"starling_leader":                            1,
+		"starling_server_failure_tolerance":          1,
 	} {
 		if got[name] != want {
 			t.Errorf("%s is %v, want %v", name, got[name], want)

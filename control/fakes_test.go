@@ -32,6 +32,8 @@ type soloRaft struct {
 	leader  raftnode.Peer
 	changed chan struct{}
 	removed []string
+	others  []starling.RaftPeer // in the configuration, beside itself
+	left    bool                // it is not in the configuration itself
 	writes  map[raftfsm.Type]int
 }
 
@@ -92,11 +94,21 @@ func (r *soloRaft) Leadership() <-chan struct{} {
 func (r *soloRaft) Bootstrapped() bool { return true }
 
 func (r *soloRaft) Peers() ([]starling.RaftPeer, error) {
-	return []starling.RaftPeer{{Name: r.name, Addr: r.addr, Voter: true, Leader: r.IsLeader()}}, nil
+	leads := r.IsLeader()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := slices.Clone(r.others)
+	if !r.left {
+		out = append(out, starling.RaftPeer{Name: r.name, Addr: r.addr, Voter: true, Leader: leads})
+	}
+	return out, nil
 }
 
 func (r *soloRaft) Health() (starling.RaftHealth, error) {
-	return starling.RaftHealth{Healthy: r.IsLeader()}, nil
+	if !r.IsLeader() {
+		return starling.RaftHealth{}, starling.ErrNotLeader
+	}
+	return starling.RaftHealth{Healthy: true, FailureTolerance: 1}, nil
 }
 
 func (r *soloRaft) PeerStats() raftnode.PeerStats {

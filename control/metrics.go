@@ -17,6 +17,7 @@ type metrics struct {
 	oldest   *prometheus.Desc
 	phases   *prometheus.Desc
 	leader   *prometheus.Desc
+	spare    *prometheus.Desc
 }
 
 func newMetrics(s *Server, registry prometheus.Registerer) (*metrics, error) {
@@ -31,6 +32,8 @@ func newMetrics(s *Server, registry prometheus.Registerer) (*metrics, error) {
 		phases: prometheus.NewDesc("starling_deployments",
 			"Deployments homed here that have not ended, by phase.", []string{"phase"}, nil),
 		leader: prometheus.NewDesc("starling_leader", "1 if this server leads its region.", nil, nil),
+		spare: prometheus.NewDesc("starling_server_failure_tolerance",
+			"Servers of this region that may fail before nobody leads; from the leader only.", nil, nil),
 	}
 	for _, p := range []starling.Phase{starling.PhaseSucceeded, starling.PhaseFailed, starling.PhaseCancelled} {
 		m.ended.WithLabelValues(string(p))
@@ -63,6 +66,7 @@ func (m *metrics) Describe(out chan<- *prometheus.Desc) {
 	out <- m.oldest
 	out <- m.phases
 	out <- m.leader
+	out <- m.spare
 }
 
 // Collect implements prometheus.Collector.
@@ -86,4 +90,7 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		leads = 1
 	}
 	out <- prometheus.MustNewConstMetric(m.leader, prometheus.GaugeValue, leads)
+	if h, err := m.s.cfg.Raft.Health(); err == nil { // else it does not lead
+		out <- prometheus.MustNewConstMetric(m.spare, prometheus.GaugeValue, float64(h.FailureTolerance))
+	}
 }

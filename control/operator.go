@@ -58,14 +58,11 @@ func (s *Server) ForceLeave(_ context.Context, name string) error {
 // LeaveServer implements httpapi.Operator: this server hands the lead over, leaves the
 // gossip, waits until the others have taken it out of Raft, and stops.
 func (s *Server) LeaveServer(ctx context.Context, actor string) error {
-	peers, err := s.cfg.Raft.Peers()
-	switch {
-	case err != nil:
-		return fmt.Errorf("leave: %w", err)
-	case s.cfg.Stop == nil:
+	if s.cfg.Stop == nil {
 		return fmt.Errorf("leave: %w: this server cannot stop by itself", starling.ErrConflict)
-	case slices.ContainsFunc(peers, s.isSelf) && !slices.ContainsFunc(peers, func(p starling.RaftPeer) bool { return p.Voter && !s.isSelf(p) }):
-		return fmt.Errorf("leave: %w: it is the only server with a vote: stop it instead, or add another one first", starling.ErrConflict)
+	}
+	if err := s.mayLeave(); err != nil {
+		return fmt.Errorf("leave: %w", err)
 	}
 	s.cfg.Logger.Warn("this server leaves for good", "actor", actor)
 	ctx, cancel := context.WithTimeout(ctx, leaveWithin)
@@ -86,6 +83,34 @@ func (s *Server) LeaveServer(ctx context.Context, actor string) error {
 				starling.ErrUnavailable, leaveWithin)
 		}
 	}
+}
+
+// mayLeave refuses when the others would have no quorum by themselves.
+func (s *Server) mayLeave() error {
+	peers, err := s.cfg.Raft.Peers()
+	if err != nil {
+		return err
+	}
+	alive := map[string]bool{}
+	for _, n := range s.cfg.Members.Members() {
+		alive[n.Name] = n.Alive
+	}
+	others, live := 0, 0
+	for _, p := range peers {
+		if p.Voter && !s.isSelf(p) {
+			others++
+			if alive[p.Name] {
+				live++
+			}
+		}
+	}
+	switch {
+	case others == 0:
+		return fmt.Errorf("%w: it is the only server with a vote: stop it instead, or add another one first", starling.ErrConflict)
+	case live <= others/2:
+		return fmt.Errorf("%w: of the %d other servers with a vote %d are alive, too few to go on without this one", starling.ErrConflict, others, live)
+	}
+	return nil
 }
 
 func (s *Server) isSelf(p starling.RaftPeer) bool { return p.Name == s.cfg.Name }
@@ -125,9 +150,8 @@ func (s *Server) SaveSnapshot(ctx context.Context) (func(io.Writer) error, error
 // RestoreSnapshot implements httpapi.Operator. It reads the whole snapshot and checks it
 // before anything changes.
 func (s *Server) RestoreSnapshot(ctx context.Context, actor string, rd io.Reader) (*starling.SnapshotInfo, error) {
-	lead, _, err := s.place(ctx, 0)
-	if err != nil || lead == nil {
-		return nil, errors.Join(fmt.Errorf("restore: %w", starling.ErrNotLeader), err)
+	if !s.cfg.Raft.IsLeader() {
+		return nil, fmt.Errorf("restore: %w", starling.ErrNotLeader)
 	}
 	view, err := raftfsm.Restored(rd, s.cfg.Region, s.cfg.FSM.View().Index(), s.cfg.Now(), actor)
 	if err != nil {

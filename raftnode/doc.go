@@ -10,6 +10,12 @@
 // itself: the leader adds it.
 //
 // The leader keeps the configuration in step with gossip: it adds servers that appear,
-// follows those that return at another address, and removes those that left. A server
-// that merely failed stays: its vote is needed when it returns.
+// without a vote, follows those that return at another address, and removes those that
+// left. Autopilot (hashicorp/raft-autopilot), which runs while this server leads, gives
+// servers their vote once they have been healthy for a while, and removes those that
+// have been dead for long, one at a time, while enough others remain. A server that
+// merely failed stays: its vote is needed when it returns.
+//
+// Restore puts another state in place of the cluster's; Recover makes one server's files
+// the beginning of a new cluster, when the others are lost.
 package raftnode

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/raftnode"
 )
 
 const agentHCL = `
@@ -91,6 +92,9 @@ func TestAgentFileErrorsSayWhereAndWhat(t *testing.T) {
 		"syntax":         {`rack      = "r12"`, `rack = "r12`, "agent.hcl:5"},
 		"wrong type":     {"slots   = 2", `slots = "two"`, "agent.hcl:24"},
 		"even servers":   {"bootstrap_expect = 3", "bootstrap_expect = 4", "1, 3 or 5"},
+		"autopilot":      {"bootstrap_expect = 3", "autopilot {\n    dead_after = \"soon\"\n  }", "server.autopilot.dead_after"},
+		"no time":        {"bootstrap_expect = 3", "autopilot {\n    server_stabilization_time = \"0s\"\n  }", "server_stabilization_time"},
+		"min_quorum":     {"bootstrap_expect = 3", "autopilot {\n    min_quorum = -1\n  }", "min_quorum"},
 		"region":         {`region    = "us-east"`, `region = "US East"`, "region"},
 		"advertise":      {`advertise = "10.0.0.5"`, "", "advertise"},
 		"no certificate": {"tls {\n  ca   = \"ca.pem\"\n  cert = \"node.pem\"\n  key  = \"node-key.pem\"\n}", "", "tls ca create"},
@@ -192,5 +196,27 @@ func TestQuantities(t *testing.T) {
 	}
 	if _, err := parseRate("x", "10"); err == nil {
 		t.Error("a rate without a unit was accepted")
+	}
+}
+
+func TestAutopilotBlock(t *testing.T) {
+	src := strings.Replace(agentHCL, "bootstrap_expect = 3", `bootstrap_expect = 3
+  autopilot {
+    cleanup_dead_servers      = false
+    dead_after                = "24h"
+    min_quorum                = 5
+    server_stabilization_time = "90s"
+  }`, 1)
+	for text, want := range map[string]raftnode.Autopilot{
+		agentHCL: {},
+		src:      {KeepDeadServers: true, DeadAfter: 24 * time.Hour, MinQuorum: 5, Stabilization: 90 * time.Second},
+	} {
+		cfg, err := loadConfig([]string{writeFile(t, "agent.hcl", text)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := cfg.autopilot(); err != nil || got != want {
+			t.Errorf("%+v, %v, want %+v", got, err, want)
+		}
 	}
 }
