@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/raftfsm"
@@ -18,8 +19,8 @@ const (
 	maxGrantEntries = 4    // entries of leases under way
 )
 
-// leaseAsk is one worker's slot that waits for a job.
-type leaseAsk struct {
+// LeaseAsk is one worker's slot that waits for a job: a question for one desk.
+type LeaseAsk struct {
 	worker  string
 	holding []string
 	once    bool        // it does not wait: no job now is an answer, too
@@ -28,54 +29,72 @@ type leaseAsk struct {
 	answer  chan leaseAnswer
 }
 
+// NewLeaseAsk returns the question of a worker's slot for a job; holding lists those that
+// it has. With once no job now is an answer, too.
+func NewLeaseAsk(worker string, holding []string, once bool) *LeaseAsk {
+	return &LeaseAsk{worker: worker, holding: holding, once: once, answer: make(chan leaseAnswer, 1)}
+}
+
+// Answer returns the answer, if it is there: a job or none, or an error; again if another
+// slot was faster and the question is to be asked anew.
+func (a *LeaseAsk) Answer() (job *starling.Deployment, again, ok bool, err error) {
+	select {
+	case got := <-a.answer:
+		return got.job, got.again, true, got.err
+	default:
+		return nil, false, false, nil
+	}
+}
+
 type leaseAnswer struct {
 	job   *starling.Deployment // nil: there was none
 	err   error
 	again bool // another was faster: ask again
 }
 
-// withdraw gives up waiting. False: a lease is under way, and its answer will come.
-func (a *leaseAsk) withdraw() bool { return a.taken.CompareAndSwap(false, true) }
+// Withdraw gives up waiting. False: a lease is under way, and its answer will come.
+func (a *LeaseAsk) Withdraw() bool { return a.taken.CompareAndSwap(false, true) }
 
-// leaseDesk decides which workers' questions become commands: no more than there are
+// LeaseDesk decides which workers' questions become commands: no more than there are
 // jobs, first come, first served, so that the idle cost no log entries however many they
 // are; and as many at once as there are, so that an entry grants leases to all of them.
 // It is for one goroutine.
-type leaseDesk struct {
-	waiting  []*leaseAsk
+type LeaseDesk struct {
+	waiting  []*LeaseAsk
 	busy     map[string]bool // workers whose lease is under way
 	underWay int             // leases that are; the state may still show their jobs as free
 }
 
-func newLeaseDesk() *leaseDesk { return &leaseDesk{busy: map[string]bool{}} }
+// NewLeaseDesk returns a desk at which nobody waits.
+func NewLeaseDesk() *LeaseDesk { return &LeaseDesk{busy: map[string]bool{}} }
 
-// add queues a question. A newer one of the same slot takes the place of the older,
+// Add queues a question. A newer one of the same slot takes the place of the older,
 // whose caller must have gone.
-func (d *leaseDesk) add(a *leaseAsk) {
-	d.waiting = slices.DeleteFunc(d.waiting, func(old *leaseAsk) bool {
+func (d *LeaseDesk) Add(a *LeaseAsk) {
+	d.waiting = slices.DeleteFunc(d.waiting, func(old *LeaseAsk) bool {
 		if old.worker != a.worker {
 			return old.taken.Load()
 		}
-		if old.withdraw() {
+		if old.Withdraw() {
 			old.answer <- leaseAnswer{}
 		}
 		return true
 	})
-	if len(d.waiting) >= maxLeaseAsks && a.withdraw() {
+	if len(d.waiting) >= maxLeaseAsks && a.Withdraw() {
 		a.answer <- leaseAnswer{err: fmt.Errorf("%d workers wait for jobs: %w", maxLeaseAsks, starling.ErrUnavailable)}
 		return
 	}
 	d.waiting = append(d.waiting, a)
 }
 
-// take removes those whose questions are to be proposed now, in one entry. The view must
-// not be older than the last call of done.
-func (d *leaseDesk) take(v raftfsm.View) []*leaseAsk {
+// Take removes those whose questions are to be proposed now, in one entry. The view must
+// not be older than the last call of Done.
+func (d *LeaseDesk) Take(v raftfsm.View) []*LeaseAsk {
 	if len(d.waiting) == 0 {
 		return nil
 	}
 	free := v.CountBuildable(len(d.waiting)+d.underWay) - d.underWay
-	var batch []*leaseAsk
+	var batch []*LeaseAsk
 	left := d.waiting[:0]
 	for _, a := range d.waiting {
 		switch {
@@ -88,7 +107,7 @@ func (d *leaseDesk) take(v raftfsm.View) []*leaseAsk {
 				free--
 			}
 		case a.once:
-			if a.withdraw() {
+			if a.Withdraw() {
 				a.answer <- leaseAnswer{}
 			}
 		default:
@@ -102,18 +121,12 @@ func (d *leaseDesk) take(v raftfsm.View) []*leaseAsk {
 	return batch
 }
 
-// done notes that a batch has its answers.
-func (d *leaseDesk) done(batch []*leaseAsk) {
+// Done notes that a batch has its answers.
+func (d *LeaseDesk) Done(batch []*LeaseAsk) {
 	d.underWay -= len(batch)
 	for _, a := range batch {
 		delete(d.busy, a.worker)
 	}
-}
-
-// Leasable reports whether proposing a lease would change anything: there is a job,
-// or one that this worker has lost.
-func Leasable(v raftfsm.View, worker string, holding []string) bool {
-	return v.CountBuildable(1) > 0 || lostJob(v, worker, holding)
 }
 
 // lostJob reports whether the state says that a slot builds what it says it does not.
@@ -123,8 +136,8 @@ func lostJob(v raftfsm.View, worker string, holding []string) bool {
 
 // grantLoop runs the desk until ctx ends.
 func (t *term) grantLoop(ctx context.Context) error {
-	desk := newLeaseDesk()
-	answered := make(chan []*leaseAsk, maxGrantEntries)
+	desk := NewLeaseDesk()
+	answered := make(chan []*LeaseAsk, maxGrantEntries)
 	granting := 0
 	var grants sync.WaitGroup
 	defer grants.Wait()
@@ -132,7 +145,7 @@ func (t *term) grantLoop(ctx context.Context) error {
 		v := t.s.cfg.FSM.View()
 		var changed <-chan struct{}
 		if granting < maxGrantEntries {
-			if batch := desk.take(v); len(batch) > 0 {
+			if batch := desk.Take(v); len(batch) > 0 {
 				granting++
 				grants.Go(func() {
 					t.grant(ctx, batch)
@@ -146,13 +159,13 @@ func (t *term) grantLoop(ctx context.Context) error {
 		}
 		select {
 		case a := <-t.asks:
-			desk.add(a)
+			desk.Add(a)
 			for range len(t.asks) {
-				desk.add(<-t.asks)
+				desk.Add(<-t.asks)
 			}
 		case batch := <-answered:
 			granting--
-			desk.done(batch)
+			desk.Done(batch)
 		case <-changed:
 		case <-ctx.Done():
 			return ctx.Err()
@@ -161,9 +174,14 @@ func (t *term) grantLoop(ctx context.Context) error {
 }
 
 // grant proposes leases in one entry and gives everybody their answer.
-func (t *term) grant(ctx context.Context, batch []*leaseAsk) {
+func (t *term) grant(ctx context.Context, batch []*LeaseAsk) {
 	results, err := t.proposeLeases(ctx, batch)
-	now := t.now()
+	t.Grant(batch, results, err, t.now())
+}
+
+// Grant gives those in a batch their answers: the results of their commands, or why there
+// are none.
+func (r *Reign) Grant(batch []*LeaseAsk, results []raftfsm.Result, err error, now time.Time) {
 	for i, a := range batch {
 		switch {
 		case err != nil:
@@ -173,22 +191,17 @@ func (t *term) grant(ctx context.Context, batch []*leaseAsk) {
 		default:
 			d := results[i].Deployment
 			if d != nil {
-				t.Granted(d, now)
+				r.jobs.beat(d.ID, d.Lease, now)
 			}
 			a.answer <- leaseAnswer{job: d, again: d == nil && !a.once}
 		}
 	}
 }
 
-func (t *term) proposeLeases(ctx context.Context, batch []*leaseAsk) ([]raftfsm.Result, error) {
-	now := t.now()
-	cmds := make([]raftfsm.Command, len(batch))
-	for i, a := range batch {
-		var err error
-		cmds[i], err = raftfsm.NewCommand(raftfsm.TypeJobLease, now, "worker:"+a.worker, raftfsm.JobLease{Worker: a.worker, Holding: a.holding})
-		if err != nil {
-			return nil, err
-		}
+func (t *term) proposeLeases(ctx context.Context, batch []*LeaseAsk) ([]raftfsm.Result, error) {
+	cmds, err := LeaseCommands(batch, t.now())
+	if err != nil {
+		return nil, err
 	}
 	results, err := t.s.commit(ctx, cmds...)
 	switch {
@@ -200,12 +213,25 @@ func (t *term) proposeLeases(ctx context.Context, batch []*leaseAsk) ([]raftfsm.
 	return results, nil
 }
 
+// LeaseCommands makes one command of each question.
+func LeaseCommands(batch []*LeaseAsk, now time.Time) ([]raftfsm.Command, error) {
+	cmds := make([]raftfsm.Command, len(batch))
+	for i, a := range batch {
+		var err error
+		cmds[i], err = raftfsm.NewCommand(raftfsm.TypeJobLease, now, "worker:"+a.worker, raftfsm.JobLease{Worker: a.worker, Holding: a.holding})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return cmds, nil
+}
+
 // lease waits until wait ends, or only for a look if it is but once, for a job for a
 // worker's slot; nil: there was none. A lease that is under way is seen through even if
 // the wait ends.
 func (t *term) lease(wait context.Context, worker string, holding []string, once bool) (*starling.Deployment, error) {
 	for {
-		a := &leaseAsk{worker: worker, holding: holding, once: once, answer: make(chan leaseAnswer, 1)}
+		a := NewLeaseAsk(worker, holding, once)
 		select {
 		case t.asks <- a:
 		case <-wait.Done():
@@ -217,7 +243,7 @@ func (t *term) lease(wait context.Context, worker string, holding []string, once
 				return got.job, got.err
 			}
 		case <-wait.Done():
-			if a.withdraw() {
+			if a.Withdraw() {
 				return nil, nil
 			}
 			got := <-a.answer // as long as a proposal may take

@@ -22,11 +22,11 @@ func (b *bench) jobs(from, n int) {
 	}
 }
 
-func askOf(worker string, holding ...string) *leaseAsk {
-	return &leaseAsk{worker: worker, holding: holding, answer: make(chan leaseAnswer, 1)}
+func askOf(worker string, holding ...string) *LeaseAsk {
+	return &LeaseAsk{worker: worker, holding: holding, answer: make(chan leaseAnswer, 1)}
 }
 
-func workersOf(batch []*leaseAsk) (out []string) {
+func workersOf(batch []*LeaseAsk) (out []string) {
 	for _, a := range batch {
 		out = append(out, a.worker)
 	}
@@ -34,7 +34,7 @@ func workersOf(batch []*leaseAsk) (out []string) {
 }
 
 // granted commits a batch's questions, in one entry, without telling the desk.
-func (b *bench) granted(batch []*leaseAsk) []raftfsm.Result {
+func (b *bench) granted(batch []*LeaseAsk) []raftfsm.Result {
 	b.t.Helper()
 	cmds := make([]raftfsm.Command, len(batch))
 	for i, a := range batch {
@@ -54,19 +54,19 @@ func (b *bench) granted(batch []*leaseAsk) []raftfsm.Result {
 func TestDeskAsksForNoMoreThanThereAre(t *testing.T) {
 	b := oneRegion(t, 0)
 	b.jobs(0, 3)
-	desk := newLeaseDesk()
+	desk := NewLeaseDesk()
 	for i := range 10 {
-		desk.add(askOf(fmt.Sprintf("w1/%d", i)))
+		desk.Add(askOf(fmt.Sprintf("w1/%d", i)))
 	}
-	batch := desk.take(b.fsm.View())
+	batch := desk.Take(b.fsm.View())
 	if got := workersOf(batch); !slices.Equal(got, []string{"w1/0", "w1/1", "w1/2"}) {
 		t.Fatalf("asked for %v, want the first three", got)
 	}
-	if again := desk.take(b.fsm.View()); len(again) > 0 {
+	if again := desk.Take(b.fsm.View()); len(again) > 0 {
 		t.Errorf("%v asked for jobs that were asked for", workersOf(again))
 	}
 	b.jobs(3, 1)
-	more := desk.take(b.fsm.View()) // four wait, three of them are spoken for
+	more := desk.Take(b.fsm.View()) // four wait, three of them are spoken for
 	if got := workersOf(more); !slices.Equal(got, []string{"w1/3"}) {
 		t.Errorf("asked for %v, want the one that is new", got)
 	}
@@ -77,9 +77,9 @@ func TestDeskAsksForNoMoreThanThereAre(t *testing.T) {
 		}
 		seen[r.Deployment.ID] = true
 	}
-	desk.done(batch)
-	desk.done(more)
-	if again := desk.take(b.fsm.View()); len(again) > 0 || len(desk.waiting) != 6 || desk.underWay != 0 || len(desk.busy) != 0 {
+	desk.Done(batch)
+	desk.Done(more)
+	if again := desk.Take(b.fsm.View()); len(again) > 0 || len(desk.waiting) != 6 || desk.underWay != 0 || len(desk.busy) != 0 {
 		t.Errorf("%v asked in vain, %d wait, %d under way of %v", workersOf(again), len(desk.waiting), desk.underWay, desk.busy)
 	}
 }
@@ -87,26 +87,26 @@ func TestDeskAsksForNoMoreThanThereAre(t *testing.T) {
 func TestDeskSeesToLostJobs(t *testing.T) {
 	b := oneRegion(t, 0)
 	b.jobs(0, 1)
-	b.granted([]*leaseAsk{askOf("w1/0")})
-	desk := newLeaseDesk()
-	desk.add(askOf("w1/1"))
-	desk.add(askOf("w1/0", "d0"))
-	if batch := desk.take(b.fsm.View()); len(batch) > 0 {
+	b.granted([]*LeaseAsk{askOf("w1/0")})
+	desk := NewLeaseDesk()
+	desk.Add(askOf("w1/1"))
+	desk.Add(askOf("w1/0", "d0"))
+	if batch := desk.Take(b.fsm.View()); len(batch) > 0 {
 		t.Fatalf("%v asked though no job is free or lost", workersOf(batch))
 	}
-	desk.add(askOf("w1/0")) // it has come back without its job
-	batch := desk.take(b.fsm.View())
+	desk.Add(askOf("w1/0")) // it has come back without its job
+	batch := desk.Take(b.fsm.View())
 	if got := workersOf(batch); !slices.Equal(got, []string{"w1/0"}) {
 		t.Fatalf("asked for %v, want the one that has lost its job", got)
 	}
 	// It asks again before it has its answer: only what that was can tell whether the job is lost.
-	desk.add(askOf("w1/0"))
-	if batch := desk.take(b.fsm.View()); len(batch) > 0 {
+	desk.Add(askOf("w1/0"))
+	if batch := desk.Take(b.fsm.View()); len(batch) > 0 {
 		t.Fatalf("%v asked twice at once", workersOf(batch))
 	}
 	b.granted(batch)
-	desk.done(batch)
-	if got := workersOf(desk.take(b.fsm.View())); !slices.Equal(got, []string{"w1/0"}) {
+	desk.Done(batch)
+	if got := workersOf(desk.Take(b.fsm.View())); !slices.Equal(got, []string{"w1/0"}) {
 		t.Errorf("asked for %v, want the one whose answer went astray", got)
 	}
 }
@@ -114,23 +114,23 @@ func TestDeskSeesToLostJobs(t *testing.T) {
 func TestDeskLeavesOutThoseWhoHaveGone(t *testing.T) {
 	b := oneRegion(t, 0)
 	b.jobs(0, 1)
-	desk := newLeaseDesk()
+	desk := NewLeaseDesk()
 	gone, old, fresh, once := askOf("w1/0"), askOf("w1/1"), askOf("w1/1"), askOf("w1/2")
 	once.once = true
-	for _, a := range []*leaseAsk{gone, old, fresh, once} {
-		desk.add(a)
+	for _, a := range []*LeaseAsk{gone, old, fresh, once} {
+		desk.Add(a)
 	}
 	if got := <-old.answer; got.job != nil || got.err != nil || got.again {
 		t.Errorf("the older question of a slot got %+v", got)
 	}
-	if !gone.withdraw() {
+	if !gone.Withdraw() {
 		t.Fatal("a question cannot be taken back")
 	}
-	batch := desk.take(b.fsm.View())
+	batch := desk.Take(b.fsm.View())
 	if len(batch) != 1 || batch[0] != fresh || len(desk.waiting) != 0 {
 		t.Fatalf("asked for %v, %d wait", workersOf(batch), len(desk.waiting))
 	}
-	if fresh.withdraw() {
+	if fresh.Withdraw() {
 		t.Error("a question was taken back that is under way")
 	}
 	if got := <-once.answer; got.job != nil || got.err != nil || got.again {
@@ -139,12 +139,12 @@ func TestDeskLeavesOutThoseWhoHaveGone(t *testing.T) {
 }
 
 func TestDeskIsBounded(t *testing.T) {
-	desk := newLeaseDesk()
+	desk := NewLeaseDesk()
 	for i := range maxLeaseAsks {
 		desk.waiting = append(desk.waiting, askOf(fmt.Sprintf("w%d/0", i)))
 	}
 	last := askOf("late/0")
-	desk.add(last)
+	desk.Add(last)
 	if got := <-last.answer; got.err == nil || len(desk.waiting) != maxLeaseAsks {
 		t.Errorf("%+v, %d wait", got, len(desk.waiting))
 	}

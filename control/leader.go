@@ -20,7 +20,7 @@ type term struct {
 	ctx context.Context  // ends with the term; long polls end with it
 	now func() time.Time // steady for the whole term
 
-	asks  chan *leaseAsk // of workers that want a job
+	asks  chan *LeaseAsk // of workers that want a job
 	kick  chan struct{}  // asks the decide loop for another look
 	named namedOnce      // sources that the log has called distrusted
 }
@@ -33,7 +33,7 @@ func newTerm(ctx context.Context, s *Server) *term {
 			Region: s.cfg.Region, Regions: s.cfg.Regions, Replicas: s.cfg.Replicas, Settled: since.Add(s.unsettled()),
 		}, since),
 		s: s, ctx: ctx, now: now,
-		asks: make(chan *leaseAsk, maxGrantEntries*raftfsm.MaxEntryCommands),
+		asks: make(chan *LeaseAsk, maxGrantEntries*raftfsm.MaxEntryCommands),
 		kick: make(chan struct{}, 1),
 	}
 	t.setMembers()

@@ -147,9 +147,6 @@ func (r *Reign) Refused(c raftfsm.Command, now time.Time) {
 	r.refused[string(c.Type)+string(c.Data)] = now.Add(refusedRetryAfter)
 }
 
-// Granted notes that a worker has just got a lease.
-func (r *Reign) Granted(d *starling.Deployment, now time.Time) { r.jobs.beat(d.ID, d.Lease, now) }
-
 // Heartbeat renews a worker's lease, or fails with ErrFenced if that is over.
 func (r *Reign) Heartbeat(v raftfsm.View, worker, id string, req rpc.HeartbeatRequest, now time.Time) error {
 	d, err := r.leased(v, worker, id, req.Lease)

@@ -14,7 +14,8 @@ func (s *server) beginReign() {
 		began = began.Add(-time.Hour)
 	}
 	s.reign = control.NewReign(control.ReignConfig{Region: s.region.name, Regions: s.region.others(), Replicas: 2}, began)
-	s.version, s.asking, s.looking, s.leasing = 0, false, false, false
+	s.desk = control.NewLeaseDesk()
+	s.version, s.asking, s.looking = 0, false, false
 	s.lastLook = s.w.now
 	s.w.tell("%s leads term %d", s.name, s.term)
 	s.w.stats.Terms++

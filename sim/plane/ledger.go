@@ -28,8 +28,8 @@ type ledger struct {
 	snaps  map[uint64][sha256.Size]byte
 	fates  map[string]*fate // deployments homed here
 	goals  map[string]*starling.Goal
-	beats  map[string]time.Duration // when a heartbeat was last answered, by deployment and lease
-	tokens map[string]bool          // leases given, by deployment and lease
+	beats  map[string][]time.Duration // when heartbeats were answered, by deployment and lease
+	tokens map[string]bool            // leases given, by deployment and lease
 }
 
 // fate is what has become of a deployment.
@@ -45,7 +45,7 @@ type fate struct {
 func newLedger(r *region) *ledger {
 	return &ledger{
 		w: r.w, region: r, snaps: map[uint64][sha256.Size]byte{}, fates: map[string]*fate{}, goals: map[string]*starling.Goal{},
-		beats: map[string]time.Duration{}, tokens: map[string]bool{},
+		beats: map[string][]time.Duration{}, tokens: map[string]bool{},
 	}
 }
 
@@ -80,7 +80,7 @@ func (l *ledger) applied(s *server, index uint64, e entry, v raftfsm.View, resul
 	for i := range results {
 		l.w.tell("%s/%d %s %s", l.region.name, index, e.note.cmds[i].Type, outcome(e.note.cmds[i], results[i]))
 		if results[i].Err == nil {
-			l.checkCommand(&e.note.cmds[i], e.note.since)
+			l.checkCommand(&e.note.cmds[i], e.note)
 		}
 	}
 	changed := v.ChangedSince(l.region.name, index-1)
@@ -121,7 +121,7 @@ func (l *ledger) checkGoals(s *server, v raftfsm.View) {
 }
 
 // checkCommand looks at commands that the state has accepted, before their effect is noted.
-func (l *ledger) checkCommand(c *raftfsm.Command, since time.Time) {
+func (l *ledger) checkCommand(c *raftfsm.Command, n *note) {
 	switch c.Type {
 	case raftfsm.TypeJobComplete:
 		var p raftfsm.JobComplete
@@ -134,11 +134,13 @@ func (l *ledger) checkCommand(c *raftfsm.Command, since time.Time) {
 		var p raftfsm.JobRequeue
 		l.decode(c, &p)
 		l.w.stats.Requeues++
-		if silent := c.At.Sub(since); silent <= rpc.LeaseTTL {
+		if silent := c.At.Sub(n.since); silent <= rpc.LeaseTTL {
 			l.w.fail("%s lost its worker %s after an election, without the grace of a lease", p.ID, silent)
 		}
-		if at, ok := l.beats[token(p.ID, p.Lease)]; ok && l.w.now-at < rpc.LeaseTTL-graceSlack {
-			l.w.fail("%s lost its worker, whose heartbeat was answered %s before", p.ID, l.w.now-at)
+		for _, at := range l.beats[token(p.ID, p.Lease)] {
+			if silent := n.at - at; silent >= 0 && silent < rpc.LeaseTTL-graceSlack {
+				l.w.fail("%s lost its worker, whose heartbeat was answered %s before that was decided", p.ID, silent)
+			}
 		}
 	}
 }
@@ -152,7 +154,10 @@ func (l *ledger) decode(c *raftfsm.Command, into any) {
 func token(id string, lease uint64) string { return fmt.Sprintf("%s/%d", id, lease) }
 
 // heard notes that a worker's heartbeat was answered.
-func (l *ledger) heard(id string, lease uint64) { l.beats[token(id, lease)] = l.w.now }
+func (l *ledger) heard(id string, lease uint64) {
+	key := token(id, lease)
+	l.beats[key] = append(l.beats[key], l.w.now)
+}
 
 // see notes what has become of a deployment homed here.
 func (l *ledger) see(d *starling.Deployment, index uint64) {

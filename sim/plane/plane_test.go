@@ -2,6 +2,7 @@ package plane
 
 import (
 	"flag"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -33,6 +34,7 @@ func TestPlane(t *testing.T) {
 	if first == 0 {
 		first = uint64(time.Now().UnixNano())
 	}
+	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	begin := time.Now()
 	sum, played, failed := play(first, func(n int) bool {
 		if *soakFor > 0 {

@@ -31,6 +31,7 @@ type entry struct {
 type note struct {
 	cmds  []raftfsm.Command
 	since time.Time // when the proposer's term began, by its clock
+	at    time.Duration
 }
 
 type role int

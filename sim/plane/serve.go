@@ -27,6 +27,7 @@ type (
 
 // leaseWait is a worker that waits for a job.
 type leaseWait struct {
+	ask     *control.LeaseAsk
 	worker  string
 	holding []string
 	until   time.Duration
@@ -111,11 +112,7 @@ func (s *server) submit(actor string, sub raftfsm.Submit, answer reply) {
 
 // serveWaiting answers workers and regions that wait, where there is something to say.
 func (s *server) serveWaiting() {
-	waiting := s.leases
-	s.leases = nil
-	for _, l := range waiting {
-		s.serveLease(l)
-	}
+	s.grant()
 	pulls := s.pulls
 	s.pulls = nil
 	for _, p := range pulls {
@@ -123,37 +120,54 @@ func (s *server) serveWaiting() {
 	}
 }
 
-// serveLease hands out the next job; leases are proposed one at a time.
-func (s *server) serveLease(l leaseWait) {
-	if s.w.now >= l.until {
-		l.reply((*starling.Deployment)(nil), nil)
+// grant hands out jobs as far as there are any.
+func (s *server) grant() {
+	batch := s.desk.Take(s.fsm.View())
+	s.answerLeases()
+	if len(batch) == 0 {
 		return
 	}
-	if s.leasing || !control.Leasable(s.fsm.View(), l.worker, l.holding) {
-		s.leases = append(s.leases, l)
+	cmds, err := control.LeaseCommands(batch, s.clock())
+	if err != nil {
+		s.w.fail("%s: %v", s.name, err)
 		return
 	}
-	s.leasing = true
 	reign := s.reign
-	s.commit("worker:"+l.worker, raftfsm.TypeJobLease, raftfsm.JobLease{Worker: l.worker, Holding: l.holding}, func(got any, err error) {
-		if s.reign == reign {
-			s.leasing = false
+	s.propose(cmds, func(results []raftfsm.Result, err error) {
+		if s.reign != reign {
+			return // those who asked hear nothing, and ask again
 		}
-		d, _ := got.(*starling.Deployment)
-		switch {
-		case err != nil:
-			l.reply(nil, err)
-		case d != nil:
-			if s.reign == reign {
-				reign.Granted(d, s.clock())
-			}
-			l.reply(d, nil)
-		case s.reign == reign:
-			s.serveLease(l)
-		default:
-			l.reply(nil, errDeposed)
-		}
+		reign.Grant(batch, results, err, s.clock())
+		s.desk.Done(batch)
+		s.answerLeases()
+		s.grant()
 	})
+}
+
+// answerLeases passes on what the desk has answered, and what has waited long enough.
+func (s *server) answerLeases() {
+	waiting := s.leases
+	s.leases = nil
+	for _, l := range waiting {
+		job, again, ok, err := l.ask.Answer()
+		switch {
+		case ok && again:
+			s.wait(l)
+		case ok:
+			l.reply(job, err)
+		case s.w.now >= l.until && l.ask.Withdraw():
+			l.reply((*starling.Deployment)(nil), nil)
+		default:
+			s.leases = append(s.leases, l)
+		}
+	}
+}
+
+// wait queues a worker's question.
+func (s *server) wait(l leaseWait) {
+	l.ask = control.NewLeaseAsk(l.worker, l.holding, false)
+	s.desk.Add(l.ask)
+	s.leases = append(s.leases, l)
 }
 
 // servePull answers as soon as there is news.
@@ -167,7 +181,8 @@ func (s *server) servePull(p pullWait) {
 }
 
 func (s *server) leaseFor(worker string, holding []string, answer reply) {
-	s.serveLease(leaseWait{worker, holding, s.w.now + leaseWaits, answer})
+	s.wait(leaseWait{worker: worker, holding: holding, until: s.w.now + leaseWaits, reply: answer})
+	s.grant()
 	s.wakeAfter(leaseWaits)
 }
 

@@ -61,15 +61,16 @@ type server struct {
 	started  time.Duration
 	looking  bool // a look is scheduled
 	asking   bool // decisions are under way
-	leasing  bool // a lease is
 	lastLook time.Duration
 	version  uint64 // of the members
+	desk     *control.LeaseDesk
 	leases   []leaseWait
 	pulls    []pullWait
 }
 
 // proposal is commands on their way into an entry.
 type proposal struct {
+	at   time.Duration
 	cmds []raftfsm.Command
 	done func([]raftfsm.Result, error)
 }
@@ -139,7 +140,7 @@ func (s *server) endReign() {
 	if s.reign != nil {
 		s.w.tell("%s no longer leads", s.name)
 	}
-	s.reign, s.leases, s.pulls = nil, nil, nil
+	s.reign, s.desk, s.leases, s.pulls = nil, nil, nil, nil
 }
 
 // run does one turn of the server's main loop, once the disk is done with the last one.
@@ -282,7 +283,7 @@ func (s *server) propose(cmds []raftfsm.Command, done func([]raftfsm.Result, err
 		done([]raftfsm.Result{promised(cmds[0])}, nil)
 		done = func([]raftfsm.Result, error) {}
 	}
-	s.gathered = append(s.gathered, proposal{cmds, done})
+	s.gathered = append(s.gathered, proposal{s.w.now, cmds, done})
 	if len(s.gathered) > 1 {
 		return
 	}
@@ -309,7 +310,7 @@ func (s *server) enter() {
 		s.w.fail("%s cannot encode an entry: %v", s.name, err)
 		return
 	}
-	index := s.raft.propose(entry{data: data, note: &note{cmds, s.since}})
+	index := s.raft.propose(entry{data: data, note: &note{cmds, s.since, all[0].at}})
 	s.inFlight[index] = flight{s.raft.term, all}
 }
 

@@ -132,7 +132,7 @@ func (w *world) heal() {
 
 // settled is looked at rarely: it reads all states.
 func (w *world) settled() bool {
-	if w.stats.Events%256 != 0 {
+	if w.stats.Events%1024 != 0 {
 		return false
 	}
 	return w.difference() == ""
