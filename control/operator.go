@@ -8,7 +8,6 @@ import (
 	"slices"
 
 	"github.com/starlingdeploy/starling"
-	"github.com/starlingdeploy/starling/raftfsm"
 )
 
 // RaftPeers implements httpapi.Operator.
@@ -153,7 +152,7 @@ func (s *Server) RestoreSnapshot(ctx context.Context, actor string, rd io.Reader
 	if !s.cfg.Raft.IsLeader() {
 		return nil, fmt.Errorf("restore: %w", starling.ErrNotLeader)
 	}
-	view, err := raftfsm.Restored(rd, s.cfg.Region, s.cfg.FSM.View().Index(), s.cfg.Now(), actor)
+	view, err := s.cfg.FSM.View().Restored(rd, s.cfg.Now(), actor)
 	if err != nil {
 		return nil, err
 	}

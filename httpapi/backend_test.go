@@ -330,7 +330,7 @@ func (b *backend) SaveSnapshot(context.Context) (func(io.Writer) error, error) {
 }
 
 func (b *backend) RestoreSnapshot(_ context.Context, actor string, r io.Reader) (*starling.SnapshotInfo, error) {
-	v, err := raftfsm.Restored(r, b.region, b.fsm.View().Index(), time.Now(), actor)
+	v, err := b.fsm.View().Restored(r, time.Now(), actor)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package raftfsm
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"time"
@@ -46,33 +47,50 @@ func (v View) Summary() (starling.SnapshotInfo, error) {
 	return info, nil
 }
 
-// Restored reads a snapshot of a region and returns the state with which the region may
-// go on at time at, in place of one that had come to index above. It is what the
-// snapshot says, but for this:
+// Restored reads a snapshot of v's region and returns the state with which the region may
+// go on at time at, in place of v. It is what the snapshot says, but for this:
 //
 //   - its index is IndexStep above both, so that what others remember is older;
 //   - deployments under way end as failed, since nobody knows what became of them;
 //   - each goal gets a generation above all that machines may have seen, so that they
 //     turn to what it names, and so will the goals of apps that the snapshot lacks;
 //   - what may have been changed since counts as changed, so that other regions get it.
-func Restored(rd io.Reader, region string, above uint64, at time.Time, actor string) (View, error) {
-	db, m, _, err := readSnapshot(rd, region)
+func (v View) Restored(rd io.Reader, at time.Time, actor string) (View, error) {
+	return v.goOn(rd, at, actor, v.meta.Recovered)
+}
+
+// Recovered returns the state with which the region may go on when v is what is left of
+// it, and what v lacks is lost: v as if it were restored, and once more recovered.
+func (v View) Recovered(at time.Time, actor string) (View, error) {
+	var b bytes.Buffer
+	if err := v.WriteSnapshot(&b); err != nil {
+		return View{}, fmt.Errorf("recover: %w", err)
+	}
+	return v.goOn(&b, at, actor, v.meta.Recovered+1)
+}
+
+// Recoveries counts how often the region went on without most of its servers. Servers
+// that know of fewer were left behind.
+func (v View) Recoveries() int { return v.meta.Recovered }
+
+func (v View) goOn(rd io.Reader, at time.Time, actor string, recoveries int) (View, error) {
+	db, m, _, err := readSnapshot(rd, v.region)
 	if err != nil {
 		return View{}, fmt.Errorf("restore: %w", err)
 	}
-	t := begin(db, region, defaultLimits(), max(m.Index, above)+IndexStep)
+	t := begin(db, v.region, defaultLimits(), max(m.Index, v.meta.Index)+IndexStep)
 	defer t.txn.Abort()
 	if t.at = at.UTC(); t.at.After(t.meta.Clock) {
 		t.meta.Clock = t.at
 	}
-	t.now, t.actor = t.meta.Clock, actor
+	t.now, t.actor, t.meta.Recovered = t.meta.Clock, actor, recoveries
 	if err := t.resume(m.Clock); err != nil {
 		return View{}, fmt.Errorf("restore: %w", err)
 	}
 	if err := t.commit(); err != nil {
 		return View{}, fmt.Errorf("restore: %w", err)
 	}
-	return View{reader: reader{txn: db.Txn(false), region: region}, meta: t.meta}, nil
+	return View{reader: reader{txn: db.Txn(false), region: v.region}, meta: t.meta}, nil
 }
 
 // resume makes a state of the past, as of taken, one to go on with.

@@ -43,10 +43,10 @@ func (d *driver) pull(west *driver) {
 	}
 }
 
-// goOn replaces d's state by a snapshot, as a cluster that had come to index above would.
-func (d *driver) goOn(snapshot []byte, above uint64) {
+// goOn replaces the state of a cluster, which is now, by a snapshot, and d's with it.
+func (d *driver) goOn(snapshot []byte, now View) {
 	d.t.Helper()
-	v, err := Restored(bytes.NewReader(snapshot), "east", above, d.clock.Add(time.Hour), "op")
+	v, err := now.Restored(bytes.NewReader(snapshot), d.clock.Add(time.Hour), "op")
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -74,8 +74,8 @@ func goalOf(t *testing.T, d *driver, app string) *starling.Goal {
 // whose log is short, or in place. Neither its machines nor another region see
 // anything go backwards, and both follow it.
 func TestRestoredStateGoesOn(t *testing.T) {
-	for name, above := range map[string]uint64{"on new machines": 3, "in place": 1 << 20} {
-		t.Run(name, func(t *testing.T) {
+	for _, place := range []string{"on new machines", "in place"} {
+		t.Run(place, func(t *testing.T) {
 			east, west := newDriver(t), newDriver(t)
 			west.fsm = New("west")
 			for _, app := range []string{"a", "b", "idle"} {
@@ -101,9 +101,13 @@ func TestRestoredStateGoesOn(t *testing.T) {
 			}
 			cursor, lease := west.fsm.View().MirrorIndex("east"), east.index
 
-			east.goOn(taken, above)
+			now := New("east").View()
+			if place == "in place" {
+				now = east.fsm.View()
+			}
+			east.goOn(taken, now)
 			v := east.fsm.View()
-			if v.Index() <= max(cursor, lease, above) {
+			if v.Index() <= max(cursor, lease) {
 				t.Errorf("index %d is not above what was", v.Index())
 			}
 			if n := len(v.Active()); n != 0 {
@@ -150,7 +154,7 @@ func TestManyRecordsAreRestoredInBatches(t *testing.T) {
 	for i := range 2 * MaxMirrorRecords {
 		east.must(east.cmd(TypeAppApply, AppApply{App: starling.App{Name: fmt.Sprintf("a%d", i)}}))
 	}
-	east.goOn(snapshotOf(t, east.fsm), 0)
+	east.goOn(snapshotOf(t, east.fsm), east.fsm.View())
 	east.pull(west)
 	if n := len(west.fsm.View().Apps()); n != 2*MaxMirrorRecords {
 		t.Errorf("the other region has %d apps", n)
@@ -173,11 +177,11 @@ func TestInspect(t *testing.T) {
 		if _, err := Inspect(bytes.NewReader(good[:n])); !errors.Is(err, starling.ErrCorrupt) {
 			t.Errorf("cut to %d bytes: %v", n, err)
 		}
-		if _, err := Restored(bytes.NewReader(good[:n]), "east", 0, epoch, "op"); !errors.Is(err, starling.ErrCorrupt) {
+		if _, err := d.fsm.View().Restored(bytes.NewReader(good[:n]), epoch, "op"); !errors.Is(err, starling.ErrCorrupt) {
 			t.Errorf("restored, cut to %d bytes: %v", n, err)
 		}
 	}
-	if _, err := Restored(bytes.NewReader(good), "west", 0, epoch, "op"); !errors.Is(err, starling.ErrConflict) {
+	if _, err := New("west").View().Restored(bytes.NewReader(good), epoch, "op"); !errors.Is(err, starling.ErrConflict) {
 		t.Errorf("into another region: %v", err)
 	}
 }
@@ -187,7 +191,7 @@ func TestRestoredIsDeterministic(t *testing.T) {
 	f := play(t, "deploy").fsms["east"]
 	var out [2]bytes.Buffer
 	for i := range out {
-		v, err := Restored(bytes.NewReader(snapshotOf(t, f)), "east", 7, epoch.Add(time.Hour), "op")
+		v, err := f.View().Restored(bytes.NewReader(snapshotOf(t, f)), epoch.Add(time.Hour), "op")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -197,5 +201,26 @@ func TestRestoredIsDeterministic(t *testing.T) {
 	}
 	if !bytes.Equal(out[0].Bytes(), out[1].Bytes()) {
 		t.Error("two states of one snapshot")
+	}
+}
+
+// What a survivor goes on with is once more recovered; a snapshot that is restored later
+// does not make it forget.
+func TestRecoveriesAreCounted(t *testing.T) {
+	d := newDriver(t)
+	d.must(d.cmd(TypeAppApply, AppApply{App: starling.App{Name: "a"}}))
+	before := snapshotOf(t, d.fsm)
+	v := d.fsm.View()
+	for i := range 2 {
+		var err error
+		if v, err = v.Recovered(epoch.Add(time.Hour), "op"); err != nil {
+			t.Fatal(err)
+		}
+		if v.Recoveries() != i+1 || v.Index() < uint64(i+1)*IndexStep || len(v.Apps()) != 1 {
+			t.Errorf("recovered %d times: %d, at index %d", i+1, v.Recoveries(), v.Index())
+		}
+	}
+	if v, err := v.Restored(bytes.NewReader(before), epoch.Add(time.Hour), "op"); err != nil || v.Recoveries() != 2 {
+		t.Errorf("after a restore: %d, %v", v.Recoveries(), err)
 	}
 }

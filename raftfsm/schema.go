@@ -70,8 +70,10 @@ type meta struct {
 	Level   int       `json:"level,omitempty"` // in use; 0: 1
 	// Floor is the index at which this state was last restored: machines may have seen
 	// generations up to it. 0: never.
-	Floor    uint64 `json:"floor,omitempty"`
-	Archived int64  `json:"archived,omitempty"` // bytes of the archive's segments
+	Floor uint64 `json:"floor,omitempty"`
+	// Recovered counts how often the region went on without most of its servers.
+	Recovered int   `json:"recovered,omitempty"`
+	Archived  int64 `json:"archived,omitempty"` // bytes of the archive's segments
 }
 
 // position is the place of an event in the order of all events.

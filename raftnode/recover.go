@@ -1,7 +1,6 @@
 package raftnode
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -46,7 +45,7 @@ func Survey(r Recovery) (Survivor, error) {
 // Recover makes the server of these files the only one of its cluster, for when most
 // servers are gone for good. All that is in its log counts as committed from here on;
 // what only the lost servers had is lost. Since machines and other regions may have seen
-// that, the state goes on as raftfsm.Restored says. The lost servers must never start
+// that, the state goes on as View.Recovered says. The lost servers must never start
 // again on their old files: they would not know of it, and lead each other.
 func Recover(r Recovery, at time.Time) (Survivor, error) {
 	st, err := r.open()
@@ -133,11 +132,7 @@ func (r *Recovery) recover(st *stores, at time.Time) (Survivor, error) {
 	if !slices.Contains(s.Servers, r.Name) {
 		return s, fmt.Errorf("recover: %w: the last configuration is of %v, and %s is not among them", starling.ErrConflict, s.Servers, r.Name)
 	}
-	var b bytes.Buffer
-	if err := fsm.View().WriteSnapshot(&b); err != nil {
-		return s, fmt.Errorf("recover: %w", err)
-	}
-	view, err := raftfsm.Restored(&b, r.Region, s.LastIndex, at, r.Actor)
+	view, err := fsm.View().Recovered(at, r.Actor)
 	if err != nil {
 		return s, fmt.Errorf("recover: %w", err)
 	}

@@ -111,8 +111,7 @@ func TestRestoreInPlace(t *testing.T) {
 	haveApps(t, "early late", servers...)
 
 	leader = lead(t, servers...)
-	before := leader.Stats().LastIndex
-	view, err := raftfsm.Restored(&taken, "r1", before, time.Now(), "op")
+	view, err := leader.fsm.View().Restored(&taken, time.Now(), "op")
 	if err != nil {
 		t.Fatal(err)
 	}
