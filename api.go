@@ -50,6 +50,18 @@ type RegionStatus struct {
 	// Machines counts those alive; -1: not known here.
 	Machines int  `json:"machines"`
 	Seen     bool `json:"seen"` // answered within the last ten seconds
+	// Lost: another region has taken over its apps, and it has not caught up yet.
+	Lost     bool      `json:"lost,omitempty"`
+	Takeover *Takeover `json:"takeover,omitempty"` // the newest of its apps
+}
+
+// RegionDetail is all that a server knows of a region.
+type RegionDetail struct {
+	RegionStatus
+	Apps []string `json:"apps"` // homed there
+	// Unseen is what the region had that the one which took over had not seen, oldest
+	// first. Only its own servers know.
+	Unseen []*Unseen `json:"unseen"`
 }
 
 // LeaderStatus says who leads this server's region.

@@ -193,6 +193,17 @@ func (c *Client) Regions(ctx context.Context) ([]starling.RegionStatus, error) {
 	return fetch[[]starling.RegionStatus](ctx, c, http.MethodGet, "/v1/regions", nil, nil)
 }
 
+// Region returns what the server knows of a region.
+func (c *Client) Region(ctx context.Context, name string) (*starling.RegionDetail, error) {
+	return fetch[*starling.RegionDetail](ctx, c, http.MethodGet, "/v1/regions/"+url.PathEscape(name), nil, nil)
+}
+
+// TakeOver makes the server's region the home of a lost region's apps. Without force it is
+// refused while any region hears that one or has seen more of it.
+func (c *Client) TakeOver(ctx context.Context, region string, force bool) (*starling.Takeover, error) {
+	return fetch[*starling.Takeover](ctx, c, http.MethodPost, "/v1/regions/"+url.PathEscape(region)+"/takeover", nil, map[string]bool{"force": force})
+}
+
 // Nodes returns the members of the server's region.
 func (c *Client) Nodes(ctx context.Context) ([]starling.NodeStatus, error) {
 	return fetch[[]starling.NodeStatus](ctx, c, http.MethodGet, "/v1/nodes", nil, nil)

@@ -152,20 +152,20 @@ func TestMirrorAnswers(t *testing.T) {
 	term := b.elect()
 	b.look(term)
 	c := clientOf(b.server, euServer)
-	m, err := c.Mirror(t.Context(), 0, 0)
+	m, err := c.Mirror(t.Context(), 0, 0, nil)
 	if err != nil || m.Mirror.Home != "us" || len(m.Mirror.Apps) != 1 || m.Mirror.Index == 0 {
 		t.Fatalf("%+v, %v", m, err)
 	}
 	if len(m.Directory.Servers) != 1 || len(m.Directory.Caches) != 1 || m.Directory.Region != "us" {
 		t.Errorf("directory %+v", m.Directory)
 	}
-	again, err := c.Mirror(t.Context(), m.Mirror.Index, 0)
+	again, err := c.Mirror(t.Context(), m.Mirror.Index, 0, nil)
 	if err != nil || !emptyMirror(&again.Mirror) {
 		t.Errorf("nothing new: %+v, %v", again.Mirror, err)
 	}
 	got := make(chan rpc.MirrorBatch, 1)
 	go func() {
-		m, err := c.Mirror(t.Context(), m.Mirror.Index, 10*time.Second)
+		m, err := c.Mirror(t.Context(), m.Mirror.Index, 10*time.Second, nil)
 		if err != nil {
 			t.Error(err)
 		}

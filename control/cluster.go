@@ -1,6 +1,10 @@
 package control
 
-import "github.com/starlingdeploy/starling"
+import (
+	"slices"
+
+	"github.com/starlingdeploy/starling"
+)
 
 // Leader implements httpapi.Cluster.
 func (s *Server) Leader() starling.LeaderStatus {
@@ -58,6 +62,8 @@ func (s *Server) RegionStatuses() []starling.RegionStatus {
 			own.Machines++
 		}
 	}
+	own.Lost = v.Lost(own.Name)
+	own.Takeover, _ = v.Takeover(own.Name)
 	out := []starling.RegionStatus{own}
 	t, _ := s.leading()
 	for _, name := range s.otherRegions(v) {
@@ -65,10 +71,32 @@ func (s *Server) RegionStatuses() []starling.RegionStatus {
 		if t != nil {
 			st, _ = t.dirs.status(name, t.now())
 		}
+		st.Lost = v.Lost(name)
+		st.Takeover, _ = v.Takeover(name)
 		if len(st.Servers) == 0 {
 			st.Servers = append([]string{}, s.serversOf(name, nil)...)
 		}
 		out = append(out, st)
 	}
 	return out
+}
+
+// Region implements httpapi.Cluster.
+func (s *Server) Region(name string) (*starling.RegionDetail, bool) {
+	v := s.cfg.FSM.View()
+	all := s.RegionStatuses()
+	i := slices.IndexFunc(all, func(r starling.RegionStatus) bool { return r.Name == name })
+	if i < 0 {
+		return nil, false
+	}
+	d := &starling.RegionDetail{RegionStatus: all[i], Apps: []string{}, Unseen: []*starling.Unseen{}}
+	for _, a := range v.Apps() {
+		if a.Home == name {
+			d.Apps = append(d.Apps, a.Name)
+		}
+	}
+	if all[i].Local {
+		d.Unseen = append(d.Unseen, v.Unseen()...)
+	}
+	return d, true
 }

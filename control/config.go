@@ -48,6 +48,10 @@ type Config struct {
 	// finding them; default 3 s, negative for none.
 	Settle time.Duration
 
+	// TakeoverAfter is how long a region must be silent before the others vote for one of
+	// them to take over its apps, three regions at least. 0: only an operator orders it.
+	TakeoverAfter time.Duration
+
 	Metrics prometheus.Registerer // nil: none
 	Logger  *slog.Logger          // nil: discard
 	Now     func() time.Time      // default time.Now
@@ -143,6 +147,9 @@ const (
 	reportRefreshEvery   = 2 * time.Second
 	regionSeenWithin     = 10 * time.Second
 	checkpointEvery      = 15 * time.Second
+	takeoverWithin       = time.Minute     // that an operator waits until all apps have moved
+	voteWithin           = 5 * time.Second // that a region may take to commit its vote
+	succeedEvery         = 200 * time.Millisecond
 	statusWithin         = 2 * time.Second // one attempt to ask a server who leads
 	leaderHintFor        = 2 * time.Second // that such an answer is believed
 	retryMin             = 200 * time.Millisecond

@@ -81,13 +81,14 @@ func (t *term) pullOnce(ctx context.Context, region string, client *rpc.Client, 
 	cursor = max(cursor, t.s.cfg.FSM.View().MirrorIndex(region))
 	call, cancel := context.WithTimeout(ctx, regionCallWithin)
 	defer cancel()
-	batch, err := client.Mirror(call, cursor, mirrorAnswerWithin)
+	batch, err := client.Mirror(call, cursor, mirrorAnswerWithin, t.Echo(t.s.cfg.FSM.View(), region))
 	if err != nil {
 		return 0, err
 	}
 	if batch.Mirror.Home != region || batch.Directory.Region != region {
 		return 0, fmt.Errorf("region %s answered as %.80q: %w", region, batch.Mirror.Home, starling.ErrForbidden)
 	}
+	t.Heard(t.s.cfg.FSM.View(), region, batch.Standing, t.now())
 	news, worth := t.Learn(batch, cursor, t.now())
 	if news {
 		t.poke()

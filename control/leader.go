@@ -30,7 +30,8 @@ func newTerm(ctx context.Context, s *Server) *term {
 	since := now()
 	t := &term{
 		Reign: NewReign(ReignConfig{
-			Region: s.cfg.Region, Regions: s.cfg.Regions, Replicas: s.cfg.Replicas, Settled: since.Add(s.unsettled()),
+			Region: s.cfg.Region, Regions: s.cfg.Regions, Replicas: s.cfg.Replicas, TakeoverAfter: s.cfg.TakeoverAfter,
+			Term: fmt.Sprintf("%s/%d", s.cfg.Name, since.UnixNano()), Settled: since.Add(s.unsettled()),
 		}, since),
 		s: s, ctx: ctx, now: now,
 		asks: make(chan *LeaseAsk, maxGrantEntries*raftfsm.MaxEntryCommands),
@@ -82,6 +83,7 @@ func (s *Server) reign(ctx context.Context, changed <-chan struct{}) error {
 	g.Go(func() error { return t.grantLoop(ctx) })
 	g.Go(func() error { return t.watchMembers(ctx) })
 	g.Go(func() error { return t.federate(ctx) })
+	g.Go(func() error { return t.succeed(ctx) })
 	g.Go(func() error {
 		defer cancel()
 		for {

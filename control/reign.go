@@ -32,7 +32,8 @@ type Reign struct {
 	dirs     *directories
 	wants    *wantList
 	decider  *Decider
-	refused  map[string]time.Time // decisions not to repeat before a time
+	*Succession
+	refused map[string]time.Time // decisions not to repeat before a time
 
 	mu      sync.Mutex
 	members []starling.Node // sorted by name
@@ -43,23 +44,28 @@ type ReignConfig struct {
 	Region   string
 	Regions  map[string][]string // QUIC addresses of the other regions' servers, as configured
 	Replicas int                 // caches that hold each chunk
-	Settled  time.Time           // before this the membership may be incomplete: nothing is reported
+	// TakeoverAfter is how long a region must be silent before the others may vote for one
+	// to take over its apps; 0: they never do.
+	TakeoverAfter time.Duration
+	Term          string    // of this leader, different from the region's other leaders'
+	Settled       time.Time // before this the membership may be incomplete: nothing is reported
 }
 
 // NewReign returns what a leader knows at the beginning of its term: nothing.
 func NewReign(conf ReignConfig, since time.Time) *Reign {
 	return &Reign{
 		conf: conf, since: since,
-		jobs:     newJobBoard(),
-		drafts:   newDraftBoard(),
-		machines: newMachineBoard(conf.Region),
-		caches:   newCacheBoard(),
-		marks:    newMarkBoard(),
-		home:     newHomeBoard(),
-		dirs:     newDirectories(),
-		wants:    newWantList(since),
-		decider:  NewDecider(),
-		refused:  map[string]time.Time{},
+		jobs:       newJobBoard(),
+		drafts:     newDraftBoard(),
+		machines:   newMachineBoard(conf.Region),
+		caches:     newCacheBoard(),
+		marks:      newMarkBoard(),
+		home:       newHomeBoard(),
+		dirs:       newDirectories(),
+		wants:      newWantList(since),
+		decider:    NewDecider(),
+		Succession: NewSuccession(conf.Region, conf.Term, conf.TakeoverAfter, since),
+		refused:    map[string]time.Time{},
 	}
 }
 
@@ -96,8 +102,14 @@ func (r *Reign) Decide(v raftfsm.View, now time.Time) []Decision {
 	r.caches.keepGoals(goals, v.Placed)
 	r.marks.keepGoals(goals)
 	r.wants.update(v, r.dirs, r.conf.Region, min(r.conf.Replicas, r.caches.count()))
-	out := r.regional(v, now)
-	return append(out, r.decider.Decide(v, r.observe(v, now))...)
+	out := append(r.regional(v, now), r.decisions(v)...)
+	obs := r.observe(v, now)
+	if r.Supported(v, now) != nil {
+		// What ends here now might end otherwise where the apps are taken over, and nobody
+		// would see it: the deadline waits until a majority of regions can be heard.
+		return out
+	}
+	return append(out, r.decider.Decide(v, obs)...)
 }
 
 // observe gathers what the decider needs, this region's own reports included.

@@ -43,6 +43,7 @@ func (s *Server) routes() http.Handler {
 		rpc.RouteWants:          {role: starling.RoleCache, atLeader: true, serve: s.serveWants},
 		rpc.RouteCacheReport:    {role: starling.RoleCache, atLeader: true, serve: s.serveCacheReport},
 		rpc.RouteMirror:         {role: starling.RoleServer, foreign: true, atLeader: true, serve: s.serveMirror},
+		rpc.RouteVote:           {role: starling.RoleServer, foreign: true, atLeader: true, serve: s.serveVote},
 		rpc.RouteAccount:        {role: starling.RoleServer, foreign: true, serve: s.serveAccount},
 		rpc.RouteRegionReports:  {role: starling.RoleServer, foreign: true, atLeader: true, serve: s.serveRegionReports},
 	} {
@@ -249,6 +250,11 @@ func (s *Server) serveMirror(w http.ResponseWriter, r *http.Request, c *caller) 
 	if err != nil {
 		return err
 	}
+	echo, err := echoOf(r)
+	if err != nil {
+		return err
+	}
+	c.term.Echoed(c.Region, echo, index)
 	ctx, cancel := s.whileLeading(r.Context(), c.term)
 	defer cancel()
 	var batch rpc.MirrorBatch
@@ -272,6 +278,7 @@ func (s *Server) serveMirror(w http.ResponseWriter, r *http.Request, c *caller) 
 		}
 	}
 	batch.Drafts, _ = c.term.drafts.all()
+	batch.Standing = c.term.Standing(s.cfg.FSM.View(), c.term.now())
 	return answer(w, batch)
 }
 

@@ -30,7 +30,8 @@ func operations() []operation {
 		{"GET", "/v1/artifacts/{digest}", viewer}, {"GET", "/v1/artifacts/{digest}/manifest", viewer},
 		{"POST", "/v1/artifacts/missing", deployer},
 		{"PUT", "/v1/artifacts/chunks/{digest}", deployer}, {"GET", "/v1/artifacts/chunks/{digest}", viewer},
-		{"GET", "/v1/regions", viewer}, {"GET", "/v1/nodes", viewer}, {"GET", "/v1/events", viewer}, {"GET", "/v1/metrics", viewer},
+		{"GET", "/v1/regions", viewer}, {"GET", "/v1/regions/{region}", viewer}, {"POST", "/v1/regions/{region}/takeover", operator},
+		{"GET", "/v1/nodes", viewer}, {"GET", "/v1/events", viewer}, {"GET", "/v1/metrics", viewer},
 		{"POST", "/v1/acl/bootstrap", ""}, {"GET", "/v1/acl/tokens", operator}, {"POST", "/v1/acl/tokens", operator}, {"DELETE", "/v1/acl/tokens/{id}", operator},
 		{"GET", "/v1/operator/raft", operator}, {"DELETE", "/v1/operator/raft/{name}", operator},
 		{"POST", "/v1/operator/raft/transfer-leadership", operator}, {"POST", "/v1/operator/join", operator}, {"POST", "/v1/operator/force-leave", operator},
@@ -61,7 +62,7 @@ func TestRoles(t *testing.T) {
 		}
 	}
 	digest := starling.DigestOf([]byte("x")).String()
-	fill := strings.NewReplacer("{app}", "hello", "{id}", "d-none", "{digest}", digest, "{name}", "none")
+	fill := strings.NewReplacer("{app}", "hello", "{id}", "d-none", "{digest}", digest, "{name}", "none", "{region}", "r9")
 	for _, o := range operations() {
 		path := fill.Replace(o.pattern)
 		if o.pattern == "/v1/events" {

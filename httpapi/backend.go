@@ -101,6 +101,10 @@ type Cluster interface {
 	Leader() starling.LeaderStatus
 	Nodes() []starling.NodeStatus
 	RegionStatuses() []starling.RegionStatus
+	Region(name string) (*starling.RegionDetail, bool)
+	// TakeOver makes this region the home of another's apps. Without force it is refused
+	// while any region hears that one or has seen more of it than this one.
+	TakeOver(ctx context.Context, actor, region string, force bool) (*starling.Takeover, error)
 	// WaitIndex returns the applied index as soon as it is above index, or when ctx ends.
 	WaitIndex(ctx context.Context, index uint64) uint64
 }

@@ -279,6 +279,21 @@ func (b *backend) Nodes() []starling.NodeStatus {
 	return []starling.NodeStatus{{Node: starling.Node{Name: "m1", Region: b.region, Roles: []starling.Role{starling.RoleMachine}, Alive: true}}}
 }
 
+func (b *backend) Region(name string) (*starling.RegionDetail, bool) {
+	if name != b.region {
+		return nil, false
+	}
+	return &starling.RegionDetail{RegionStatus: starling.RegionStatus{Name: name, Local: true, Servers: []string{}}, Apps: []string{}, Unseen: []*starling.Unseen{}}, true
+}
+
+func (b *backend) TakeOver(_ context.Context, actor, region string, force bool) (*starling.Takeover, error) {
+	if !force {
+		return nil, fmt.Errorf("take over %s: %w: it answered a moment ago", region, starling.ErrConflict)
+	}
+	r, err := b.propose(actor, raftfsm.TypeTakeover, raftfsm.Takeover{From: region, Epoch: b.fsm.View().NextEpoch(region)})
+	return r.Takeover, err
+}
+
 func (b *backend) RegionStatuses() []starling.RegionStatus {
 	return []starling.RegionStatus{{Name: b.region, Local: true, Leader: "s1", Seen: true}}
 }

@@ -11,6 +11,14 @@ import (
 	"github.com/starlingdeploy/starling"
 )
 
+type regionPath struct {
+	Region string `path:"region" doc:"Its name"`
+}
+
+type takeoverBody struct {
+	Force bool `json:"force,omitempty" doc:"Even if it is still heard, or another region has seen more of it"`
+}
+
 type textAnswer struct {
 	ContentType string `header:"Content-Type"`
 	Body        []byte
@@ -28,6 +36,31 @@ func (a *api) registerCluster() {
 			return nil, err
 		}
 		return &answer[[]starling.RegionStatus]{index, list(a.Backend.RegionStatuses())}, nil
+	})
+	register(a, route{
+		method: http.MethodGet, path: "/v1/regions/{region}", id: "get-region", summary: "Show what this region knows of a region",
+		role: starling.ACLViewer, place: atLeader,
+	}, func(_ context.Context, in *regionPath) (*answer[*starling.RegionDetail], error) {
+		d, ok := a.Backend.Region(in.Region)
+		if !ok {
+			return nil, fmt.Errorf("region %.80q: %w", in.Region, starling.ErrNotFound)
+		}
+		return &answer[*starling.RegionDetail]{a.Backend.Leader().Index, d}, nil
+	})
+	register(a, route{
+		method: http.MethodPost, path: "/v1/regions/{region}/takeover", id: "take-over-region",
+		summary: "Make this region the home of a lost region's apps",
+		role:    starling.ACLOperator, place: atLeader, body: takeoverBody{},
+	}, func(ctx context.Context, in *regionPath) (*answer[*starling.Takeover], error) {
+		var body takeoverBody
+		if err := decode(callOf(ctx).body, &body); err != nil {
+			return nil, err
+		}
+		tk, err := a.Backend.TakeOver(ctx, callOf(ctx).actor, in.Region, body.Force)
+		if err != nil {
+			return nil, err
+		}
+		return &answer[*starling.Takeover]{a.Backend.Leader().Index, tk}, nil
 	})
 	register(a, route{
 		method: http.MethodGet, path: "/v1/nodes", id: "list-nodes", summary: "List the members of this region",

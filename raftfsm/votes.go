@@ -121,6 +121,15 @@ func (v View) Takeover(from string) (*starling.Takeover, bool) {
 	return tk, tk != nil
 }
 
+// TakeoverIndex returns the Raft index at which the newest takeover of a region by this
+// one came to where it is; 0: there is none.
+func (v View) TakeoverIndex(from string) uint64 {
+	for r := range scanBack[starling.Takeover](v.reader, tableTakeovers, byID, strKey(from)) {
+		return r.mod
+	}
+	return 0
+}
+
 // Takeovers returns how far the newest takeover of each region has come, by region.
 func (v View) Takeovers() []*starling.Takeover {
 	var out []*starling.Takeover

@@ -79,10 +79,24 @@ func (c *Client) ReportCache(ctx context.Context, r CacheReport) error {
 	return c.call(ctx, RouteCacheReport, "", nil, r, nil)
 }
 
-// Mirror returns the records homed at the called region that changed after index, or after wait.
-func (c *Client) Mirror(ctx context.Context, index uint64, wait time.Duration) (MirrorBatch, error) {
+// Mirror returns the records homed at the called region that changed after index, or
+// after wait. echo may be nil.
+func (c *Client) Mirror(ctx context.Context, index uint64, wait time.Duration, echo *Echo) (MirrorBatch, error) {
 	var out MirrorBatch
-	return out, c.call(ctx, RouteMirror, "", blocking(index, wait), nil, &out)
+	query := blocking(index, wait)
+	if echo != nil {
+		b, err := json.Marshal(echo)
+		if err != nil {
+			return out, fmt.Errorf("%s: %w", RouteMirror, err)
+		}
+		query.Set("echo", string(b))
+	}
+	return out, c.call(ctx, RouteMirror, "", query, nil, &out)
+}
+
+// Vote asks the called region for its vote; nil: it was given.
+func (c *Client) Vote(ctx context.Context, r VoteRequest) error {
+	return c.call(ctx, RouteVote, "", nil, r, nil)
 }
 
 // ReportRegion delivers a region's reports to the home of the apps.

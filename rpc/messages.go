@@ -20,6 +20,7 @@ const (
 	RouteCacheReport    = "POST /rpc/v1/cache/report"        // leader; callers: cache
 	RouteMirror         = "GET /rpc/v1/mirror"               // leader; callers: server of any region; ?index=&wait=
 	RouteAccount        = "GET /rpc/v1/account"              // any server; callers: server of any region; ?machine=&artifact=
+	RouteVote           = "POST /rpc/v1/regions/vote"        // leader; callers: server of any region
 	RouteRegionReports  = "POST /rpc/v1/regions/reports"     // leader; callers: server of any region
 )
 
@@ -214,6 +215,38 @@ type MirrorBatch struct {
 	Directory Directory         `json:"directory"`
 	Placed    []starling.Digest `json:"placed"`           // artifacts that this region's caches hold
 	Drafts    []BuildDraft      `json:"drafts,omitempty"` // of builds under way here
+	Standing  *Standing         `json:"standing,omitempty"`
+}
+
+// Standing is what a leader says of its region's right to be a home.
+type Standing struct {
+	Stamp  Stamp            `json:"stamp"`
+	Claims []starling.Claim `json:"claims"`
+}
+
+// Stamp is a leader's clock when it sent an answer.
+type Stamp struct {
+	Term string `json:"term"` // of the leader
+	MS   int64  `json:"ms"`   // since the term began
+}
+
+// Echo goes with a question to another region: the newest stamp had from its leader, and
+// the epochs of each line below which the asking region believes no claim (absent: 1).
+type Echo struct {
+	Stamp   Stamp             `json:"stamp"`
+	AfterMS int64             `json:"after_ms"` // the asking region's takeover_after; 0: it never votes
+	Floors  map[string]uint64 `json:"floors,omitempty"`
+}
+
+// VoteRequest asks a region for its vote about a lost one, which it commits before it
+// answers. A refusal is an error.
+type VoteRequest struct {
+	Lost      string   `json:"lost"`
+	Epoch     uint64   `json:"epoch"`
+	Candidate string   `json:"candidate"`     // the caller's region
+	Regions   []string `json:"regions"`       // all that the candidate knows
+	Mirror    uint64   `json:"mirror"`        // how much of Lost's log the candidate has seen
+	Dry       bool     `json:"dry,omitempty"` // would it?
 }
 
 // Directory says where a region's servers and caches are.

@@ -59,23 +59,3 @@ func nodesCommand(use, short string, keep func(*starling.Node) bool) *cobra.Comm
 		})
 	})
 }
-
-func regionCommand() *cobra.Command {
-	return group("region", "Regions",
-		apiCommand("list", "List regions as this server sees them", exactArgs(0),
-			func(cmd *cobra.Command, c *client.Client, a *apiFlags, _ []string) error {
-				regions, err := c.Regions(cmd.Context())
-				if err != nil {
-					return err
-				}
-				return a.show(cmd, regions, "REGION\tHERE\tLEADER\tSERVERS\tCACHES\tWORKERS\tMACHINES\tSEEN", func(row func(...any)) {
-					for _, r := range regions {
-						machines := "?"
-						if r.Machines >= 0 {
-							machines = fmt.Sprint(r.Machines)
-						}
-						row(r.Name, r.Local, r.Leader, len(r.Servers), r.Caches, r.Workers, machines, r.Seen)
-					}
-				})
-			}))
-}

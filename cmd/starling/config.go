@@ -55,6 +55,9 @@ type ServerBlock struct {
 	Enabled         bool `hcl:"enabled,optional"`
 	BootstrapExpect int  `hcl:"bootstrap_expect,optional"` // 0: join an existing cluster
 	Replicas        int  `hcl:"replicas,optional"`         // caches that hold each chunk
+	// TakeoverAfter is how long a region is silent before the others vote for one of them
+	// to take over its apps, e.g. 60s; empty: only an operator orders it.
+	TakeoverAfter string `hcl:"takeover_after,optional"`
 
 	Autopilot *AutopilotBlock `hcl:"autopilot,block"`
 }
@@ -258,6 +261,9 @@ func (c *Config) checkRoles() error {
 		if c.Server.Replicas == 0 {
 			c.Server.Replicas = defaultReplicas
 		}
+		if _, err := c.takeoverAfter(); err != nil {
+			return err
+		}
 		if _, err := c.autopilot(); err != nil {
 			return err
 		}
@@ -269,6 +275,29 @@ func (c *Config) checkRoles() error {
 		c.Cache.MaxBytes = "100GiB"
 	}
 	return nil
+}
+
+// Bounds of takeover_after: half of it must be long beside the seconds that an election
+// within a region takes.
+const (
+	minTakeoverAfter = 10 * time.Second
+	maxTakeoverAfter = time.Hour
+)
+
+// takeoverAfter reads the server's takeover_after; 0: off.
+func (c *Config) takeoverAfter() (time.Duration, error) {
+	text := c.Server.TakeoverAfter
+	if text == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d != 0 && (d < minTakeoverAfter || d > maxTakeoverAfter) {
+		return 0, starling.Invalidf("server.takeover_after", "%q: want a time within %s and %s, or none", text, minTakeoverAfter, maxTakeoverAfter)
+	}
+	if d > 0 && len(c.Regions) < 2 {
+		return 0, starling.Invalidf("server.takeover_after", "needs three regions at least: name the others in regions")
+	}
+	return d, nil
 }
 
 func (c *Config) checkAddresses() error {

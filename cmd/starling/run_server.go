@@ -52,12 +52,16 @@ func (p *process) runServer(ctx context.Context, g *errgroup.Group) error {
 	if err != nil {
 		return err
 	}
+	takeoverAfter, err := p.cfg.takeoverAfter()
+	if err != nil {
+		return errors.Join(err, raft.Close())
+	}
 	metrics := prometheus.NewRegistry()
 	server, err := control.New(control.Config{
 		Region: p.cfg.Region, Name: p.cfg.Name,
 		Raft: raft, FSM: fsm, Members: p.pool, Blobs: p.caches,
 		Regions: p.cfg.Regions, DialControl: p.dialControl, Sign: p.sign, Account: p.blobs.GetAccount, Stop: p.stop,
-		Replicas: p.replicas(), Metrics: metrics, Logger: p.log.With("part", "control"),
+		Replicas: p.replicas(), TakeoverAfter: takeoverAfter, Metrics: metrics, Logger: p.log.With("part", "control"),
 	})
 	if err != nil {
 		return errors.Join(err, raft.Close())
