@@ -228,7 +228,10 @@ func (s *Succession) Due(v raftfsm.View, now time.Time) (raftfsm.Vote, bool) {
 	defer s.mu.Unlock()
 	for _, line := range known {
 		vote := raftfsm.Vote{Lost: line, Candidate: s.self, Regions: known, Mirror: v.MirrorIndex(line),
-			Epoch: max(v.NextEpoch(line), s.promised[line].epoch+1)}
+			Epoch: v.NextEpoch(line)}
+		for vote.Epoch <= s.promised[line].epoch { // what was promised may be on its way into the log
+			vote.Epoch += raftfsm.MaxRegions
+		}
 		if line == s.self {
 			vote.Mirror = v.Index()
 			if !s.gainsaid(v, now) {

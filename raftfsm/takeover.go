@@ -47,9 +47,11 @@ func (t *tx) mayTakeOver(p *Takeover) error {
 		return fmt.Errorf("%w: region %s is not known here", starling.ErrNotFound, p.From)
 	}
 	tk := t.takeoverOf(p.From)
+	next := t.nextEpoch(p.From, t.region)
 	switch {
-	case tk != nil && tk.Epoch >= p.Epoch || t.newestEpoch(p.From) >= p.Epoch || len(p.Votes) == 0 && t.floor(p.From) >= p.Epoch:
-		return fmt.Errorf("%w: epoch %d of region %s is taken: the next is %d", starling.ErrConflict, p.Epoch, p.From, t.nextEpoch(p.From))
+	case tk != nil && tk.Epoch >= p.Epoch || t.newestEpoch(p.From) >= p.Epoch || len(p.Votes) == 0 && t.floor(p.From) >= p.Epoch,
+		p.Epoch%MaxRegions != next%MaxRegions:
+		return fmt.Errorf("%w: epoch %d of region %s is taken, or another region's: the next here is %d", starling.ErrConflict, p.Epoch, p.From, next)
 	case len(p.Votes) > 0:
 		return t.checkVotes(p, known)
 	case p.From == t.region:
@@ -103,9 +105,13 @@ func (r reader) floor(region string) uint64 {
 	return epoch
 }
 
-// nextEpoch returns an epoch that is above every one known of a region and its apps.
-func (r reader) nextEpoch(region string) uint64 {
-	return max(r.floor(region), r.newestEpoch(region)) + 1
+// nextEpoch returns the least epoch that is above every one known of a region and its
+// apps and that only the region by can use: as ballots in Paxos, epochs are dealt out by
+// place among the regions, so that two never share one, not even by two operators' orders.
+func (r reader) nextEpoch(region, by string) uint64 {
+	least := max(r.floor(region), r.newestEpoch(region)) + 1
+	own := uint64(max(0, slices.Index(r.knownRegions(), by)))
+	return least + (own+MaxRegions-least%MaxRegions)%MaxRegions
 }
 
 // takeoverOf returns how far the newest takeover of a region has come, nil for none.

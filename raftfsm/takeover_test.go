@@ -91,9 +91,10 @@ func TestTakeoverInSteps(t *testing.T) {
 	west.follow("east", east.fsm.View())
 	rs["north"].follow("east", east.fsm.View())
 	var steps int
+	moved := west.fsm.View().NextEpoch("east")
 	for stage := starling.TakeoverBegun; stage == starling.TakeoverBegun; steps++ {
 		before := west.index
-		tk := west.must(west.cmd(TypeTakeover, Takeover{From: "east", Epoch: 2}))[0].Takeover
+		tk := west.must(west.cmd(TypeTakeover, Takeover{From: "east", Epoch: moved}))[0].Takeover
 		stage = tk.Stage
 		m := west.fsm.View().ChangedSince("west", before)
 		if n := len(m.Apps) + len(m.Goals) + len(m.Releases) + len(m.Deployments); n > 7+3 {
@@ -115,7 +116,7 @@ func TestTakeoverInSteps(t *testing.T) {
 		rs[name].follow("west", west.fsm.View())
 		rs[name].checkState()
 		for i := range apps {
-			if a, ok := rs[name].fsm.View().App(fmt.Sprintf("app%d", i)); !ok || a.Home != "west" || a.Epoch != 2 {
+			if a, ok := rs[name].fsm.View().App(fmt.Sprintf("app%d", i)); !ok || a.Home != "west" || a.Epoch != moved {
 				t.Errorf("%s has %+v", name, a)
 			}
 		}
@@ -134,7 +135,7 @@ func TestIdempotencyKeySurvivesATakeover(t *testing.T) {
 	east, west := rs["east"], rs["west"]
 	east.history(20)
 	west.follow("east", east.fsm.View())
-	west.must(west.cmd(TypeTakeover, Takeover{From: "east", Epoch: 2}))
+	west.must(west.cmd(TypeTakeover, Takeover{From: "east", Epoch: west.fsm.View().NextEpoch("east")}))
 	for i := range 20 {
 		r := west.must(west.cmd(TypeSubmit, Submit{ID: fmt.Sprintf("again%d", i), App: "old", SHA: fmt.Sprintf("%040x", 1), IdempotencyKey: fmt.Sprintf("old%d", i)}))[0]
 		if r.Created || r.Deployment.ID != fmt.Sprintf("old%d", i) {
@@ -166,7 +167,7 @@ func TestTakeoverDoesNotWalkHistory(t *testing.T) {
 	const ended = 9000
 	east.history(ended)
 	west.follow("east", east.fsm.View())
-	cmd := west.cmd(TypeTakeover, Takeover{From: "east", Epoch: 2})
+	cmd := west.cmd(TypeTakeover, Takeover{From: "east", Epoch: west.fsm.View().NextEpoch("east")})
 	apply := west.timed(cmd)
 	mirror := time.Duration(0)
 	for range 5 { // what a command costs that does nothing

@@ -36,8 +36,8 @@ func (r reader) mayVote(p *Vote) error {
 		return nil
 	case b != nil && b.Epoch == p.Epoch:
 		return fmt.Errorf("%w: region %s voted for %s in epoch %d of %s", starling.ErrConflict, r.region, b.Candidate, p.Epoch, p.Lost)
-	case p.Epoch < r.nextEpoch(p.Lost):
-		return fmt.Errorf("%w: epoch %d of region %s is over here: the next is %d", starling.ErrConflict, p.Epoch, p.Lost, r.nextEpoch(p.Lost))
+	case p.Epoch < r.nextEpoch(p.Lost, p.Candidate) || p.Epoch%MaxRegions != r.nextEpoch(p.Lost, p.Candidate)%MaxRegions:
+		return fmt.Errorf("%w: epoch %d of region %s is over here: %s may use %d", starling.ErrConflict, p.Epoch, p.Lost, p.Candidate, r.nextEpoch(p.Lost, p.Candidate))
 	}
 	if seen := r.mirrored(p.Lost); p.Candidate != p.Lost && seen > p.Mirror {
 		return fmt.Errorf("%w: region %s has seen more of %s, up to index %d, than %s, up to %d",
@@ -103,8 +103,8 @@ func (v View) Claims() []starling.Claim {
 // claim under an older one is believed.
 func (v View) Floor(line string) uint64 { return v.floor(line) }
 
-// NextEpoch returns the epoch for the next takeover of a region.
-func (v View) NextEpoch(region string) uint64 { return v.nextEpoch(region) }
+// NextEpoch returns the epoch for the next takeover of a region by this one.
+func (v View) NextEpoch(region string) uint64 { return v.nextEpoch(region, v.region) }
 
 // MayVote returns why this region's state would refuse a vote, nil if it would not.
 func (v View) MayVote(p Vote) error { return v.mayVote(&p) }
