@@ -30,7 +30,7 @@ func (r *run) conclude(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	astray, where, err := r.machines(ctx)
+	astray, where, err := r.agree(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -45,6 +45,9 @@ func (r *run) conclude(ctx context.Context) (*Result, error) {
 	}
 	res.Coverage = coverage(r.cells, r.strikes, missed)
 	res.leaders(gaps)
+	r.machines.mu.Lock()
+	res.WentBack, res.Problems = r.machines.back, append(res.Problems, r.machines.words...)
+	r.machines.mu.Unlock()
 	r.stage.mu.Lock()
 	defer r.stage.mu.Unlock()
 	for _, n := range r.stage.fell {
@@ -106,9 +109,9 @@ func (r *run) everything(ctx context.Context) ([]held, error) {
 	return out, nil
 }
 
-// machines counts those that do not run what they should: of each app the artifact of the
+// agree counts machines that do not run what they should: of each app the artifact of the
 // newest release.
-func (r *run) machines(ctx context.Context) (int, []string, error) {
+func (r *run) agree(ctx context.Context) (int, []string, error) {
 	end := time.Now().Add(settleWithin)
 	for {
 		astray, where, err := r.astray(ctx)

@@ -2,6 +2,8 @@ package chaos
 
 import (
 	"cmp"
+	"errors"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -18,6 +20,7 @@ type Result struct {
 	ErrorsRetried int64    `json:"errors_retried"` // tries that a server answered with 5xx
 	BrokenRetried int64    `json:"broken_retried"` // tries without an answer
 	Astray        int      `json:"astray"`         // machines that do not run what their goals say, in the end
+	WentBack      int      `json:"went_back"` // times that a machine's own record went back to an older generation
 	FellByItself  int      `json:"fell_by_itself"` // ends of processes that nobody killed
 
 	Seed      uint64    `json:"seed"`
@@ -54,7 +57,13 @@ type ByFault struct {
 }
 
 // Verdict returns nil if every promise was kept.
-func (r *Result) Verdict() error { return r.Counts.Verdict() }
+func (r *Result) Verdict() error {
+	err := r.Counts.Verdict()
+	if r.Astray+r.WentBack > 0 {
+		err = errors.Join(err, fmt.Errorf("astray %d, went back %d", r.Astray, r.WentBack))
+	}
+	return err
+}
 
 func coverage(cells []Cell, strikes []Strike, missed int) Coverage {
 	c := Coverage{Cells: len(cells), Table: map[string]map[Boundary]int{}, Missing: []string{}, Missed: missed}

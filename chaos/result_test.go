@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"testing"
 	"time"
+
+	"github.com/starlingdeploy/starling"
 )
 
 // The names that other programs rely on.
@@ -71,5 +73,22 @@ func TestQuantileMS(t *testing.T) {
 	}
 	if q := quantileMS([]time.Duration{3e6, 1e6, 2e6}); q != (Quantile{P50: 2, P99: 2, Max: 3}) {
 		t.Errorf("%+v", q)
+	}
+}
+
+// Generations of a machine's app only grow; each step back counts.
+func TestGenerations(t *testing.T) {
+	g := newGenerations()
+	for _, sequence := range []uint64{1, 1, 3, 2, 2, 3} {
+		g.saw("m1", "web", "runs", starling.Generation{Epoch: 1, Sequence: sequence})
+	}
+	g.saw("m1", "web", "wants", starling.Generation{Epoch: 1, Sequence: 1})
+	g.saw("m2", "web", "runs", starling.Generation{Epoch: 1, Sequence: 1})
+	g.saw("m2", "web", "runs", starling.Generation{Epoch: 2, Sequence: 0})
+	if g.back != 1 || len(g.words) != 1 {
+		t.Errorf("%d steps back: %q", g.back, g.words)
+	}
+	if err := (&Result{WentBack: 1}).Verdict(); err == nil {
+		t.Error("a step back breaks no promise")
 	}
 }

@@ -70,6 +70,7 @@ type run struct {
 	board     *board
 	ledger    *ledger
 	customers *customers
+	machines  *generations
 	began     time.Time
 
 	mu      sync.Mutex
@@ -94,7 +95,7 @@ func (c Config) Run(ctx context.Context) (res *Result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &run{Config: &c, cells: Cells(c.Kinds, c.Regions), ledger: newLedger(), missed: map[Cell]int{}}
+	r := &run{Config: &c, cells: Cells(c.Kinds, c.Regions), ledger: newLedger(), machines: newGenerations(), missed: map[Cell]int{}}
 	r.board = newBoard(r.ledger)
 	defer func() {
 		if c.Keep || res != nil && res.Verdict() != nil {
@@ -192,6 +193,7 @@ func (r *run) observed(ctx context.Context) (*Result, error) {
 		g.Go(func() error { return r.board.probe(watching, a) })
 	}
 	g.Go(func() error { return r.stage.supervise(watching) })
+	g.Go(func() error { return r.machines.follow(watching, r.stage.with("", starling.RoleMachine)) })
 	var res *Result
 	g.Go(func() error {
 		defer stop()
@@ -329,6 +331,11 @@ func (r *run) blow(during context.Context, c Cell, region string, random *rand.R
 		return nil
 	}
 	b := plan(c, region, victim, random)
+	if c.Kind == Clock && c.Target == Follower && random.IntN(2) == 0 {
+		if b.from, err = r.stage.choose(Leader, region, leader, random); err == nil {
+			b.Detail += ", a new leader is chosen"
+		}
+	}
 	b.began = time.Now()
 	b.AtS = b.began.Sub(r.began).Seconds()
 	failed := r.stage.strike(b)

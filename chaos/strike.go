@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -48,6 +49,7 @@ type blow struct {
 	hold   time.Duration
 	step   time.Duration
 	delay  time.Duration
+	from   *actor // Clock: the leader that is to hand over meanwhile; nil: none
 }
 
 // plan draws the particulars of a cell's fault.
@@ -83,7 +85,10 @@ func (s *stage) strike(b *blow) error {
 	case DiskFull:
 		return fill(b.victim.disk)
 	case Clock:
-		return s.step(b.victim, b.step)
+		if err := s.step(b.victim, b.step); err != nil || b.from == nil {
+			return err
+		}
+		return s.crown(b.from)
 	case SlowSync:
 		s.syncs.Delay(b.victim.host.Name, b.delay)
 	case SyncError:
@@ -110,6 +115,16 @@ func (s *stage) heal(b *blow) error {
 		return s.step(b.victim, 0)
 	case SlowSync, SyncError:
 		s.syncs.Delay(b.victim.host.Name, 0)
+	}
+	return nil
+}
+
+// crown asks a leader to hand the lead over, to whom it likes. That it may fail is no matter.
+func (s *stage) crown(leader *actor) error {
+	ctx, cancel := context.WithTimeout(context.Background(), probeWithin)
+	defer cancel()
+	if err := leader.api.TransferLeadership(ctx); err != nil {
+		s.log.Info("the lead was not handed over", "by", leader.Name, "err", err)
 	}
 	return nil
 }
