@@ -87,6 +87,7 @@ func (c *customers) again(ctx context.Context, region string, random *rand.Rand,
 			return err
 		case errors.As(err, &answered):
 			c.errors.Add(1)
+			c.stage.log.Info("answered with an error", "status", answered.Status, "detail", answered.Detail)
 		case late || errors.Is(err, starling.ErrUnavailable):
 			c.broken.Add(1)
 		default:

@@ -20,7 +20,7 @@ type Result struct {
 	ErrorsRetried int64    `json:"errors_retried"` // tries that a server answered with 5xx
 	BrokenRetried int64    `json:"broken_retried"` // tries without an answer
 	Astray        int      `json:"astray"`         // machines that do not run what their goals say, in the end
-	WentBack      int      `json:"went_back"` // times that a machine's own record went back to an older generation
+	WentBack      int      `json:"went_back"`      // times that a machine's own record went back to an older generation
 	FellByItself  int      `json:"fell_by_itself"` // ends of processes that nobody killed
 
 	Seed      uint64    `json:"seed"`
