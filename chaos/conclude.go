@@ -44,7 +44,7 @@ func (r *run) conclude(ctx context.Context) (*Result, error) {
 		missed += n
 	}
 	res.Coverage = coverage(r.cells, r.strikes, missed)
-	res.leaders(gaps)
+	res.leaders(led(gaps, r.strikes))
 	r.machines.mu.Lock()
 	res.WentBack, res.Problems = r.machines.back, append(res.Problems, r.machines.words...)
 	r.machines.mu.Unlock()

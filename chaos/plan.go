@@ -31,10 +31,12 @@ var Kinds = []Kind{Kill, Stop, Isolate, Mute, Deafen, DiskFull, Clock, SlowSync,
 // Target is who is harmed.
 type Target string
 
-// The targets, all of the deployment's home region. Region is cut off from the other regions.
+// The targets, all of the deployment's home region. Servers are all of its servers at once,
+// which leaves no quorum; Region is cut off from the other regions.
 const (
 	Leader   Target = "leader"
 	Follower Target = "follower"
+	Servers  Target = "servers"
 	Worker   Target = "worker"
 	Cache    Target = "cache"
 	Machine  Target = "machine"
@@ -70,6 +72,8 @@ func (k Kind) targets() []Target {
 		return []Target{Leader, Follower, Worker, Cache, Machine, Region}
 	case DiskFull, SlowSync, SyncError:
 		return []Target{Leader, Follower, Cache}
+	case Kill, Stop:
+		return []Target{Leader, Follower, Servers, Worker, Cache, Machine}
 	default:
 		return []Target{Leader, Follower, Worker, Cache, Machine}
 	}
@@ -119,16 +123,16 @@ func join[T ~string](names []T) string {
 	return strings.Join(out, ", ")
 }
 
-// lane is a sequence of faults of which one is over before the next begins: so at most
-// one server of a region is harmed at any time, and beside it at most one process that is
-// no server.
+// lane is a sequence of faults of which one is over before the next begins: so a region
+// keeps a quorum but where all servers are the target, and beside servers at most one other
+// process is harmed.
 type lane struct {
 	region  int
 	servers bool
 }
 
 // onServers reports whether a target's faults belong to the lane of the servers.
-func (t Target) onServers() bool { return t == Leader || t == Follower || t == Region }
+func (t Target) onServers() bool { return t == Leader || t == Follower || t == Servers || t == Region }
 
 // lanes returns two for each region.
 func lanes(regions int) []lane {

@@ -11,7 +11,7 @@ import (
 // Result is what came of a run.
 type Result struct {
 	Counts
-	LeaderlessSMax    float64 `json:"leaderless_s_max"`    // longest time without an answer of a region's leader
+	LeaderlessSMax    float64 `json:"leaderless_s_max"`    // longest time without an answer of the leader of a region with a quorum
 	LeaderlessSMedian float64 `json:"leaderless_s_median"` // of such times; those under resolution_s do not count
 	Leaderless        int     `json:"leaderless"`          // how many there were
 	ResolutionS       float64 `json:"resolution_s"`
@@ -96,7 +96,7 @@ func byFault(strikes []Strike, gaps []gap) []ByFault {
 		}
 		out[i].Count++
 		for _, g := range gaps {
-			if g.region == s.region && g.from.Before(s.end) && g.until.After(s.began) {
+			if s.overlaps(g) {
 				out[i].LeaderlessSMax = max(out[i].LeaderlessSMax, g.until.Sub(g.from).Seconds())
 			}
 		}
@@ -114,7 +114,18 @@ func quantileMS(all []time.Duration) Quantile {
 	return Quantile{at(0.5), at(0.99), at(1)}
 }
 
-// summary fills in what is known of leaders.
+// led returns the gaps during which there was a quorum: those that no fault of all servers overlaps.
+func led(gaps []gap, strikes []Strike) []gap {
+	return slices.DeleteFunc(slices.Clone(gaps), func(g gap) bool {
+		return slices.ContainsFunc(strikes, func(s Strike) bool { return s.Target == Servers && s.overlaps(g) })
+	})
+}
+
+func (s *Strike) overlaps(g gap) bool {
+	return g.region == s.region && g.from.Before(s.end) && g.until.After(s.began)
+}
+
+// leaders fills in what is known of leaders.
 func (r *Result) leaders(gaps []gap) {
 	r.ResolutionS, r.Leaderless = leaderlessOver.Seconds(), len(gaps)
 	var all []float64

@@ -56,6 +56,10 @@ func TestLeaderless(t *testing.T) {
 	if r.leaders(gaps); r.LeaderlessSMax != 4 || r.LeaderlessSMedian != 2 || r.Leaderless != 3 {
 		t.Errorf("%+v", r)
 	}
+	outage := Strike{Kind: Kill, Target: Servers, region: "r2", began: at(1), end: at(2)}
+	if kept := led(gaps, []Strike{outage, {Kind: Kill, Target: Leader, region: "r1", began: at(1), end: at(2)}}); len(kept) != 2 {
+		t.Errorf("with a quorum: %v", kept)
+	}
 	sums := byFault([]Strike{
 		{Kind: Stop, Target: Leader, region: "r1", began: at(0.5), end: at(1)},
 		{Kind: Stop, Target: Leader, region: "r1", began: at(3), end: at(3.1)},

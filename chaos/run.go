@@ -325,14 +325,15 @@ func (r *run) miss(c Cell) {
 // blow strikes, holds and heals, even if during ends meanwhile.
 func (r *run) blow(during context.Context, c Cell, region string, random *rand.Rand) error {
 	leader, _ := r.board.leader(region)
-	victim, err := r.stage.choose(c.Target, region, leader, random)
+	victims, err := r.stage.choose(c.Target, region, leader, random)
 	if err != nil {
 		r.miss(c)
 		return nil
 	}
-	b := plan(c, region, victim, random)
+	b := plan(c, region, victims, random)
 	if c.Kind == Clock && c.Target == Follower && random.IntN(2) == 0 {
-		if b.from, err = r.stage.choose(Leader, region, leader, random); err == nil {
+		if leaders, err := r.stage.choose(Leader, region, leader, random); err == nil {
+			b.from = leaders[0]
 			b.Detail += ", a new leader is chosen"
 		}
 	}

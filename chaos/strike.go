@@ -42,21 +42,21 @@ type Strike struct {
 	began, end time.Time
 }
 
-// blow is a fault that has been planned for a victim.
+// blow is a fault that has been planned.
 type blow struct {
 	Strike
-	victim *actor // nil: the whole region
-	hold   time.Duration
-	step   time.Duration
-	delay  time.Duration
-	from   *actor // Clock: the leader that is to hand over meanwhile; nil: none
+	victims []*actor // none: the whole region is cut off
+	hold    time.Duration
+	step    time.Duration
+	delay   time.Duration
+	from    *actor // Clock: the leader that is to hand over meanwhile; nil: none
 }
 
 // plan draws the particulars of a cell's fault.
-func plan(c Cell, region string, victim *actor, random *rand.Rand) *blow {
-	b := &blow{Strike: Strike{Kind: c.Kind, Target: c.Target, Boundary: c.Boundary, Victim: region, region: region}, victim: victim}
-	if victim != nil {
-		b.Victim = victim.Name
+func plan(c Cell, region string, victims []*actor, random *rand.Rand) *blow {
+	b := &blow{Strike: Strike{Kind: c.Kind, Target: c.Target, Boundary: c.Boundary, Victim: region, region: region}, victims: victims}
+	if len(victims) == 1 {
+		b.Victim = victims[0].Name
 	}
 	b.hold = minHold + time.Duration(random.Int64N(int64(maxHold-minHold)))
 	switch c.Kind {
@@ -70,63 +70,78 @@ func plan(c Cell, region string, victim *actor, random *rand.Rand) *blow {
 	return b
 }
 
-// strike does to the victim what is planned.
+// strike does what is planned.
 func (s *stage) strike(b *blow) error {
-	if b.victim == nil {
+	if len(b.victims) == 0 {
 		return s.links(b.inside(s), b.outside(s), b.Kind, 1)
 	}
+	var errs []error
+	for _, a := range b.victims {
+		errs = append(errs, s.strikeOne(b, a))
+	}
+	if b.from != nil {
+		s.crown(b.from)
+	}
+	return errors.Join(errs...)
+}
+
+func (s *stage) strikeOne(b *blow, a *actor) error {
 	switch b.Kind {
 	case Kill:
-		return s.kill(b.victim)
+		return s.kill(a)
 	case Stop:
-		return b.victim.signal(unix.SIGSTOP)
+		return a.signal(unix.SIGSTOP)
 	case Isolate, Mute, Deafen:
-		return s.links([]lab.Host{b.victim.host}, b.outside(s), b.Kind, 1)
+		return s.links([]lab.Host{a.host}, b.outside(s), b.Kind, 1)
 	case DiskFull:
-		return fill(b.victim.disk)
+		return fill(a.disk)
 	case Clock:
-		if err := s.step(b.victim, b.step); err != nil || b.from == nil {
-			return err
-		}
-		return s.crown(b.from)
+		return s.step(a, b.step)
 	case SlowSync:
-		s.syncs.Delay(b.victim.host.Name, b.delay)
+		s.syncs.Delay(a.host.Name, b.delay)
 	case SyncError:
-		s.syncs.Fail(b.victim.host.Name)
+		s.syncs.Fail(a.host.Name)
 	}
 	return nil
 }
 
 // heal undoes strike.
 func (s *stage) heal(b *blow) error {
-	if b.victim == nil {
+	if len(b.victims) == 0 {
 		return s.links(b.inside(s), b.outside(s), b.Kind, -1)
 	}
+	var errs []error
+	for _, a := range b.victims {
+		errs = append(errs, s.healOne(b, a))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *stage) healOne(b *blow, a *actor) error {
 	switch b.Kind {
 	case Kill:
-		return s.start(b.victim)
+		return s.start(a)
 	case Stop:
-		return b.victim.signal(unix.SIGCONT)
+		return a.signal(unix.SIGCONT)
 	case Isolate, Mute, Deafen:
-		return s.links([]lab.Host{b.victim.host}, b.outside(s), b.Kind, -1)
+		return s.links([]lab.Host{a.host}, b.outside(s), b.Kind, -1)
 	case DiskFull:
-		return remount(b.victim.disk, diskBytes)
+		return remount(a.disk, diskBytes)
 	case Clock:
-		return s.step(b.victim, 0)
+		return s.step(a, 0)
 	case SlowSync, SyncError:
-		s.syncs.Delay(b.victim.host.Name, 0)
+		s.syncs.Delay(a.host.Name, 0)
 	}
 	return nil
 }
 
 // crown asks a leader to hand the lead over, to whom it likes. That it may fail is no matter.
-func (s *stage) crown(leader *actor) error {
+func (s *stage) crown(leader *actor) {
 	ctx, cancel := context.WithTimeout(context.Background(), probeWithin)
 	defer cancel()
 	if err := leader.api.TransferLeadership(ctx); err != nil {
 		s.log.Info("the lead was not handed over", "by", leader.Name, "err", err)
 	}
-	return nil
 }
 
 // inside and outside are the two sides of a cut.
@@ -135,10 +150,10 @@ func (b *blow) inside(s *stage) []lab.Host {
 }
 
 func (b *blow) outside(s *stage) []lab.Host {
-	if b.victim == nil {
+	if len(b.victims) == 0 {
 		return hostsOf(s.actors, func(a *actor) bool { return a.Region != b.region })
 	}
-	return hostsOf(s.actors, func(a *actor) bool { return a != b.victim })
+	return hostsOf(s.actors, func(a *actor) bool { return !slices.Contains(b.victims, a) })
 }
 
 func hostsOf(actors []*actor, which func(*actor) bool) []lab.Host {
@@ -210,21 +225,24 @@ func (s *stage) step(a *actor, by time.Duration) error {
 	return a.clock.Step(by)
 }
 
-// choose returns a target in a region, nil for the region itself. leader is the name of
-// the region's leader as it was last seen.
-func (s *stage) choose(t Target, region, leader string, random *rand.Rand) (*actor, error) {
-	role := map[Target]starling.Role{
-		Leader: starling.RoleServer, Follower: starling.RoleServer, Worker: starling.RoleWorker,
-		Cache: starling.RoleCache, Machine: starling.RoleMachine,
-	}[t]
-	if t == Region {
+// choose returns those in a region whom a target means, none for the region itself. leader
+// is the name of the region's leader as it was last seen.
+func (s *stage) choose(t Target, region, leader string, random *rand.Rand) ([]*actor, error) {
+	servers := s.with(region, starling.RoleServer)
+	var all []*actor
+	switch t {
+	case Region:
 		return nil, nil
+	case Servers:
+		return servers, nil
+	case Leader, Follower:
+		all = slices.DeleteFunc(servers, func(a *actor) bool { return (a.Name == leader) != (t == Leader) })
+	case Worker, Cache, Machine:
+		all = s.with(region, starling.Role(t))
 	}
-	all := slices.DeleteFunc(s.with(region, role), func(a *actor) bool {
-		return t == Leader && a.Name != leader || t == Follower && a.Name == leader
-	})
 	if len(all) == 0 {
 		return nil, fmt.Errorf("region %s has no %s now", region, t)
 	}
-	return all[random.IntN(len(all))], nil
+	i := random.IntN(len(all))
+	return all[i : i+1], nil
 }
