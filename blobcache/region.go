@@ -68,9 +68,34 @@ func (r *Region) Missing(ctx context.Context, ds []starling.Digest) ([]starling.
 	if len(ds) == 0 {
 		return nil, nil
 	}
+	missing, _, err := r.missing(ctx, ds)
+	return missing, err
+}
+
+// Lacking is Missing for a caller that would refuse for good what is missing: it fails with
+// ErrUnavailable where a cache does not answer, or is thought dead, and may hold it.
+func (r *Region) Lacking(ctx context.Context, ds []starling.Digest) ([]starling.Digest, error) {
+	missing, errs, err := r.missing(ctx, ds)
+	if err != nil || len(missing) == 0 {
+		return missing, err
+	}
+	for _, n := range r.members() {
+		if n.Has(starling.RoleCache) && !n.Alive {
+			errs[n.Name] = errors.New("it is thought dead")
+		}
+	}
+	if len(errs) > 0 {
+		return nil, fmt.Errorf("%w: %d chunks are on no cache that answers, %s among them; try again, or push them again: %w",
+			starling.ErrUnavailable, len(missing), missing[0], joinErrors(errs))
+	}
+	return missing, nil
+}
+
+// missing is Missing with the errors of caches that did not answer.
+func (r *Region) missing(ctx context.Context, ds []starling.Digest) ([]starling.Digest, map[string]error, error) {
 	c, err := r.caches()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	seen := make(map[starling.Digest]bool, len(ds))
 	var missing []starling.Digest
@@ -102,12 +127,12 @@ func (r *Region) Missing(ctx context.Context, ds []starling.Digest) ([]starling.
 		}
 	}
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if len(errs) == len(c.names) {
-		return nil, fmt.Errorf("ask caches for missing chunks: %w", joinErrors(errs))
+		return nil, nil, fmt.Errorf("ask caches for missing chunks: %w", joinErrors(errs))
 	}
-	return missing, nil
+	return missing, errs, nil
 }
 
 // ask asks each named cache for its digests, in parallel.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -143,10 +144,21 @@ func TestRegionMissing(t *testing.T) {
 	if got, err := r.Missing(ctx, nil); err != nil || len(got) != 0 {
 		t.Errorf("nothing missing of nothing: %v, %v", got, err)
 	}
+	if got, err := r.Lacking(ctx, ask); err != nil || !slices.Equal(got, want) {
+		t.Errorf("%d lacking, want %d: %v", len(got), len(want), err)
+	}
+	nodes[1].Alive = false // rightly or not: what it holds is not known to be missing
+	if got, err := r.Lacking(ctx, ask); !errors.Is(err, starling.ErrUnavailable) || !strings.Contains(err.Error(), "eu-1") {
+		t.Errorf("%d lacking with a cache thought dead: %v", len(got), err)
+	}
+	nodes[1].Alive = true
 	stop["eu-1"]() // it counts as holding nothing; the rest answers for what it holds
 	got, err = r.Missing(ctx, ask)
 	if err != nil || len(got) < len(want) {
 		t.Errorf("%d missing, want %d or more: %v", len(got), len(want), err)
+	}
+	if _, err := r.Lacking(ctx, ask); !errors.Is(err, starling.ErrUnavailable) {
+		t.Errorf("lacking with a cache that does not answer: %v", err)
 	}
 	gone, cancel := context.WithCancel(ctx)
 	cancel()

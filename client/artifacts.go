@@ -33,7 +33,9 @@ func (c *Client) PutChunk(ctx context.Context, d starling.Digest, data []byte) e
 
 // RegisterArtifact makes an artifact of chunks that the caches hold; app may be empty.
 func (c *Client) RegisterArtifact(ctx context.Context, app string, manifest []byte) (*starling.Artifact, error) {
-	return fetch[*starling.Artifact](ctx, c, http.MethodPost, "/v1/artifacts", nil, struct {
+	// Twice is as once: so a server may send it again when the leader changes.
+	again := idempotent(starling.DigestOf(manifest).String())
+	return fetch[*starling.Artifact](ctx, c, http.MethodPost, "/v1/artifacts", again, struct {
 		App      string `json:"app,omitempty"`
 		Manifest []byte `json:"manifest"`
 	}{app, manifest})

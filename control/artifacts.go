@@ -23,9 +23,14 @@ func (s *Server) MissingChunks(ctx context.Context, ds []starling.Digest) ([]sta
 	if len(ds) > starling.MaxChunks {
 		return nil, starling.Invalidf("digests", "%d, more than %d", len(ds), starling.MaxChunks)
 	}
+	return inBatches(ctx, ds, s.cfg.Blobs.Missing)
+}
+
+// inBatches asks the caches for digests, some at a time.
+func inBatches(ctx context.Context, ds []starling.Digest, ask func(context.Context, []starling.Digest) ([]starling.Digest, error)) ([]starling.Digest, error) {
 	missing := []starling.Digest{}
 	for batch := range slices.Chunk(ds, missingBatchDigests) {
-		m, err := s.cfg.Blobs.Missing(ctx, batch)
+		m, err := ask(ctx, batch)
 		if err != nil {
 			return nil, fmt.Errorf("ask the caches: %w", err)
 		}
@@ -63,7 +68,7 @@ func (s *Server) RegisterArtifact(ctx context.Context, actor, app string, manife
 		return nil, err
 	}
 	digest := starling.DigestOf(manifest)
-	missing, err := s.MissingChunks(ctx, chunkDigests(m))
+	missing, err := inBatches(ctx, chunkDigests(m), s.cfg.Blobs.Lacking)
 	if err != nil {
 		return nil, err
 	}

@@ -112,6 +112,8 @@ type Blobs interface {
 // Chunks stores and reads chunks.
 type Chunks interface {
 	Missing(ctx context.Context, ds []starling.Digest) ([]starling.Digest, error)
+	// Lacking is Missing for what is refused if it is missing: ErrUnavailable if that is not sure.
+	Lacking(ctx context.Context, ds []starling.Digest) ([]starling.Digest, error)
 	Put(ctx context.Context, d starling.Digest, data []byte) error
 	Get(ctx context.Context, d starling.Digest) ([]byte, error)
 }

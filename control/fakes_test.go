@@ -247,6 +247,10 @@ func (b *memBlobs) Missing(_ context.Context, ds []starling.Digest) ([]starling.
 	return out, nil
 }
 
+func (b *memBlobs) Lacking(ctx context.Context, ds []starling.Digest) ([]starling.Digest, error) {
+	return b.Missing(ctx, ds)
+}
+
 func (b *memBlobs) Put(_ context.Context, d starling.Digest, data []byte) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
