@@ -79,6 +79,7 @@ func (p *process) runServer(ctx context.Context, g *errgroup.Group) error {
 		return serveHTTP(ctx, p.endpoint.Listener(transport.KindControl), internalHandler(server.RPC(), api), p.log)
 	})
 	g.Go(func() error { return serveHTTP(ctx, p.public, api, p.log) })
+	g.Go(func() error { return keepHeapRoomy(ctx) })
 	return nil
 }
 
