@@ -7,7 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/hashicorp/go-memdb"
 	"github.com/hashicorp/raft"
 )
 
@@ -19,7 +18,7 @@ const MaxWaits = 4096
 type FSM struct {
 	region string
 	limits limits
-	db     atomic.Pointer[memdb.MemDB]
+	db     atomic.Pointer[database]
 
 	mu      sync.Mutex
 	applied uint64
@@ -33,16 +32,6 @@ func New(region string) *FSM {
 	f := &FSM{region: region, limits: defaultLimits(), waits: map[uint64]chan struct{}{}}
 	f.db.Store(newDB())
 	return f
-}
-
-// newDB returns an empty database. The copy that Snapshot makes tracks no watchers,
-// which this package does not use, and so writes faster.
-func newDB() *memdb.MemDB {
-	db, err := memdb.NewMemDB(schema())
-	if err != nil {
-		panic("raftfsm: the schema is wrong: " + err.Error()) // constant: any test would show it
-	}
-	return db.Snapshot()
 }
 
 // Apply implements raft.FSM. Its result is a []Result, one for each command of the
@@ -84,7 +73,7 @@ func (f *FSM) apply(index uint64, data []byte) []Result {
 
 // View returns the state as of the last applied entry.
 func (f *FSM) View() View {
-	v := View{reader: reader{txn: f.db.Load().Txn(false), region: f.region}}
+	v := View{reader: reader{txn: f.db.Load().read(), region: f.region}}
 	if m := get[meta](v.reader, tableMeta, byID, strKey(tableMeta)); m != nil {
 		v.meta = *m.rec
 	}

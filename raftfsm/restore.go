@@ -24,19 +24,15 @@ func Inspect(rd io.Reader) (starling.SnapshotInfo, error) {
 	if err != nil {
 		return starling.SnapshotInfo{}, fmt.Errorf("snapshot: %w", err)
 	}
-	return View{reader: reader{txn: db.Txn(false), region: region}, meta: m}.Summary()
+	return View{reader: reader{txn: db.read(), region: region}, meta: m}.Summary()
 }
 
 // Summary tells what a snapshot of this state would hold.
 func (v View) Summary() (starling.SnapshotInfo, error) {
 	info := starling.SnapshotInfo{Region: v.region, Index: v.meta.Index, At: v.meta.Clock, Records: map[string]int{}}
 	for _, table := range stored() {
-		it, err := v.txn.Get(table, byID)
-		if err != nil {
-			return info, err
-		}
 		n := 0
-		for o := it.Next(); o != nil; o = it.Next() {
+		for range v.txn.scan(table, byID, nil) {
 			n++
 		}
 		if n > 0 {
@@ -79,7 +75,7 @@ func (v View) goOn(rd io.Reader, at time.Time, actor string, recoveries int) (Vi
 		return View{}, fmt.Errorf("restore: %w", err)
 	}
 	t := begin(db, v.region, defaultLimits(), max(m.Index, v.meta.Index)+IndexStep)
-	defer t.txn.Abort()
+	defer t.txn.abort()
 	if t.at = at.UTC(); t.at.After(t.meta.Clock) {
 		t.meta.Clock = t.at
 	}
@@ -90,7 +86,7 @@ func (v View) goOn(rd io.Reader, at time.Time, actor string, recoveries int) (Vi
 	if err := t.commit(); err != nil {
 		return View{}, fmt.Errorf("restore: %w", err)
 	}
-	return View{reader: reader{txn: db.Txn(false), region: v.region}, meta: t.meta}, nil
+	return View{reader: reader{txn: db.read(), region: v.region}, meta: t.meta}, nil
 }
 
 // resume makes a state of the past, as of taken, one to go on with.

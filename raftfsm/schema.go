@@ -2,11 +2,9 @@ package raftfsm
 
 import (
 	"encoding/binary"
-	"fmt"
+	"maps"
 	"slices"
 	"time"
-
-	"github.com/hashicorp/go-memdb"
 
 	"github.com/starlingdeploy/starling"
 )
@@ -117,24 +115,14 @@ type lane struct {
 // index makes a key of a row; nil leaves the row out of the index.
 type index[T any] func(*row[T]) []byte
 
-// FromObject implements memdb.SingleIndexer.
-func (f index[T]) FromObject(o any) (bool, []byte, error) {
+// of is the index for rows of any type; false: the row is not in it.
+func (f index[T]) of(o any) ([]byte, bool) {
 	r, ok := o.(*row[T])
 	if !ok {
-		return false, nil, fmt.Errorf("index of %T got a %T", r, o)
+		return nil, false
 	}
 	k := f(r)
-	return k != nil, k, nil
-}
-
-// FromArgs implements memdb.Indexer: the only argument is the key itself.
-func (f index[T]) FromArgs(args ...any) ([]byte, error) {
-	if len(args) == 1 {
-		if k, ok := args[0].([]byte); ok {
-			return k, nil
-		}
-	}
-	return nil, fmt.Errorf("want one key, got %d arguments", len(args))
+	return k, k != nil
 }
 
 // key builds index keys whose byte order is that of their parts.
@@ -187,8 +175,8 @@ func optional(have bool, k key) []byte {
 	return k
 }
 
-func schema() *memdb.DBSchema {
-	s := &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{}}
+func schema() map[string]*tableSchema {
+	s := map[string]*tableSchema{}
 	table(s, tableMeta, func(*row[meta]) []byte { return strKey(tableMeta) }, nil)
 	table(s, tableHomes, func(r *row[home]) []byte { return strKey(r.rec.Name) }, nil)
 	table(s, tableRegions, func(r *row[Region]) []byte { return strKey(r.rec.Name) }, nil)
@@ -238,14 +226,12 @@ func schema() *memdb.DBSchema {
 	return s
 }
 
-func table[T any](s *memdb.DBSchema, name string, id index[T], more map[string]index[T]) {
-	t := &memdb.TableSchema{Name: name, Indexes: map[string]*memdb.IndexSchema{
-		byID: {Name: byID, Unique: true, Indexer: id},
-	}}
-	for n, f := range more {
-		t.Indexes[n] = &memdb.IndexSchema{Name: n, AllowMissing: true, Indexer: f}
+func table[T any](s map[string]*tableSchema, name string, id index[T], more map[string]index[T]) {
+	t := &tableSchema{id: id.of, names: []string{byID}, keys: []func(any) ([]byte, bool){id.of}}
+	for _, n := range slices.Sorted(maps.Keys(more)) {
+		t.names, t.keys = append(t.names, n), append(t.keys, more[n].of)
 	}
-	s.Tables[name] = t
+	s[name] = t
 }
 
 // The parts of an app's lane, in the order in which byLane holds them.

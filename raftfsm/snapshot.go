@@ -11,7 +11,6 @@ import (
 	"hash"
 	"io"
 
-	"github.com/hashicorp/go-memdb"
 	"github.com/hashicorp/raft"
 
 	"github.com/starlingdeploy/starling"
@@ -86,11 +85,7 @@ func (v View) WriteSnapshot(w io.Writer) error {
 	}
 	records := 0
 	for _, table := range stored() {
-		it, err := v.txn.Get(table, byID)
-		if err != nil {
-			return err
-		}
-		for o := it.Next(); o != nil; o = it.Next() {
+		for o := range v.txn.scan(table, byID, nil) {
 			l, err := o.(liner).line()
 			if err != nil {
 				return fmt.Errorf("table %s: %w", table, err)
@@ -125,16 +120,16 @@ func (r *row[T]) line() (line, error) {
 	return line{Mod: r.mod, Seq: r.seq, Rec: b}, err
 }
 
-func insertLine[T any](txn *memdb.Txn, l *line) error {
+func insertLine[T any](x *txn, l *line) error {
 	r := &row[T]{rec: new(T), mod: l.Mod, seq: l.Seq}
 	if err := json.Unmarshal(l.Rec, r.rec); err != nil {
 		return err
 	}
-	return txn.Insert(l.Table, r)
+	return x.insert(l.Table, r)
 }
 
 // insertSegment is insertLine for segments, whose views rely on what is in them.
-func insertSegment(txn *memdb.Txn, l *line) error {
+func insertSegment(x *txn, l *line) error {
 	r := &row[Segment]{rec: new(Segment), mod: l.Mod, seq: l.Seq}
 	if err := json.Unmarshal(l.Rec, r.rec); err != nil {
 		return err
@@ -142,12 +137,12 @@ func insertSegment(txn *memdb.Txn, l *line) error {
 	if err := soundSegment(r.rec); err != nil {
 		return err
 	}
-	return txn.Insert(l.Table, r)
+	return x.insert(l.Table, r)
 }
 
 // readSnapshot reads a snapshot of a region, with "" of any, into a new database. It
 // returns the region that the snapshot names.
-func readSnapshot(rd io.Reader, region string) (*memdb.MemDB, meta, string, error) {
+func readSnapshot(rd io.Reader, region string) (*database, meta, string, error) {
 	in := newLineReader(rd)
 	h, err := in.header()
 	if err != nil {
@@ -159,7 +154,7 @@ func readSnapshot(rd io.Reader, region string) (*memdb.MemDB, meta, string, erro
 	}
 	db := newDB()
 	t := begin(db, region, defaultLimits(), 0)
-	defer t.txn.Abort()
+	defer t.txn.abort()
 	if err := in.records(t.txn); err != nil {
 		return nil, meta{}, "", err
 	}
@@ -171,7 +166,7 @@ func readSnapshot(rd io.Reader, region string) (*memdb.MemDB, meta, string, erro
 	if r := get[meta](t.reader, tableMeta, byID, strKey(tableMeta)); r != nil {
 		m = *r.rec
 	}
-	t.txn.Commit()
+	t.txn.commit()
 	return db, m, region, nil
 }
 
@@ -228,7 +223,7 @@ func (h *header) check(region string) error {
 }
 
 // records inserts all records and checks the trailer and that nothing follows it.
-func (in *lineReader) records(txn *memdb.Txn) error {
+func (in *lineReader) records(x *txn) error {
 	for {
 		b, err := in.next()
 		if err != nil {
@@ -243,7 +238,7 @@ func (in *lineReader) records(txn *memdb.Txn) error {
 		}
 		in.sum.Write(b)
 		in.count++
-		if err := insert(txn, &l); err != nil {
+		if err := insert(x, &l); err != nil {
 			return fmt.Errorf("%w: record %d: %v", starling.ErrCorrupt, in.count, err)
 		}
 	}
@@ -267,40 +262,40 @@ func (in *lineReader) trailer(b []byte) error {
 	}
 }
 
-func insert(txn *memdb.Txn, l *line) error {
+func insert(x *txn, l *line) error {
 	switch l.Table {
 	case tableMeta:
-		return insertLine[meta](txn, l)
+		return insertLine[meta](x, l)
 	case tableHomes:
-		return insertLine[home](txn, l)
+		return insertLine[home](x, l)
 	case tableRegions:
-		return insertLine[Region](txn, l)
+		return insertLine[Region](x, l)
 	case tableApps:
-		return insertLine[starling.App](txn, l)
+		return insertLine[starling.App](x, l)
 	case tableArtifacts:
-		return insertLine[starling.Artifact](txn, l)
+		return insertLine[starling.Artifact](x, l)
 	case tableBuilds:
-		return insertLine[build](txn, l)
+		return insertLine[build](x, l)
 	case tablePlaced:
-		return insertLine[placed](txn, l)
+		return insertLine[placed](x, l)
 	case tableDeployments:
-		return insertLine[starling.Deployment](txn, l)
+		return insertLine[starling.Deployment](x, l)
 	case tableGoals:
-		return insertLine[starling.Goal](txn, l)
+		return insertLine[starling.Goal](x, l)
 	case tableReleases:
-		return insertLine[starling.Release](txn, l)
+		return insertLine[starling.Release](x, l)
 	case tableTokens:
-		return insertLine[starling.Token](txn, l)
+		return insertLine[starling.Token](x, l)
 	case tableEvents:
-		return insertLine[starling.Event](txn, l)
+		return insertLine[starling.Event](x, l)
 	case tableHistory:
-		return insertSegment(txn, l)
+		return insertSegment(x, l)
 	case tableTakeovers:
-		return insertLine[starling.Takeover](txn, l)
+		return insertLine[starling.Takeover](x, l)
 	case tableBallots:
-		return insertLine[Ballot](txn, l)
+		return insertLine[Ballot](x, l)
 	case tableUnseen:
-		return insertLine[starling.Unseen](txn, l)
+		return insertLine[starling.Unseen](x, l)
 	}
 	return fmt.Errorf("table %.40q is not known", l.Table)
 }

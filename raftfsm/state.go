@@ -7,50 +7,39 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/hashicorp/go-memdb"
-
 	"github.com/starlingdeploy/starling"
 )
 
 // reader reads one state: of a View, or of the entry being applied.
 type reader struct {
-	txn    *memdb.Txn
+	txn    *txn
 	region string
 }
 
 // get returns the first row with a key in an index, nil if there is none.
 func get[T any](r reader, table, index string, k []byte) *row[T] {
-	o, err := r.txn.First(table, index, k)
-	if err != nil || o == nil {
-		return nil // err: an unknown table or index, which the tests would show
-	}
-	return o.(*row[T])
+	o, _ := r.txn.first(table, index, k).(*row[T])
+	return o
 }
 
 // scan yields the rows whose key begins with prefix, in order of key.
 func scan[T any](r reader, table, index string, prefix []byte) iter.Seq[*row[T]] {
-	it, err := r.txn.Get(table, index, prefix)
-	return rows[T](it, err)
+	return rows[T](r.txn.scan(table, index, prefix))
 }
 
 // scanBack is scan in reverse order.
 func scanBack[T any](r reader, table, index string, prefix []byte) iter.Seq[*row[T]] {
-	it, err := r.txn.GetReverse(table, index, prefix)
-	return rows[T](it, err)
+	return rows[T](r.txn.scanBack(table, index, prefix))
 }
 
 // scanFrom yields all rows whose key is from or above, in order of key.
 func scanFrom[T any](r reader, table, index string, from []byte) iter.Seq[*row[T]] {
-	it, err := r.txn.LowerBound(table, index, from)
-	return rows[T](it, err)
+	return rows[T](r.txn.scanFrom(table, index, from))
 }
 
-func rows[T any](it memdb.ResultIterator, err error) iter.Seq[*row[T]] {
+func rows[T any](all iter.Seq[any]) iter.Seq[*row[T]] {
 	return func(yield func(*row[T]) bool) {
-		if err != nil {
-			return
-		}
-		for o := it.Next(); o != nil; o = it.Next() {
+		for o := range all {
 			if !yield(o.(*row[T])) {
 				return
 			}
@@ -92,8 +81,8 @@ type change struct {
 	before, now any // nil: there was, is, none
 }
 
-func begin(db *memdb.MemDB, region string, lim limits, index uint64) *tx {
-	t := &tx{reader: reader{txn: db.Txn(true), region: region}, limits: lim, index: index}
+func begin(db *database, region string, lim limits, index uint64) *tx {
+	t := &tx{reader: reader{txn: db.write(), region: region}, limits: lim, index: index}
 	if m := get[meta](t.reader, tableMeta, byID, strKey(tableMeta)); m != nil {
 		t.meta = *m.rec
 	}
@@ -107,10 +96,10 @@ func (t *tx) commit() error {
 	m := t.meta
 	put(t, tableMeta, nil, &row[meta]{rec: &m})
 	if t.err != nil {
-		t.txn.Abort()
+		t.txn.abort()
 		return t.err
 	}
-	t.txn.Commit()
+	t.txn.commit()
 	return nil
 }
 
@@ -163,9 +152,9 @@ func (t *tx) rollback() {
 		c := t.undo[i]
 		var err error
 		if c.before != nil {
-			err = t.txn.Insert(c.table, c.before)
+			err = t.txn.insert(c.table, c.before)
 		} else {
-			err = t.txn.Delete(c.table, c.now)
+			err = t.txn.delete(c.table, c.now)
 		}
 		if err != nil && t.err == nil {
 			t.err = fmt.Errorf("undo in %s: %w", c.table, err)
@@ -176,7 +165,7 @@ func (t *tx) rollback() {
 
 // put stores now in place of before, which is nil for a new record.
 func put[T any](t *tx, table string, before, now *row[T]) {
-	if err := t.txn.Insert(table, now); err != nil {
+	if err := t.txn.insert(table, now); err != nil {
 		t.fault("put", table, err)
 		return
 	}
@@ -189,7 +178,7 @@ func put[T any](t *tx, table string, before, now *row[T]) {
 
 // drop deletes a stored row.
 func drop[T any](t *tx, table string, r *row[T]) {
-	if err := t.txn.Delete(table, r); err != nil {
+	if err := t.txn.delete(table, r); err != nil {
 		t.fault("delete", table, err)
 		return
 	}

@@ -53,7 +53,7 @@ func TestFaultsOfTheDatabaseAreReported(t *testing.T) {
 	if first == nil || tx.err != first {
 		t.Errorf("the first fault is %v, kept is %v", first, tx.err)
 	}
-	tx.txn.Abort()
+	tx.txn.abort()
 }
 
 func TestViewOfOneApp(t *testing.T) {

@@ -98,8 +98,7 @@ func (v View) standIn(id string) *row[starling.Deployment] {
 func (v View) older(index string, prefix key, before *row[starling.Deployment], limit int) []*row[starling.Deployment] {
 	list := scanBack[starling.Deployment](v.reader, tableDeployments, index, prefix)
 	if before != nil {
-		it, err := v.txn.ReverseLowerBound(tableDeployments, index, []byte(createdKey(slices.Clone(prefix), before)))
-		list = rows[starling.Deployment](it, err)
+		list = rows[starling.Deployment](v.txn.scanBackFrom(tableDeployments, index, createdKey(slices.Clone(prefix), before)))
 	}
 	var out []*row[starling.Deployment]
 	for r := range list {
