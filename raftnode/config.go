@@ -39,6 +39,9 @@ const (
 	tagIntent = "intent" // digest of the set that the server would begin with
 	tagBoot   = "boot"   // "1": has a configuration
 	tagLevel  = "level"  // raftfsm.Level of its program; none: 1
+	tagFresh  = "fresh"  // number of a server that has none
+	tagAdmit  = "admit"  // fresh servers that may take part
+	tagDisk   = "disk"   // "low" or "full"
 )
 
 // PeerState is what gossip knows of a server's whereabouts.
@@ -118,6 +121,33 @@ type Config struct {
 	Autopilot Autopilot
 	Timing    Timing
 	Logger    *slog.Logger
+
+	// DiskReserve is how many bytes should be free on DataDir's disk. With less, the
+	// server leaves leading to others; with less than a quarter, it writes no entries.
+	// 0: 256 MiB, or a twentieth of a small disk.
+	DiskReserve uint64
+
+	// For tests; zero fields take the defaults.
+	faults                    func(files) files               // between Raft and its files
+	space                     func(dir string) (space, error) // spaceOf
+	maxTrailing, maxUnsnapped int64
+	compactMin                int64
+}
+
+func (c *Config) withDefaults() {
+	c.Timing, c.Autopilot = c.Timing.withDefaults(), c.Autopilot.withDefaults()
+	if c.space == nil {
+		c.space = spaceOf
+	}
+	if c.maxTrailing == 0 {
+		c.maxTrailing = maxTrailingBytes
+	}
+	if c.maxUnsnapped == 0 {
+		c.maxUnsnapped = maxUnsnappedBytes
+	}
+	if c.compactMin == 0 {
+		c.compactMin = compactMinBytes
+	}
 }
 
 func (c *Config) check() error {

@@ -33,6 +33,8 @@ func (n *Node) keepConfiguration(ctx context.Context) {
 		leadership := n.Leadership()
 		peers := n.directory.refresh(n.conf.Peers())
 		n.announce(tagLevel, strconv.Itoa(raftfsm.Level))
+		n.announce(tagDisk, room(n.room.Load()).String())
+		n.join(peers)
 		if !n.Bootstrapped() {
 			n.tryBootstrap(peers)
 		}
@@ -110,6 +112,10 @@ func (n *Node) tryBootstrap(peers []Peer) {
 	err = n.raft.BootstrapCluster(conf).Error()
 	switch {
 	case err == nil:
+		for _, p := range set {
+			n.welcome(p.Tags[tagFresh])
+		}
+		n.layer.open()
 		n.logger.Info("the cluster begins", "region", n.conf.Region, "servers", names(set))
 	case errors.Is(err, raft.ErrCantBootstrap): // the leader of another view was faster
 	default:
@@ -182,6 +188,8 @@ type change struct {
 	remove bool
 	id     raft.ServerID
 	addr   raft.ServerAddress // to add, or to update to
+	fresh  string             // number of a server without a configuration that is to be let in
+	why    string             // to remove
 }
 
 // changes compares the configuration with gossip. Servers that failed stay.
@@ -201,8 +209,13 @@ func changes(servers []raft.Server, peers []Peer, self raft.ServerID, addr raft.
 		s, member := in[id]
 		switch {
 		case p.State == PeerLeft && member && id != self:
-			out = append(out, change{remove: true, id: id})
-		case p.State == PeerAlive && at != "" && (!member || s.Address != at):
+			out = append(out, change{remove: true, id: id, why: "it left"})
+		case p.State != PeerAlive || at == "":
+		case member && id != self && p.Tags[tagFresh] != "" && !letIn(peers, p.Tags[tagFresh]):
+			out = append(out, change{remove: true, id: id, why: "its data is gone, and it will be added as a new server"})
+		case !member:
+			out = append(out, change{id: id, addr: at, fresh: p.Tags[tagFresh]})
+		case s.Address != at:
 			out = append(out, change{id: id, addr: at})
 		}
 	}
@@ -212,14 +225,14 @@ func changes(servers []raft.Server, peers []Peer, self raft.ServerID, addr raft.
 // reconcile brings the configuration in step with gossip, one change at a time.
 func (n *Node) reconcile(ctx context.Context, peers []Peer) error {
 	var errs []error
-	for _, c := range changes(n.servers(), peers, raft.ServerID(n.conf.Name), n.directory.addr) {
+	for _, c := range changes(n.servers(), n.spoken(peers, time.Now()), raft.ServerID(n.conf.Name), n.directory.addr) {
 		if ctx.Err() != nil || !n.IsLeader() {
 			break
 		}
 		if c.remove {
-			errs = append(errs, n.remove(ctx, c.id, "it left"))
+			errs = append(errs, n.remove(ctx, c.id, c.why))
 		} else {
-			errs = append(errs, n.add(ctx, c.id, c.addr))
+			errs = append(errs, n.add(ctx, c.id, c.addr, c.fresh))
 		}
 	}
 	return errors.Join(errs...)
@@ -227,7 +240,7 @@ func (n *Node) reconcile(ctx context.Context, peers []Peer) error {
 
 // add takes in a server without a vote, or changes its address. Whoever has the address
 // in the configuration under another name goes, unless a quorum would go with it.
-func (n *Node) add(ctx context.Context, id raft.ServerID, addr raft.ServerAddress) error {
+func (n *Node) add(ctx context.Context, id raft.ServerID, addr raft.ServerAddress, fresh string) error {
 	what := fmt.Sprintf("add server %s at %s", id, addr)
 	ctx, cancel := context.WithTimeout(ctx, maxChangeWait)
 	defer cancel()
@@ -242,6 +255,11 @@ func (n *Node) add(ctx context.Context, id raft.ServerID, addr raft.ServerAddres
 		}
 		if err := conn.Close(); err != nil {
 			n.logger.Debug("close a trial connection", "server", string(id), "error", err)
+		}
+	}
+	if fresh != "" {
+		if err := n.readmit(ctx, id, fresh); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
 		}
 	}
 	err := n.await(ctx, what, func() raft.Future {

@@ -9,13 +9,15 @@ import (
 )
 
 // layer closes the streams that it has accepted when it is closed: Raft's transport
-// leaves them to the other side, which may be gone without a word.
+// leaves them to the other side, which may be gone without a word. It takes none before
+// it is opened.
 type layer struct {
 	raft.StreamLayer
 
-	mu     sync.Mutex
-	open   map[*accepted]struct{}
-	closed bool
+	mu      sync.Mutex
+	streams map[*accepted]struct{}
+	opened  bool
+	closed  bool
 }
 
 type accepted struct {
@@ -24,29 +26,51 @@ type accepted struct {
 }
 
 func newLayer(l raft.StreamLayer) *layer {
-	return &layer{StreamLayer: l, open: make(map[*accepted]struct{})}
+	return &layer{StreamLayer: l, streams: make(map[*accepted]struct{})}
+}
+
+// open has streams accepted from now on, and tells whether they were not before.
+func (l *layer) open() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	was := l.opened
+	l.opened = true
+	return !was
 }
 
 // Accept implements net.Listener.
 func (l *layer) Accept() (net.Conn, error) {
-	conn, err := l.StreamLayer.Accept()
-	if err != nil {
-		return nil, err
+	for {
+		conn, err := l.StreamLayer.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if a, err := l.take(conn); a != nil || err != nil {
+			return a, err
+		}
 	}
+}
+
+// take returns nil for a stream that is turned away.
+func (l *layer) take(conn net.Conn) (net.Conn, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return nil, errors.Join(net.ErrClosed, conn.Close())
 	}
+	if !l.opened {
+		_ = conn.Close() // the caller tries again
+		return nil, nil
+	}
 	a := &accepted{conn, l}
-	l.open[a] = struct{}{}
+	l.streams[a] = struct{}{}
 	return a, nil
 }
 
 // Close implements net.Conn.
 func (a *accepted) Close() error {
 	a.of.mu.Lock()
-	delete(a.of.open, a)
+	delete(a.of.streams, a)
 	a.of.mu.Unlock()
 	return a.Conn.Close()
 }
@@ -55,8 +79,8 @@ func (a *accepted) Close() error {
 func (l *layer) Close() error {
 	l.mu.Lock()
 	l.closed = true
-	open := l.open
-	l.open = make(map[*accepted]struct{})
+	open := l.streams
+	l.streams = make(map[*accepted]struct{})
 	l.mu.Unlock()
 	err := l.StreamLayer.Close()
 	for a := range open {

@@ -21,6 +21,7 @@ type Node struct {
 	logger    *slog.Logger
 	stores    *stores
 	transport *raft.NetworkTransport
+	layer     *layer
 	raft      *raft.Raft
 	directory *directory
 	pilot     *pilot
@@ -48,9 +49,15 @@ type Node struct {
 	snapshotMu sync.Mutex // one Snapshot at a time: Raft names them by the millisecond
 	snapshotAt uint64     // applied index at the last one
 
+	room   atomic.Int32  // a room: what the disk had at the last look
+	fresh  string        // the number that a server without a configuration announces
+	failed chan struct{} // closed when the disk has failed and Raft has stopped
+
 	// Of the configuration loop alone.
-	announced map[string]string // tags in gossip
-	complaint string            // the last reason not to begin a cluster
+	announced map[string]string    // tags in gossip
+	admitted  []string             // fresh servers, newest first
+	silent    map[string]time.Time // servers that announce nothing, since when
+	complaint string               // the last reason not to begin a cluster
 }
 
 // Open starts a server's Raft on the state in DataDir, or on none, and the loops that
@@ -60,9 +67,9 @@ func Open(conf Config) (*Node, error) {
 	if err := conf.check(); err != nil {
 		return nil, err
 	}
-	conf.Timing, conf.Autopilot = conf.Timing.withDefaults(), conf.Autopilot.withDefaults()
+	conf.withDefaults()
 	log := &hlog{to: conf.Logger}
-	st, err := openStores(conf.DataDir, log)
+	st, err := openStores(&conf, log)
 	if err != nil {
 		return nil, err
 	}
@@ -79,23 +86,29 @@ func Open(conf Config) (*Node, error) {
 		inFlight:  make(chan struct{}, maxInFlightEntries),
 		leaderCh:  make(chan struct{}),
 		announced: make(map[string]string),
+		layer:     newLayer(conf.Layer),
+		fresh:     newFresh(),
+		failed:    make(chan struct{}),
 		directory: &directory{self: raft.ServerID(conf.Name), addr: raft.ServerAddress(conf.Layer.Addr().String())},
 	}
 	n.directory.refresh(conf.Peers())
 	n.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		ServerAddressProvider:   n.directory,
 		Logger:                  log,
-		Stream:                  newLayer(conf.Layer),
+		Stream:                  n.layer,
 		MaxPool:                 poolConnsPerPeer,
 		Timeout:                 rpcTimeout,
 		MsgpackUseNewTimeFormat: true,
 	})
-	n.raft, err = raft.NewRaft(n.raftConfig(log), conf.FSM, st.logs, st.bolt, st.snaps, n.transport)
+	n.raft, err = n.newRaft(log)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("start raft on %s: %w", conf.DataDir, err), n.transport.Close(), st.bolt.Close())
+		return nil, errors.Join(fmt.Errorf("start raft on %s: %w", conf.DataDir, err), n.transport.Close(), st.disk.Close())
 	}
 	n.directory.raft.Store(n.raft)
 	n.pilot, n.autopilot = newPilot(n, log)
+	if n.Bootstrapped() {
+		n.layer.open()
+	}
 	n.observer = raft.NewObserver(n.observed, false, func(o *raft.Observation) bool {
 		_, ok := o.Data.(raft.LeaderObservation)
 		return ok
@@ -107,7 +120,25 @@ func Open(conf Config) (*Node, error) {
 	n.owned.Go(func() { n.watchLeadership(ctx) })
 	n.owned.Go(func() { n.keepConfiguration(ctx) })
 	n.owned.Go(func() { n.propose(ctx) })
+	n.owned.Go(func() { n.watchDisk(ctx) })
+	n.owned.Go(func() { n.keepRoom(ctx) })
 	return n, nil
+}
+
+// newRaft starts hashicorp/raft, on a goroutine that ends where the disk fails.
+func (n *Node) newRaft(log *hlog) (r *raft.Raft, err error) {
+	n.stores.disk.running.Store(true)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r, err = raft.NewRaft(n.raftConfig(log), n.conf.FSM, n.stores.logs, n.stores.stable, n.stores.snaps,
+			&electoral{n.transport, n.mayLead})
+	}()
+	<-done
+	if failure := n.stores.disk.failure(); r == nil && failure != nil {
+		return nil, failure
+	}
+	return r, err
 }
 
 func (n *Node) raftConfig(log *hlog) *raft.Config {
@@ -169,11 +200,15 @@ func (n *Node) watchLeadership(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		n.mu.Lock()
-		close(n.leaderCh)
-		n.leaderCh = make(chan struct{})
-		n.mu.Unlock()
+		n.leadershipChanged()
 	}
+}
+
+func (n *Node) leadershipChanged() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	close(n.leaderCh)
+	n.leaderCh = make(chan struct{})
 }
 
 // Leadership returns a channel that is closed at the next change of leader. Take it
@@ -361,7 +396,7 @@ func (n *Node) close() error {
 	if err != nil {
 		err = fmt.Errorf("stop raft: %w", err)
 	}
-	if cerr := n.stores.bolt.Close(); cerr != nil {
+	if cerr := n.stores.disk.Close(); cerr != nil {
 		err = errors.Join(err, fmt.Errorf("close the raft log: %w", cerr))
 	}
 	return err

@@ -60,6 +60,9 @@ func (n *Node) proposeSpoken(ctx context.Context, cmds []raftfsm.Command) ([]raf
 	if len(cmds) > raftfsm.MaxEntryCommands || p.bytes > maxCallBytes(len(cmds)) {
 		return nil, fmt.Errorf("propose %d commands of %d bytes: %w", len(cmds), p.bytes, ErrTooLarge)
 	}
+	if err := n.Err(); err != nil {
+		return nil, fmt.Errorf("propose: %w", err)
+	}
 	if !n.IsLeader() {
 		return nil, fmt.Errorf("propose: %w", starling.ErrNotLeader)
 	}
@@ -69,6 +72,8 @@ func (n *Node) proposeSpoken(ctx context.Context, cmds []raftfsm.Command) ([]raf
 	select {
 	case a := <-p.answer:
 		return a.results, a.err
+	case <-n.failed: // Raft forgets some futures when it stops
+		return nil, fmt.Errorf("propose: %w: %w", ErrOutcomeUnknown, n.Err())
 	case <-ctx.Done():
 		if p.taken.CompareAndSwap(false, true) {
 			return nil, fmt.Errorf("propose: gave up before it began: %w", ctx.Err())
@@ -187,6 +192,7 @@ func (n *Node) apply(batch []*proposal) {
 func proposeError(err error) error {
 	switch {
 	case errors.Is(err, raft.ErrNotLeader),
+		errors.Is(err, errNoRoom), // nothing was written or sent
 		errors.Is(err, raft.ErrLeadershipTransferInProgress),
 		errors.Is(err, raft.ErrEnqueueTimeout):
 		return fmt.Errorf("propose: %w", mapError(err))

@@ -8,47 +8,122 @@ import (
 
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
-	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/starlingdeploy/starling"
 )
 
+const boltFile = "raft.db"
+
 // stores are a server's files: raft.db holds the log and Raft's own state, snapshots/
-// the newest snapshots.
+// the newest snapshots. Raft sees logs, stable and snaps, each of which checks what it
+// reads; all of them end at disk, which remembers the first failure.
 type stores struct {
-	bolt  *raftboltdb.BoltStore
-	logs  raft.LogStore
-	snaps raft.SnapshotStore
+	bolt   *raftboltdb.BoltStore
+	disk   *disk
+	logs   *logs
+	stable stable
+	snaps  *snapshots
+	sizes  *sizes
 }
 
-// openStores opens the files in dir. Every write of the log is synced to disk before
-// it counts. The lock on raft.db keeps a second process out.
-func openStores(dir string, l *hlog) (*stores, error) {
+// openStores opens and checks the files. Every write of the log is synced to disk before
+// it counts. The lock on raft.db keeps a second process out. starling.ErrCorrupt: what
+// is there is damaged, or not all that this server has promised to keep.
+func openStores(c *Config, l *hlog) (*stores, error) {
+	dir := c.DataDir
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("raft data directory: %w", err)
 	}
-	path := filepath.Join(dir, "raft.db")
-	bolt, err := raftboltdb.New(raftboltdb.Options{
-		Path: path,
-		BoltOptions: &bbolt.Options{
-			NoFreelistSync: true, // rebuilt at start; saves a page write in each commit
-			FreelistType:   bbolt.FreelistMapType,
-			Timeout:        storeLockTimeout,
-		},
-		MsgpackUseNewTimeFormat: true,
-	})
+	path := filepath.Join(dir, boltFile)
+	exists, err := prepareBolt(path, c.compactMin, c.Logger)
+	if err != nil {
+		return nil, refuse(dir, fmt.Errorf("%s: %w", path, err))
+	}
+	bolt, err := raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: boltOptions(), MsgpackUseNewTimeFormat: true})
 	if errors.Is(err, bolterrors.ErrTimeout) {
-		return nil, fmt.Errorf("data directory %s is in use by another process: %w", dir, err)
+		return nil, inUse(path, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	cache, err := raft.NewLogCache(logCacheEntries, bolt)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("raft log cache: %w", err), bolt.Close())
+	s := &stores{bolt: bolt, sizes: newSizes(c.Timing.TrailingLogs)}
+	if err := s.open(c, l, exists); err != nil {
+		return nil, errors.Join(refuse(dir, err), bolt.Close())
 	}
-	snaps, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotsRetained, l)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("raft snapshots in %s: %w", dir, err), bolt.Close())
+	return s, nil
+}
+
+// refuse tells what to do about damage.
+func refuse(dir string, err error) error {
+	if errors.Is(err, starling.ErrCorrupt) {
+		return fmt.Errorf("%w; this server will not start on it: move %s away and start again, so that it joins as a new server and gets all from the others", err, dir)
 	}
-	return &stores{bolt: bolt, logs: cache, snaps: snaps}, nil
+	return err
+}
+
+func (s *stores) open(c *Config, l *hlog, exists bool) error {
+	var f files = s.bolt
+	if c.faults != nil {
+		f = c.faults(f)
+	}
+	s.disk = newDisk(f, c.Name)
+	s.disk.room = c.hasRoom
+	s.stable = stable{s.disk}
+	cache, err := raft.NewLogCache(logCacheEntries, s.disk)
+	if err != nil {
+		return fmt.Errorf("raft log cache: %w", err)
+	}
+	if s.snaps, err = openSnapshots(c.DataDir, l, s.disk, s.sizes); err != nil {
+		return err
+	}
+	s.logs = &logs{LogStore: cache, disk: s.disk, sizes: s.sizes, covered: s.snaps.covers}
+	return s.check(exists)
+}
+
+// check reads everything: what is acknowledged must be in the log or a snapshot.
+func (s *stores) check(exists bool) error {
+	whole, all, err := s.snaps.check()
+	if err != nil {
+		return err
+	}
+	if all > 0 && !exists {
+		return damaged("there are snapshots but no %s", boltFile)
+	}
+	first, err := s.logs.FirstIndex()
+	if err != nil {
+		return err
+	}
+	last, err := s.logs.LastIndex()
+	if err != nil {
+		return err
+	}
+	switch {
+	case whole < all && last < all:
+		return damaged("the newest snapshot, up to entry %d, is damaged and the log ends at %d", all, last)
+	case first > whole+1:
+		return damaged("the log begins at entry %d and the newest whole snapshot ends at %d", first, whole)
+	}
+	unsealed := 0
+	for i := first; first > 0 && i <= last; i++ {
+		var e raft.Log
+		err := s.logs.GetLog(i, &e)
+		if errors.Is(err, raft.ErrLogNotFound) {
+			continue // in a snapshot
+		}
+		if err != nil {
+			return err
+		}
+		if len(e.Extensions) == 0 {
+			unsealed++
+		}
+		s.sizes.add(i, len(e.Data))
+		if i <= whole {
+			s.sizes.snapshotted()
+		}
+	}
+	if unsealed > 0 {
+		s.snaps.logger.Info("log entries without a checksum, by an older program", "entries", unsealed)
+	}
+	return nil
 }
