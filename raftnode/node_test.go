@@ -149,7 +149,12 @@ func testTiming() Timing {
 
 func testConfig(t *testing.T, g *gossip, name, dir string, expect int) Config {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	return testConfigAt(t, g, name, dir, expect, "127.0.0.1:0")
+}
+
+func testConfigAt(t *testing.T, g *gossip, name, dir string, expect int, addr string) Config {
+	t.Helper()
+	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,6 +184,12 @@ func start(t *testing.T, g *gossip, name, dir string, expect int) *server {
 	t.Helper()
 	conf := testConfig(t, g, name, dir, expect)
 	return open(t, conf)
+}
+
+// restart starts a server that was closed on a directory, at the address that it had.
+func restart(t *testing.T, g *gossip, s *server, dir string) *server {
+	t.Helper()
+	return open(t, testConfigAt(t, g, s.name, dir, 3, string(s.directory.addr)))
 }
 
 func open(t *testing.T, conf Config) *server {

@@ -40,6 +40,19 @@ func openStores(c *Config, l *hlog) (*stores, error) {
 	if err != nil {
 		return nil, refuse(dir, fmt.Errorf("%s: %w", path, err))
 	}
+	s, err := openUnchecked(c, l)
+	if err != nil {
+		return nil, refuse(dir, err)
+	}
+	if err := s.check(exists); err != nil {
+		return nil, errors.Join(refuse(dir, err), s.disk.Close())
+	}
+	return s, nil
+}
+
+// openUnchecked opens the files and believes them.
+func openUnchecked(c *Config, l *hlog) (*stores, error) {
+	path := filepath.Join(c.DataDir, boltFile)
 	bolt, err := raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: boltOptions(), MsgpackUseNewTimeFormat: true})
 	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, inUse(path, err)
@@ -47,10 +60,21 @@ func openStores(c *Config, l *hlog) (*stores, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	s := &stores{bolt: bolt, sizes: newSizes(c.Timing.TrailingLogs)}
-	if err := s.open(c, l, exists); err != nil {
-		return nil, errors.Join(refuse(dir, err), bolt.Close())
+	var f files = bolt
+	if c.faults != nil {
+		f = c.faults(f)
 	}
+	s := &stores{bolt: bolt, sizes: newSizes(c.Timing.TrailingLogs), disk: newDisk(f, c.Name)}
+	s.disk.room = c.hasRoom
+	s.stable = stable{s.disk}
+	cache, err := raft.NewLogCache(logCacheEntries, s.disk)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("raft log cache: %w", err), bolt.Close())
+	}
+	if s.snaps, err = openSnapshots(c.DataDir, l, s.disk, s.sizes); err != nil {
+		return nil, errors.Join(err, bolt.Close())
+	}
+	s.logs = &logs{LogStore: cache, disk: s.disk, sizes: s.sizes, covered: s.snaps.covers}
 	return s, nil
 }
 
@@ -60,25 +84,6 @@ func refuse(dir string, err error) error {
 		return fmt.Errorf("%w; this server will not start on it: move %s away and start again, so that it joins as a new server and gets all from the others", err, dir)
 	}
 	return err
-}
-
-func (s *stores) open(c *Config, l *hlog, exists bool) error {
-	var f files = s.bolt
-	if c.faults != nil {
-		f = c.faults(f)
-	}
-	s.disk = newDisk(f, c.Name)
-	s.disk.room = c.hasRoom
-	s.stable = stable{s.disk}
-	cache, err := raft.NewLogCache(logCacheEntries, s.disk)
-	if err != nil {
-		return fmt.Errorf("raft log cache: %w", err)
-	}
-	if s.snaps, err = openSnapshots(c.DataDir, l, s.disk, s.sizes); err != nil {
-		return err
-	}
-	s.logs = &logs{LogStore: cache, disk: s.disk, sizes: s.sizes, covered: s.snaps.covers}
-	return s.check(exists)
 }
 
 // check reads everything: what is acknowledged must be in the log or a snapshot.
