@@ -44,7 +44,7 @@ func TestServerWithoutItsDataJoinsAsNew(t *testing.T) {
 		return slices.Equal(back.fsm.all(), []string{`"before"`, `"meanwhile"`})
 	})
 	eventually(t, "it votes again", func() bool { return voters(t, first) == "s1 s2 s3" && voters(t, back) == "s1 s2 s3" })
-	if !admits(g.all(), back.fresh) {
+	if !letIn(g.all(), back.fresh) {
 		t.Error("it takes part without having been admitted")
 	}
 	// It was not simply taken back: the log has a configuration without it.
@@ -155,10 +155,10 @@ func TestReadmitWaitsForTheRemoval(t *testing.T) {
 	stop(t, g, rest[1])
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	if err := first.readmit(ctx, change{id: "s4", fresh: "f"}); err == nil {
+	if err := first.readmit(ctx, "s4", "f"); err == nil {
 		t.Error("admitted a server without a quorum")
 	}
-	if admits(g.all(), "f") {
+	if letIn(g.all(), "f") {
 		t.Error("announced so")
 	}
 }

@@ -96,10 +96,6 @@ func fragileCluster(t *testing.T, g *gossip, names ...string) ([]*fragile, []*se
 	return out, servers
 }
 
-func without(servers []*server, gone *server) []*server {
-	return slices.DeleteFunc(slices.Clone(servers), func(s *server) bool { return s == gone })
-}
-
 func fragileOf(all []*fragile, s *server) *fragile {
 	return all[slices.IndexFunc(all, func(f *fragile) bool { return f.server == s })]
 }

@@ -86,7 +86,7 @@ func TestAServerThatSpeaksTooLittleIsNotAdded(t *testing.T) {
 	late := start(t, g, "s2", t.TempDir(), 0)
 	g.speaks("s2", "1")
 	eventually(t, "the leader knows", func() bool { return s.levelOf("s2") == 1 })
-	if err := s.add(t.Context(), "s3", late.directory.addr); !errors.Is(err, starling.ErrConflict) || !strings.Contains(err.Error(), "upgrade it first") {
+	if err := s.add(t.Context(), "s3", late.directory.addr, ""); !errors.Is(err, starling.ErrConflict) || !strings.Contains(err.Error(), "upgrade it first") {
 		t.Errorf("added a server that gossip has never seen: %v", err)
 	}
 	g.speaks("s2", "2")
@@ -123,7 +123,9 @@ func TestAProgramThatSpeaksTooLittleDoesNotStart(t *testing.T) {
 
 func TestAProgramThatSpeaksTooLittleDoesNotStartOnASnapshot(t *testing.T) {
 	dir := t.TempDir()
-	st, err := openStores(dir, &hlog{to: quiet})
+	conf := Config{Name: "s1", DataDir: dir, Logger: quiet}
+	conf.withDefaults()
+	st, err := openStores(&conf, &hlog{to: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -424,7 +424,7 @@ func TestUnreachableServerGetsNoVote(t *testing.T) {
 	g.edit(func(m map[string]Peer) {
 		m["s2"] = Peer{Name: "s2", Addr: ln.Addr().String(), State: PeerAlive}
 	})
-	if err := one.add(t.Context(), "s2", raft.ServerAddress(ln.Addr().String())); err == nil {
+	if err := one.add(t.Context(), "s2", raft.ServerAddress(ln.Addr().String()), ""); err == nil {
 		t.Error("added a server that nobody can reach")
 	}
 	propose(t, []*server{one}, "still leads")
