@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -597,6 +598,21 @@ func TestHealth(t *testing.T) {
 		if res, _ := request(t, srv, "GET", path, ""); res.StatusCode != want {
 			t.Errorf("%s without a leader: %s", path, res.Status)
 		}
+	}
+}
+
+func TestReadyAsksTheServer(t *testing.T) {
+	why := fmt.Errorf("%w: the disk of server s1 is low", starling.ErrUnavailable)
+	srv := serve(t, Config{Backend: newBackend("r1"), Ready: func() error { return why }})
+	if res, body := request(t, srv, "GET", "/readyz", ""); res.StatusCode != 503 || !strings.Contains(body, "the disk of server s1 is low") {
+		t.Errorf("%s %q", res.Status, body)
+	}
+	if res, _ := request(t, srv, "GET", "/healthz", ""); res.StatusCode != 200 {
+		t.Errorf("healthz: %s", res.Status)
+	}
+	why = nil
+	if res, _ := request(t, srv, "GET", "/readyz", ""); res.StatusCode != 200 {
+		t.Errorf("ready: %s", res.Status)
 	}
 }
 

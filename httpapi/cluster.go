@@ -102,10 +102,15 @@ func (a *api) registerOpen() {
 		method: http.MethodGet, path: "/healthz", id: "healthz", summary: "Tell that this process serves",
 	}, func(context.Context, *none) (*textAnswer, error) { return text("ok"), nil })
 	register(a, route{
-		method: http.MethodGet, path: "/readyz", id: "readyz", summary: "Tell whether this region has a leader",
+		method: http.MethodGet, path: "/readyz", id: "readyz", summary: "Tell whether this region has a leader and this server takes its part",
 	}, func(context.Context, *none) (*textAnswer, error) {
 		if a.Backend.Leader().Name == "" {
 			return nil, fmt.Errorf("the region has no leader: %w", starling.ErrUnavailable)
+		}
+		if a.Ready != nil {
+			if err := a.Ready(); err != nil {
+				return nil, err
+			}
 		}
 		return text("ready"), nil
 	})

@@ -52,6 +52,7 @@ type Config struct {
 	Backend    Backend
 	ACLEnabled bool         // false: everybody may do everything, as "anonymous"
 	Metrics    http.Handler // GET /v1/metrics; nil: not found
+	Ready      func() error // why this server cannot take its full part; nil: it always can
 	Version    string
 	Logger     *slog.Logger // nil: discard
 	// Patience is how long a change or a consistent read is tried again while the leader

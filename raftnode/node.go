@@ -74,7 +74,7 @@ func Open(conf Config) (*Node, error) {
 		return nil, err
 	}
 	if err := checkLevel(st); err != nil {
-		return nil, errors.Join(fmt.Errorf("start raft on %s: %w", conf.DataDir, err), st.bolt.Close())
+		return nil, errors.Join(fmt.Errorf("start raft on %s: %w", conf.DataDir, err), st.disk.Close())
 	}
 	n := &Node{
 		conf:      conf,

@@ -39,7 +39,7 @@ func Survey(r Recovery) (Survivor, error) {
 		return Survivor{}, err
 	}
 	s, _, err := r.replay(st)
-	return s, errors.Join(err, st.bolt.Close())
+	return s, errors.Join(err, st.disk.Close())
 }
 
 // Recover makes the server of these files the only one of its cluster, for when most
@@ -53,7 +53,7 @@ func Recover(r Recovery, at time.Time) (Survivor, error) {
 		return Survivor{}, err
 	}
 	s, err := r.recover(st, at)
-	return s, errors.Join(err, st.bolt.Close())
+	return s, errors.Join(err, st.disk.Close())
 }
 
 func (r *Recovery) open() (*stores, error) {
@@ -61,12 +61,14 @@ func (r *Recovery) open() (*stores, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("recover: %s holds no server's raft log: name the data_dir of a server that took part (%w)", r.DataDir, err)
 	}
-	st, err := openStores(r.DataDir, &hlog{to: r.Logger})
+	conf := Config{Name: r.Name, DataDir: r.DataDir, Logger: r.Logger}
+	conf.withDefaults()
+	st, err := openStores(&conf, &hlog{to: r.Logger})
 	if err != nil {
 		return nil, fmt.Errorf("recover: %w", err)
 	}
 	if err := checkLevel(st); err != nil {
-		return nil, errors.Join(fmt.Errorf("recover: %w", err), st.bolt.Close())
+		return nil, errors.Join(fmt.Errorf("recover: %w", err), st.disk.Close())
 	}
 	return st, nil
 }

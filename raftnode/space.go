@@ -63,12 +63,6 @@ func spaceOf(dir string) (space, error) {
 	return space{st.Bavail * uint64(st.Bsize), st.Blocks * uint64(st.Bsize)}, nil
 }
 
-// DiskSpace returns the bytes free for this server's Raft, and the size of its disk.
-func (n *Node) DiskSpace() (freeBytes, totalBytes uint64, err error) {
-	s, err := n.conf.space(n.conf.DataDir)
-	return s.freeBytes, s.totalBytes, err
-}
-
 // hasRoom is asked before each write of the log.
 func (c *Config) hasRoom() error {
 	s, err := c.space(c.DataDir)

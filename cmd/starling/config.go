@@ -52,9 +52,10 @@ type Ports struct {
 
 // ServerBlock is the server role.
 type ServerBlock struct {
-	Enabled         bool `hcl:"enabled,optional"`
-	BootstrapExpect int  `hcl:"bootstrap_expect,optional"` // 0: join an existing cluster
-	Replicas        int  `hcl:"replicas,optional"`         // caches that hold each chunk
+	Enabled         bool   `hcl:"enabled,optional"`
+	BootstrapExpect int    `hcl:"bootstrap_expect,optional"` // 0: join an existing cluster
+	Replicas        int    `hcl:"replicas,optional"`         // caches that hold each chunk
+	DiskReserve     string `hcl:"disk_reserve,optional"`     // free on data_dir's disk; "": 256MiB, less on a small one
 	// TakeoverAfter is how long a region is silent before the others vote for one of them
 	// to take over its apps, e.g. 60s; empty: only an operator orders it.
 	TakeoverAfter string `hcl:"takeover_after,optional"`
@@ -267,6 +268,9 @@ func (c *Config) checkRoles() error {
 		if _, err := c.autopilot(); err != nil {
 			return err
 		}
+		if _, err := c.diskReserve(); err != nil {
+			return err
+		}
 	}
 	if c.Worker != nil && c.Worker.Slots == 0 {
 		c.Worker.Slots = 1
@@ -416,6 +420,15 @@ func parseBytes(field, s string) (int64, error) {
 		return 0, starling.Invalidf(field, "%q: want a size like 500GiB", s)
 	}
 	return n, nil
+}
+
+// diskReserve is what should stay free on the disk of a server's Raft, in bytes; 0: the default.
+func (c *Config) diskReserve() (uint64, error) {
+	if c.Server.DiskReserve == "" {
+		return 0, nil
+	}
+	n, err := parseBytes("server.disk_reserve", c.Server.DiskReserve)
+	return uint64(max(n, 0)), err
 }
 
 // parseRate reads "1Gbit" as bytes per second; the empty string is no limit, 0.

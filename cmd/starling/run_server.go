@@ -41,12 +41,16 @@ func (p *process) runServer(ctx context.Context, g *errgroup.Group) error {
 	if err != nil {
 		return err
 	}
+	reserve, err := p.cfg.diskReserve()
+	if err != nil {
+		return err
+	}
 	raft, err := raftnode.Open(raftnode.Config{
 		Name: p.cfg.Name, Region: p.cfg.Region,
 		DataDir: filepath.Join(p.cfg.DataDir, "raft"),
 		Layer:   p.endpoint.RaftLayer(), FSM: fsm, Level: func() int { return fsm.View().Level() },
 		Peers: p.raftPeers, Changed: p.pool.Changed, SetTag: p.pool.SetTag,
-		BootstrapExpect: p.cfg.Server.BootstrapExpect, Stats: p.peerStats, Autopilot: autopilot,
+		BootstrapExpect: p.cfg.Server.BootstrapExpect, Stats: p.peerStats, Autopilot: autopilot, DiskReserve: reserve,
 		Logger: p.log.With("part", "raft"),
 	})
 	if err != nil {
@@ -57,6 +61,9 @@ func (p *process) runServer(ctx context.Context, g *errgroup.Group) error {
 		return errors.Join(err, raft.Close())
 	}
 	metrics := prometheus.NewRegistry()
+	if err := metrics.Register(raft.Metrics()); err != nil {
+		return errors.Join(err, raft.Close())
+	}
 	server, err := control.New(control.Config{
 		Region: p.cfg.Region, Name: p.cfg.Name,
 		Raft: raft, FSM: fsm, Members: p.pool, Blobs: p.caches,
@@ -68,7 +75,7 @@ func (p *process) runServer(ctx context.Context, g *errgroup.Group) error {
 	}
 	acl := p.cfg.HTTP == nil || orTrue(p.cfg.HTTP.ACL)
 	api := httpapi.New(httpapi.Config{
-		Backend: server, ACLEnabled: acl, Version: version,
+		Backend: server, ACLEnabled: acl, Version: version, Ready: raft.Ready,
 		Metrics: promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}), Logger: p.log.With("part", "http"),
 	})
 	g.Go(func() error {
@@ -80,6 +87,14 @@ func (p *process) runServer(ctx context.Context, g *errgroup.Group) error {
 	})
 	g.Go(func() error { return serveHTTP(ctx, p.public, api, p.log) })
 	g.Go(func() error { return keepHeapRoomy(ctx) })
+	g.Go(func() error { // the process ends with the disk, and whoever restarts it has it look again
+		select {
+		case <-raft.Failed():
+			return raft.Err()
+		case <-ctx.Done():
+			return nil
+		}
+	})
 	return nil
 }
 
