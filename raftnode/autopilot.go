@@ -143,6 +143,10 @@ func (p *pilot) FetchServerStats(ctx context.Context, servers map[raft.ServerID]
 	var asking sync.WaitGroup
 	out := make(map[raft.ServerID]*autopilot.ServerStats)
 	own := p.n.PeerStats()
+	// Autopilot's own time-out is an error to it, and half of Look: one silent server
+	// must not keep it from seeing the others.
+	ctx, cancel := context.WithTimeout(ctx, p.conf.Look/4)
+	defer cancel()
 	for id, s := range servers {
 		asking.Go(func() {
 			st, err := p.ask(ctx, id, s, own)

@@ -35,13 +35,14 @@ const entryOverheadBytes = 64
 
 // Tags that servers announce in gossip.
 const (
-	tagExpect = "expect" // servers to begin with
-	tagIntent = "intent" // digest of the set that the server would begin with
-	tagBoot   = "boot"   // "1": has a configuration
-	tagLevel  = "level"  // raftfsm.Level of its program; none: 1
-	tagFresh  = "fresh"  // number of a server that has none
-	tagAdmit  = "admit"  // fresh servers that may take part
-	tagDisk   = "disk"   // "low" or "full"
+	tagExpect    = "expect" // servers to begin with
+	tagIntent    = "intent" // digest of the set that the server would begin with
+	tagBoot      = "boot"   // "1": has a configuration
+	tagRecovered = "line"   // how often the region has been recovered; none: never
+	tagLevel     = "level"  // raftfsm.Level of its program; none: 1
+	tagFresh     = "fresh"  // number of a server that has none
+	tagAdmit     = "admit"  // fresh servers that may take part
+	tagDisk      = "disk"   // "low" or "full"
 )
 
 // PeerState is what gossip knows of a server's whereabouts.
@@ -107,6 +108,8 @@ type Config struct {
 	// Level returns the level in use, see raftfsm.Level; servers that speak less are not
 	// added. Nil: any may come.
 	Level func() int
+	// Recoveries returns how often the region has been recovered, see raftfsm.View. Nil: never.
+	Recoveries func() int
 	// Peers returns the servers of the region in gossip, this one included.
 	Peers func() []Peer
 	// Changed returns a channel that is closed at the next change in gossip. Nil: look

@@ -34,11 +34,18 @@ func (n *Node) keepConfiguration(ctx context.Context) {
 		peers := n.directory.refresh(n.conf.Peers())
 		n.announce(tagLevel, strconv.Itoa(raftfsm.Level))
 		n.announce(tagDisk, room(n.room.Load()).String())
+		if err := n.leftBehind(peers); err != nil {
+			n.stores.disk.stop(err)
+			return
+		}
 		n.join(peers)
 		if !n.Bootstrapped() {
 			n.tryBootstrap(peers)
 		}
 		if n.Bootstrapped() {
+			if r := n.recoveries(); r > 0 {
+				n.announce(tagRecovered, strconv.Itoa(r))
+			}
 			n.announce(tagBoot, "1")
 			n.announce(tagIntent, "")
 			n.announce(tagExpect, "")
@@ -245,7 +252,7 @@ func (n *Node) add(ctx context.Context, id raft.ServerID, addr raft.ServerAddres
 	ctx, cancel := context.WithTimeout(ctx, maxChangeWait)
 	defer cancel()
 	if string(id) != n.conf.Name {
-		if err := n.admit(id); err != nil {
+		if err := errors.Join(n.admit(id), n.related(id)); err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 		// A server that cannot be reached would only make the leader's log noisy.

@@ -59,6 +59,16 @@ func (d *disk) fail(err error) error {
 	return d.err
 }
 
+// stop ends this server's part in Raft for another reason, as a failure would.
+func (d *disk) stop(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.err == nil {
+		d.err = err
+		close(d.failed)
+	}
+}
+
 // failure returns the first failure, or nil.
 func (d *disk) failure() error {
 	d.mu.Lock()

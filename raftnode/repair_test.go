@@ -27,6 +27,7 @@ func keep(t *testing.T, g *gossip, name, dir string, expect int) *keeper {
 	conf := testConfig(t, g, name, dir, expect)
 	k := &keeper{name: name, dir: dir, fsm: raftfsm.New("r1")}
 	conf.FSM, conf.Level = k.fsm, func() int { return k.fsm.View().Level() }
+	conf.Recoveries = func() int { return k.fsm.View().Recoveries() }
 	var err error
 	if k.Node, err = Open(conf); err != nil {
 		t.Fatal(err)
@@ -148,6 +149,11 @@ func TestRestoreInPlace(t *testing.T) {
 			t.Errorf("%s: index %d is not above the restored %d, or not Raft's own %d", k.name, i, view.Index(), k.Stats().AppliedIndex)
 		}
 	}
+	for _, k := range servers {
+		if first, err := k.stores.logs.FirstIndex(); err != nil || first <= view.Index() {
+			t.Errorf("%s: the log begins at %d, %v: a gap is left", k.name, first, err)
+		}
+	}
 	if files, err := filepath.Glob(filepath.Join(leader.dir, "restore-*")); err != nil || len(files) > 0 {
 		t.Errorf("left on disk: %v, %v", files, err)
 	}
@@ -223,4 +229,47 @@ func TestRecoverFromLostQuorum(t *testing.T) {
 	eventually(t, "three voters", func() bool { return one.Stats().Voters == 3 })
 	apply(t, "more", all...)
 	haveApps(t, "also kept more new", all...)
+}
+
+// The servers that were given up come back, both at once, with their old files: most of
+// the old configuration. They stop before they can do harm, and say what to do.
+func TestServersLeftBehindStop(t *testing.T) {
+	g := newGossip()
+	servers := threeKeepers(t, g)
+	apply(t, "kept", servers...)
+	haveApps(t, "kept", servers...)
+	for _, k := range servers {
+		if err := k.Close(); err != nil {
+			t.Fatal(err)
+		}
+		g.edit(func(m map[string]Peer) { delete(m, k.name) })
+	}
+	left := servers[2]
+	if _, err := Recover(Recovery{Name: left.name, Region: "r1", DataDir: left.dir, Addr: string(left.directory.addr), Actor: "op", Logger: quiet}, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	one := keep(t, g, left.name, left.dir, 3)
+	apply(t, "new", one)
+	four := keep(t, g, "s4", t.TempDir(), 0)
+	haveApps(t, "kept new", one, four)
+
+	for _, k := range servers[:2] {
+		back := keep(t, g, k.name, k.dir, 3)
+		select {
+		case <-back.Failed():
+		case <-time.After(30 * time.Second):
+			t.Fatalf("%s takes part again", k.name)
+		}
+		if err := back.Err(); err == nil || !strings.Contains(err.Error(), "recovered without server "+k.name) || !strings.Contains(err.Error(), "erase") {
+			t.Errorf("%s stops with %v", k.name, err)
+		}
+	}
+	// Should one not hear of the others, the leader will not have it.
+	g.edit(func(m map[string]Peer) { m["deaf"] = peer("deaf", PeerAlive, tagBoot, "1") })
+	eventually(t, "the leader refuses it", func() bool { return errors.Is(one.related("deaf"), starling.ErrConflict) })
+	if err := one.related("s4"); err != nil {
+		t.Errorf("a server that came later: %v", err)
+	}
+	apply(t, "more", one, four)
+	haveApps(t, "kept more new", one, four)
 }

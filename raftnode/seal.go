@@ -87,8 +87,9 @@ type logs struct {
 	covered       func(index uint64) bool // by a snapshot
 }
 
-// IsMonotonic implements raft.MonotonicLogStore: gaps are allowed.
-func (s *logs) IsMonotonic() bool { return false }
+// IsMonotonic implements raft.MonotonicLogStore: when Raft takes a snapshot over, it
+// drops the log before it, rather than leave a gap. After a restore that is 2^32 wide.
+func (s *logs) IsMonotonic() bool { return true }
 
 // GetLog implements raft.LogStore. An entry that is damaged ends Raft on this server.
 func (s *logs) GetLog(index uint64, l *raft.Log) error {

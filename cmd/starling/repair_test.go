@@ -174,12 +174,14 @@ func TestQuorumIsLostAndFound(t *testing.T) {
 		c.again(p)
 	}
 	c.eventually(time.Minute, func() error {
-		if out := lost.run("starling operator autopilot health"); !strings.Contains(out, "healthy: true; 1 more may fail") {
-			return fmt.Errorf("not grown yet:\n%s", out)
+		if out, errs, _ := lost.try("starling operator autopilot health"); !strings.Contains(out, "healthy: true; 1 more may fail") {
+			return fmt.Errorf("not grown yet:\n%s%s", out, errs)
 		}
 		return nil
 	})
 	c.apply(c.client(c.w.Named("r1-new-2")), starling.App{Name: "new"})
+
+	leftBehind(t, c, servers[0])
 
 	// The one that leaves leads, as a rule: it has been there longest.
 	grow.run("starling server leave --addr https://s5.example:7470", "https://s5.example:7470", "http://"+left.HTTP)
@@ -198,10 +200,34 @@ func TestQuorumIsLostAndFound(t *testing.T) {
 		}
 		return nil
 	})
-	grow.run("starling operator autopilot health")
+	c.eventually(20*time.Second, func() error {
+		if out, errs, code := grow.try("starling operator autopilot health"); code != 0 {
+			return fmt.Errorf("%s%s", out, errs)
+		}
+		return nil
+	})
 	mustCLI(t, "app", "show", "new")
 	// A name that gossip has never seen cannot leave; one that failed can.
 	if _, errs, code := grow.try("starling server force-leave s3"); code != exitFailed || !strings.Contains(errs, "no such member") {
 		t.Errorf("force-leave of nobody: exit %d: %s", code, errs)
 	}
+}
+
+// leftBehind starts a server that was given up with its old files: it ends by itself.
+func leftBehind(t *testing.T, c *cluster, old *world.Proc) {
+	t.Helper()
+	c.w.Procs = append(c.w.Procs, old)
+	if err := c.w.Configure(); err != nil {
+		t.Fatal(err)
+	}
+	c.again(old)
+	select {
+	case <-old.Exited():
+	case <-time.After(30 * time.Second):
+		t.Fatal("a server from before the recovery takes part again")
+	}
+	if !strings.Contains(old.Tail(), "recovered without server r1-server-1") {
+		t.Errorf("it ends with %s", old.Tail())
+	}
+	c.w.Forget(old)
 }

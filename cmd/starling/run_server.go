@@ -48,8 +48,10 @@ func (p *process) runServer(ctx context.Context, g *errgroup.Group) error {
 	raft, err := raftnode.Open(raftnode.Config{
 		Name: p.cfg.Name, Region: p.cfg.Region,
 		DataDir: filepath.Join(p.cfg.DataDir, "raft"),
-		Layer:   p.endpoint.RaftLayer(), FSM: fsm, Level: func() int { return fsm.View().Level() },
-		Peers: p.raftPeers, Changed: p.pool.Changed, SetTag: p.pool.SetTag,
+		Layer:   p.endpoint.RaftLayer(), FSM: fsm,
+		Level:      func() int { return fsm.View().Level() },
+		Recoveries: func() int { return fsm.View().Recoveries() },
+		Peers:      p.raftPeers, Changed: p.pool.Changed, SetTag: p.pool.SetTag,
 		BootstrapExpect: p.cfg.Server.BootstrapExpect, Stats: p.peerStats, Autopilot: autopilot, DiskReserve: reserve,
 		Logger: p.log.With("part", "raft"),
 	})
