@@ -28,6 +28,7 @@ var floors = map[string]int{
 	"blobcache":  2,
 	"world":      2,
 	"lab":        2,
+	"history":    2,
 	"control":    3,
 	"build":      3,
 	"agent":      3,
