@@ -81,11 +81,11 @@ func TestRequestsMoveOnWithTheLead(t *testing.T) {
 		err                error
 		status             int
 	}{
-		"submit":            {"POST", "/v1/deployments", `{"app":"hello","sha":"` + sha + `"}`, starling.ErrNotLeader, 201},
-		"submit, unknown":   {"POST", "/v1/deployments", `{"app":"hello","sha":"` + sha + `"}`, starling.ErrOutcomeUnknown, 201},
-		"cancel":            {"POST", "/v1/deployments/" + d.ID + "/pause", "", starling.ErrNotLeader, 200},
-		"consistent read":   {"GET", "/v1/deployments?consistent", "", starling.ErrNotLeader, 200},
-		"cancel, may be so": {"POST", "/v1/deployments/" + d.ID + "/pause", "", fmt.Errorf("%w: %w", starling.ErrOutcomeUnknown, starling.ErrUnavailable), 503},
+		"submit":           {"POST", "/v1/deployments", `{"app":"hello","sha":"` + sha + `"}`, starling.ErrNotLeader, 201},
+		"submit, unknown":  {"POST", "/v1/deployments", `{"app":"hello","sha":"` + sha + `"}`, starling.ErrOutcomeUnknown, 201},
+		"cancel":           {"POST", "/v1/deployments/" + d.ID + "/pause", "", starling.ErrNotLeader, 200},
+		"consistent read":  {"GET", "/v1/deployments?consistent", "", starling.ErrNotLeader, 200},
+		"approve, unknown": {"POST", "/v1/deployments/" + d.ID + "/approve", "", fmt.Errorf("%w: %w", starling.ErrOutcomeUnknown, starling.ErrUnavailable), 503},
 	} {
 		t.Run(name, func(t *testing.T) {
 			deposed.fail, deposed.unsure = tc.err, tc.err

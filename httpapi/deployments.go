@@ -101,6 +101,7 @@ func (a *api) registerDeployments() {
 		register(a, route{
 			method: http.MethodPost, path: "/v1/deployments/{id}/" + string(action), id: string(action) + "-deployment",
 			summary: string(action) + " a deployment", role: role, place: atDeployment,
+			keyed: action != starling.ActionApprove, // the others are harmless twice by themselves
 		}, func(ctx context.Context, in *deploymentAct) (*answer[deploymentDoc], error) {
 			return a.act(ctx, in.ID, action)
 		})

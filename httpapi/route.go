@@ -47,7 +47,7 @@ type route struct {
 	maxBytes     int64 // of the body; 0: maxJSONBytes
 	status       int   // of success, 0: 200
 	consistent   bool  // a read that takes ?consistent
-	keyed        bool  // a change that an idempotency key makes harmless twice
+	keyed        bool  // a change that is harmless twice, by an idempotency key or by itself
 }
 
 // call is what the middleware has found out about a request.
@@ -138,33 +138,48 @@ func (a *api) admit(r route, hctx huma.Context, next func(huma.Context)) {
 		req.Body = http.MaxBytesReader(w, req.Body, r.maxBytes)
 		c.stream = req.Body
 	}
-	var transport http.RoundTripper
 	if err == nil {
 		err = checkAsked(r, req)
 	}
-	if err == nil {
-		transport, err = a.route(r, req, c.body)
-	}
-	if err == nil && transport == nil && asked(req, "consistent") {
-		transport, err = a.confirm(r, req)
-	}
-	switch {
-	case err != nil:
+	if err != nil {
 		writeProblem(w, a.problem(r.id, err))
-	case transport != nil:
-		a.passOn(w, req, transport)
-	default:
-		c.moved = &moved{req: req}
-		next(plainContext{huma.WithValue(hctx, callKey{}, c), c.moved})
-		if c.moved.to != nil {
-			a.passOn(w, req, c.moved.to)
+		return
+	}
+	for end := begun.Add(a.Patience); ; {
+		transport, err := a.placeOf(r, req, c.body)
+		if err != nil {
+			writeProblem(w, a.problem(r.id, err))
 			return
 		}
-		if r.method != http.MethodGet {
-			a.Logger.Info("change", "request", r.id, "path", req.URL.Path, "actor", c.actor,
-				"status", hctx.Status(), "took", time.Since(begun).Round(time.Millisecond))
+		if transport == nil {
+			c.moved = &moved{req: req}
+			next(plainContext{huma.WithValue(hctx, callKey{}, c), c.moved})
+			if transport = c.moved.to; transport == nil {
+				break
+			}
 		}
+		if r.body != nil || r.raw {
+			req.Body = io.NopCloser(bytes.NewReader(c.body))
+		}
+		if !a.passOn(w, req, transport, !r.stream && time.Now().Before(end)) {
+			return
+		}
+		time.Sleep(lookAgain) // this server has won the lead and is about to begin its term
 	}
+	if r.method != http.MethodGet {
+		a.Logger.Info("change", "request", r.id, "path", req.URL.Path, "actor", c.actor,
+			"status", hctx.Status(), "took", time.Since(begun).Round(time.Millisecond))
+	}
+}
+
+// placeOf returns a transport to the server that must serve the request, nil for this one,
+// which then is sure of its lead if the caller wants it to be.
+func (a *api) placeOf(r route, req *http.Request, body []byte) (http.RoundTripper, error) {
+	transport, err := a.route(r, req, body)
+	if err == nil && transport == nil && asked(req, "consistent") {
+		return a.confirm(r, req)
+	}
+	return transport, err
 }
 
 // authorize finds out who calls, and refuses those whose role does not suffice.
@@ -311,8 +326,9 @@ func (a *api) confirm(r route, req *http.Request) (http.RoundTripper, error) {
 	}
 }
 
-// passOn proxies the request unchanged.
-func (a *api) passOn(w http.ResponseWriter, req *http.Request, transport http.RoundTripper) {
+// passOn proxies the request unchanged. With mayReturn it says so, instead of answering, if
+// this server turns out to be the place and nothing was sent.
+func (a *api) passOn(w http.ResponseWriter, req *http.Request, transport http.RoundTripper, mayReturn bool) (returned bool) {
 	times, err := strconv.Atoi(req.Header.Get(HeaderForwarded))
 	if err != nil {
 		times = 0
@@ -323,7 +339,7 @@ func (a *api) passOn(w http.ResponseWriter, req *http.Request, transport http.Ro
 			Detail: fmt.Sprintf("%d servers have passed this request on and none was its place", maxForwards),
 			Hint:   "the leader is changing: try again in a second",
 		})
-		return
+		return false
 	}
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(p *httputil.ProxyRequest) {
@@ -334,8 +350,12 @@ func (a *api) passOn(w http.ResponseWriter, req *http.Request, transport http.Ro
 		FlushInterval: -1, // logs are streams
 		ErrorLog:      slog.NewLogLogger(a.Logger.Handler(), slog.LevelDebug),
 		ErrorHandler: func(w http.ResponseWriter, req *http.Request, err error) {
+			if returned = mayReturn && errors.Is(err, starling.ErrNotLeader) && req.Context().Err() == nil; returned {
+				return
+			}
 			writeProblem(w, a.problem("pass on", fmt.Errorf("pass on %s: %w: %w", req.URL.Path, starling.ErrUnavailable, err)))
 		},
 	}
 	proxy.ServeHTTP(w, req)
+	return returned
 }

@@ -431,6 +431,7 @@ func (m *rigMembers) Changed() <-chan struct{} {
 
 func (m *rigMembers) Join([]string) (int, error) { return 0, nil }
 func (m *rigMembers) ForceLeave(string) error    { return nil }
+func (m *rigMembers) Leave() error               { return nil }
 
 func (m *rigMembers) raftPeers() []raftnode.Peer {
 	m.mu.Lock()
@@ -478,6 +479,10 @@ func (b *rigBlobs) Missing(_ context.Context, ds []starling.Digest) ([]starling.
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.DeleteFunc(slices.Clone(ds), func(d starling.Digest) bool { return b.chunks[d] != nil }), nil
+}
+
+func (b *rigBlobs) Lacking(ctx context.Context, ds []starling.Digest) ([]starling.Digest, error) {
+	return b.Missing(ctx, ds)
 }
 
 func (b *rigBlobs) Put(_ context.Context, d starling.Digest, data []byte) error {
