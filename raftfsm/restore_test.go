@@ -224,3 +224,41 @@ func TestRecoveriesAreCounted(t *testing.T) {
 		t.Errorf("after a restore: %d, %v", v.Recoveries(), err)
 	}
 }
+
+// A region takes another's app over, deploys it, and then loses all of that by a restore:
+// it takes the app over again, at the same epoch for all that it knows, and still above
+// what machines have seen.
+func TestTakeoverIsRepeatedAfterARestore(t *testing.T) {
+	east, west := newDriver(t), newDriver(t)
+	west.fsm = New("west")
+	east.must(east.cmd(TypeAppApply, AppApply{App: starling.App{Name: "a"}}))
+	east.release("a", "a1", starling.PhaseSucceeded)
+	west.must(west.cmd(TypeRegionUpsert, RegionUpsert{Region{Name: "east"}}))
+	east.pull(west)
+	taken := snapshotOf(t, west.fsm)
+	takeOver := func() {
+		t.Helper()
+		west.must(west.cmd(TypeTakeover, Takeover{From: "east", Epoch: west.fsm.View().NextEpoch("east")}))
+	}
+	takeOver()
+	west.must(west.cmd(TypeArtifactRegister, ArtifactRegister{starling.Artifact{Digest: starling.DigestOf([]byte("a2"))}}),
+		west.cmd(TypeSubmit, Submit{ID: "a2", App: "a", Artifact: starling.DigestOf([]byte("a2"))}), west.cmd(TypeStart, Start{ID: "a2"}))
+	seen := goalOf(t, west, "a")
+
+	v, err := west.fsm.View().Restored(bytes.NewReader(taken), west.clock.Add(time.Hour), "op")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := v.WriteSnapshot(&b); err != nil {
+		t.Fatal(err)
+	}
+	if err := west.fsm.Restore(io.NopCloser(&b)); err != nil {
+		t.Fatal(err)
+	}
+	west.index = v.Index()
+	takeOver()
+	if g := goalOf(t, west, "a"); !g.Supersedes(seen) || g.Home != "west" || g.Generation.Epoch != seen.Generation.Epoch {
+		t.Errorf("after the second takeover the goal is %s of %s, machines have seen %s", g.Generation, g.Home, seen.Generation)
+	}
+}

@@ -191,7 +191,7 @@ func (t *tx) adoptApp(tk *starling.Takeover, old *row[starling.App], active []*r
 	if g := get[starling.Goal](t.reader, tableGoals, byID, strKey(a.Name)); g != nil {
 		next := *g.rec
 		next.Home, next.Revision = t.region, 1
-		next.Generation = starling.Generation{Epoch: tk.Epoch, Sequence: g.rec.Generation.Sequence + 1}
+		next.Generation = starling.Generation{Epoch: tk.Epoch, Sequence: max(g.rec.Generation.Sequence, t.meta.Floor) + 1}
 		put(t, tableGoals, g, &row[starling.Goal]{rec: &next, mod: t.index})
 		before, after = g.rec, &next
 		n++
