@@ -147,6 +147,7 @@ type Counts struct {
 	Uncancelled int                    `json:"uncancelled"` // cancelled with success, and ended otherwise
 	Late        int                    `json:"late"`        // ended later than 10 s after the deadline
 	Unmirrored  int                    `json:"unmirrored"`  // missing, or with another end, in another region
+	Untold      int                    `json:"untold"`      // ended without an event that said so; no promise: a watcher may be told of a gap
 	Refused     int                    `json:"refused"`     // answered with an error that no retry mends
 	Unanswered  int                    `json:"unanswered"`  // neither acknowledged nor refused when time was up
 	ByPhase     map[starling.Phase]int `json:"by_phase"`
@@ -232,6 +233,9 @@ func (l *ledger) judgeOne(s *submission, servers []held, c *Counts, say func(*in
 			say(new(int), "%s of app %s has not ended: %s", id, s.app, open)
 		}
 		return
+	}
+	if l.histories[id] == nil {
+		say(&c.Untold, "no event said that %s of app %s ended as %s", id, s.app, ends[0])
 	}
 	c.Ended++
 	c.ByPhase[ends[0]]++

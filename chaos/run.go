@@ -107,7 +107,11 @@ func (c Config) Run(ctx context.Context) (res *Result, err error) {
 	if r.stage, err = newStage(&c, dir); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, r.stage.close()) }()
+	defer func() {
+		if closing := r.stage.close(); closing != nil { // the judgement stands
+			c.Log.Warn("the end of the processes", "err", closing)
+		}
+	}()
 	if _, err := r.stage.world.Ready(ctx); err != nil {
 		return nil, err
 	}
