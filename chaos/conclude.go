@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/starlingdeploy/starling"
@@ -26,7 +28,7 @@ func (r *run) conclude(ctx context.Context) (*Result, error) {
 			return nil, err
 		}
 	}
-	counts, problems, err := r.settled(ctx)
+	counts, problems, all, err := r.settled(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +39,7 @@ func (r *run) conclude(ctx context.Context) (*Result, error) {
 	res := &Result{
 		Counts: counts, AckMS: quantileMS(r.ledger.acks), Astray: astray, Seed: r.Seed, DurationS: r.Duration.Seconds(),
 		ErrorsRetried: r.customers.errors.Load(), BrokenRetried: r.customers.broken.Load(),
-		ByFault: byFault(r.strikes, gaps), Faults: r.strikes, LeftOut: r.leftOut, Problems: append(problems, where...),
+		Failures: failures(all), ByFault: byFault(r.strikes, gaps), Faults: r.strikes, LeftOut: r.leftOut, Problems: append(problems, where...),
 	}
 	missed := 0
 	for _, n := range r.missed {
@@ -59,20 +61,20 @@ func (r *run) conclude(ctx context.Context) (*Result, error) {
 
 // settled judges until nothing is left to say, or settleWithin has passed: mirrors of other
 // regions may lag.
-func (r *run) settled(ctx context.Context) (Counts, []string, error) {
+func (r *run) settled(ctx context.Context) (Counts, []string, []held, error) {
 	end := time.Now().Add(settleWithin)
 	for {
 		all, err := r.everything(ctx)
 		if err == nil {
 			counts, problems := r.ledger.judge(all)
 			if counts.Verdict() == nil || time.Now().After(end) {
-				return counts, problems, nil
+				return counts, problems, all, nil
 			}
 		} else if time.Now().After(end) {
-			return Counts{}, nil, err
+			return Counts{}, nil, nil, err
 		}
 		if err := sleep(ctx, time.Second); err != nil {
-			return Counts{}, nil, err
+			return Counts{}, nil, nil, err
 		}
 	}
 }
@@ -81,7 +83,7 @@ func (r *run) settled(ctx context.Context) (Counts, []string, error) {
 func (r *run) everything(ctx context.Context) ([]held, error) {
 	var out []held
 	for _, a := range r.stage.with("", starling.RoleServer) {
-		h := held{server: a.Name, home: map[string]bool{}, keys: map[string][]string{}, phases: map[string]starling.Phase{}}
+		h := held{server: a.Name, home: map[string]bool{}, keys: map[string][]string{}, phases: map[string]starling.Phase{}, why: map[string]string{}}
 		apps, err := a.api.Apps(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("apps at %s: %w", a.Name, err)
@@ -97,6 +99,9 @@ func (r *run) everything(ctx context.Context) ([]held, error) {
 			}
 			for _, d := range page {
 				h.phases[d.ID] = d.Phase
+				if d.Phase == starling.PhaseFailed {
+					h.why[d.ID] = d.Reason
+				}
 				h.keys[d.IdempotencyKey] = append(h.keys[d.IdempotencyKey], d.ID)
 				before = d.ID
 			}
@@ -107,6 +112,21 @@ func (r *run) everything(ctx context.Context) ([]held, error) {
 		out = append(out, h)
 	}
 	return out, nil
+}
+
+// failures returns reasons of failed deployments, as many as problems at most.
+func failures(all []held) []string {
+	seen := map[string]bool{}
+	out := []string{}
+	for _, h := range all {
+		for _, id := range slices.Sorted(maps.Keys(h.why)) {
+			if !seen[id] && len(out) < maxProblems {
+				seen[id] = true
+				out = append(out, id+": "+h.why[id])
+			}
+		}
+	}
+	return out
 }
 
 // agree counts machines that do not run what they should: of each app the artifact of the

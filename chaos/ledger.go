@@ -133,6 +133,7 @@ type held struct {
 	home   map[string]bool // apps whose home is this server's region
 	keys   map[string][]string
 	phases map[string]starling.Phase
+	why    map[string]string // of failed deployments
 }
 
 // Counts is the judgement on all submissions.

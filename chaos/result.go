@@ -29,6 +29,7 @@ type Result struct {
 	ByFault   []ByFault `json:"by_fault"`
 	Faults    []Strike  `json:"faults"` // in the order of time
 	LeftOut   []string  `json:"left_out,omitempty"`
+	Failures  []string  `json:"failures,omitempty"` // some deployments that failed, and why: none is a broken promise
 	Problems  []string  `json:"problems,omitempty"`
 }
 
