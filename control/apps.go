@@ -144,7 +144,7 @@ func (s *Server) Act(ctx context.Context, actor, id string, a starling.Action) (
 	res, err := s.propose(ctx, actor, t, payload)
 	if errors.Is(err, starling.ErrConflict) && a == starling.ActionCancel {
 		// A retry whose first try was done: its proof is in the record.
-		if d, ok := s.cfg.FSM.View().Deployment(id); ok && d.Phase == starling.PhaseCancelled {
+		if d, ok := s.deployment(s.cfg.FSM.View(), id); ok && d.Phase == starling.PhaseCancelled {
 			return d, nil
 		}
 	}
@@ -166,16 +166,11 @@ func (s *Server) cancellation(actor, id string) raftfsm.Finish {
 	return f
 }
 
-// Deployments implements httpapi.Deployments.
-func (s *Server) Deployments(f starling.DeploymentFilter) []*starling.Deployment {
-	return s.cfg.FSM.View().Deployments(f)
-}
-
 // Deployment implements httpapi.Deployments. At the leader of the home, machines,
 // regions and bytes are those of the moment.
 func (s *Server) Deployment(id string) (*starling.Deployment, bool) {
 	v := s.cfg.FSM.View()
-	d, ok := v.Deployment(id)
+	d, ok := s.deployment(v, id)
 	if !ok || d.Phase.Terminal() || d.Home != s.cfg.Region {
 		return d, ok
 	}

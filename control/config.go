@@ -51,6 +51,7 @@ type Config struct {
 	// TakeoverAfter is how long a region must be silent before the others vote for one of
 	// them to take over its apps, three regions at least. 0: only an operator orders it.
 	TakeoverAfter time.Duration
+	History History
 
 	Metrics prometheus.Registerer // nil: none
 	Logger  *slog.Logger          // nil: discard
@@ -202,6 +203,9 @@ func (c *Config) setDefaults() error {
 	}
 	if c.Replicas < 1 {
 		return starling.Invalidf("replicas", "%d is less than 1", c.Replicas)
+	}
+	if err := c.History.setDefaults(); err != nil {
+		return err
 	}
 	if c.Settle == 0 {
 		c.Settle = 3 * time.Second

@@ -19,7 +19,7 @@ func (s *Server) BuildLog(ctx context.Context, id string, offset int64) (starlin
 	defer cancel()
 	for {
 		v := s.cfg.FSM.View()
-		d, ok := v.Deployment(id)
+		d, ok := s.deployment(v, id)
 		if !ok {
 			return starling.LogPart{}, fmt.Errorf("deployment %.80q: %w", id, starling.ErrNotFound)
 		}

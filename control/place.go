@@ -105,6 +105,9 @@ func homeIn(v raftfsm.View, app, deployment string) string {
 		if d, ok := v.Deployment(deployment); ok {
 			return d.Home
 		}
+		if l, ok := v.Archived(deployment); ok {
+			return l.Segment.Home
+		}
 	} else if a, ok := v.App(app); ok {
 		return a.Home
 	}

@@ -83,6 +83,11 @@ func (t *tx) mirrorDeployment(from string, d *starling.Deployment) {
 		return
 	}
 	t.noteReplaced(old, d)
+	if old == nil && d.Phase.Terminal() {
+		if _, ok := t.archived(d.ID); ok {
+			return
+		}
+	}
 	t.putDeployment(old, d)
 	if old != nil && old.rec.Phase == d.Phase {
 		return

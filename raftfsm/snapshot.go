@@ -52,7 +52,7 @@ type line struct {
 func stored() []string {
 	return []string{tableMeta, tableHomes, tableRegions, tableApps, tableArtifacts, tableBuilds, tablePlaced,
 		tableDeployments, tableGoals, tableReleases, tableTokens, tableEvents,
-		tableTakeovers, tableBallots, tableUnseen}
+		tableTakeovers, tableBallots, tableUnseen, tableHistory}
 }
 
 // snapshot is a state on its way to disk.

@@ -1,0 +1,216 @@
+package control
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/raftfsm"
+)
+
+// past submits and cancels deployments of two apps in turn and returns their records as
+// JSON, newest first.
+func (b *bench) past(n int) (ids []string, records map[string]string) {
+	b.t.Helper()
+	one, two := b.server.cfg.Region+"-one", b.server.cfg.Region+"-two"
+	b.app(one, nil)
+	b.app(two, nil)
+	art := b.artifact("x")
+	records = map[string]string{}
+	for i := range n {
+		b.clock.advance(time.Minute)
+		d := b.submit(fmt.Sprintf("%s-%d", b.server.cfg.Region, i), []string{one, two, two}[i%3], art)
+		d = b.must(raftfsm.TypeFinish, raftfsm.Finish{ID: d.ID, Phase: starling.PhaseCancelled, Reason: fmt.Sprint("enough of ", i)}).Deployment
+		ids = append([]string{d.ID}, ids...)
+		records[d.ID] = text(b.t, d)
+	}
+	return ids, records
+}
+
+func text(t testing.TB, v any) string {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// tidy archives and drops until there is nothing to do, and returns how many steps it took.
+func (b *bench) tidy(t *term) int {
+	b.t.Helper()
+	for steps := 0; ; steps++ {
+		more, err := t.archiveNext(b.t.Context())
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		if !more {
+			return steps
+		}
+	}
+}
+
+// pages lists everything in pages.
+func (b *bench) pages(app string, limit int) (ids []string, records map[string]string) {
+	b.t.Helper()
+	records = map[string]string{}
+	for f := (starling.DeploymentFilter{App: app, Limit: limit}); ; f.Before = ids[len(ids)-1] {
+		page := b.server.Deployments(f)
+		for _, d := range page {
+			ids = append(ids, d.ID)
+			records[d.ID] = text(b.t, d)
+		}
+		if len(page) < limit {
+			return ids, records
+		}
+	}
+}
+
+func TestTheArchiveReadsLikeTheRest(t *testing.T) {
+	b := newBench(t, "east", func(c *Config) { c.History.Recent = 100 })
+	lead := b.elect()
+	ids, want := b.past(700)
+	if steps := b.tidy(lead); steps != 2 {
+		t.Fatalf("%d steps, want two segments of %d", steps, raftfsm.MaxSegmentDeployments)
+	}
+	if h := b.fsm.View().HistoryOf("east"); h.Ended != 700-512 || h.Archived != 512 {
+		t.Fatalf("%+v", h)
+	}
+	check := func(when string) {
+		t.Helper()
+		for id, record := range want {
+			d, ok := b.server.Deployment(id)
+			if !ok || text(t, d) != record {
+				t.Fatalf("%s: %s is %v, %+v", when, id, ok, d)
+			}
+		}
+		for _, limit := range []int{1000, 256, 37} {
+			got, records := b.pages("", limit)
+			if strings.Join(got, " ") != strings.Join(ids, " ") {
+				t.Fatalf("%s: in pages of %d: %v", when, limit, got)
+			}
+			for id, record := range records {
+				if want[id] != record {
+					t.Fatalf("%s: listed %s as %s", when, id, record)
+				}
+			}
+		}
+		if got, _ := b.pages("east-one", 50); len(got) != 234 || got[233] != "east-0" || got[0] != "east-699" {
+			t.Fatalf("%s: of an app: %d, %v", when, len(got), got)
+		}
+	}
+	check("archived")
+
+	if region := homeIn(b.fsm.View(), "", "east-0"); region != "east" {
+		t.Errorf("the home of an archived deployment is %q", region)
+	}
+	if _, err := b.server.Act(t.Context(), "ann", "east-0", starling.ActionPause); !errors.Is(err, starling.ErrConflict) || !strings.Contains(err.Error(), "has ended") {
+		t.Errorf("pause of an archived deployment: %v", err)
+	}
+	if d, err := b.server.Act(t.Context(), "ann", "east-0", starling.ActionCancel); err != nil || d.ID != "east-0" {
+		t.Errorf("its cancellation again: %v", err)
+	}
+	if part, err := b.server.BuildLog(t.Context(), "east-0", 0); err != nil || !part.Done {
+		t.Errorf("its log: %+v, %v", part, err)
+	}
+	if ds := b.server.Deployments(starling.DeploymentFilter{Before: "east-none"}); len(ds) != 0 {
+		t.Errorf("before an unknown one: %d", len(ds))
+	}
+
+	var snap bytes.Buffer
+	if err := b.fsm.View().WriteSnapshot(&snap); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.fsm.Restore(io.NopCloser(&snap)); err != nil {
+		t.Fatal(err)
+	}
+	check("restored")
+}
+
+func TestRetention(t *testing.T) {
+	b := newBench(t, "east", func(c *Config) { c.History = History{Keep: 400, Recent: 100} })
+	ids, _ := b.past(800)
+	b.tidy(b.elect())
+	got, _ := b.pages("", 1000)
+	if len(got) < 400 || len(got) > 400+raftfsm.MaxSegmentDeployments || strings.Join(got, " ") != strings.Join(ids[:len(got)], " ") {
+		t.Errorf("%d are left, want the newest 400 and less than a segment more", len(got))
+	}
+	if _, ok := b.server.Deployment("east-0"); ok {
+		t.Error("the oldest is still there")
+	}
+
+	b = newBench(t, "east", func(c *Config) { c.History = History{MaxAge: 2 * time.Hour, Recent: 100} })
+	b.past(800)
+	lead := b.elect()
+	b.tidy(lead)
+	if got, _ := b.pages("", 1000); len(got) != 800-512 {
+		t.Errorf("%d of one a minute are left, want those that were not archived", len(got))
+	}
+	b.clock.advance(time.Hour)
+	if n := b.tidy(lead); n != 0 {
+		t.Errorf("%d steps more: what is not archived stays", n)
+	}
+	for _, h := range []History{{Keep: -1}, {Keep: MaxHistoryKeep + 1}, {MaxAge: time.Minute}, {Recent: MaxHistoryRecent + 1}} {
+		if err := h.setDefaults(); !starling.IsInvalid(err) {
+			t.Errorf("%+v: %v", h, err)
+		}
+	}
+}
+
+// Of other regions' apps less is kept, and none of it as the first to use the archive.
+func TestCopiesAreArchivedToo(t *testing.T) {
+	b := newBench(t, "east", func(c *Config) { c.History.Recent = 5_000 })
+	west := newBench(t, "west", nil)
+	west.past(1_400)
+	from := uint64(0)
+	for {
+		m := west.fsm.View().ChangedSince("west", from)
+		if m.Index == from {
+			break
+		}
+		from = m.Index
+		b.must(raftfsm.TypeMirror, raftfsm.Mirror{Batch: m})
+	}
+	lead := b.elect()
+	if n := b.tidy(lead); n != 0 || b.fsm.View().Level() != 1 {
+		t.Fatalf("%d steps, level %d: archiving begins before it must", n, b.fsm.View().Level())
+	}
+	lead.s.cfg.History.Recent = 100 // an archive of its own: the level is in use
+	b.past(400)
+	b.tidy(lead)
+	if h := b.fsm.View().HistoryOf("west"); h.Ended+h.Archived != 1_400 || h.Archived == 0 {
+		t.Errorf("%+v", h)
+	}
+	// Sent again, as by a home that was restored, they are not doubled.
+	again := west.fsm.View().ChangedSince("west", 0)
+	again.Index = from + 1
+	b.must(raftfsm.TypeMirror, raftfsm.Mirror{Batch: again})
+	if h := b.fsm.View().HistoryOf("west"); h.Ended+h.Archived != 1_400 {
+		t.Errorf("sent again: %+v", h)
+	}
+}
+
+func TestABrokenSegmentIsToldAndLeftOut(t *testing.T) {
+	b := newBench(t, "east", func(c *Config) { c.History.Recent = 10 })
+	ids, _ := b.past(300)
+	ds := b.fsm.View().Archivable("east", 10)
+	p, err := pack("east", ds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := p.Data
+	p.Data = whole[:len(whole)/2]
+	b.must(raftfsm.TypeHistoryArchive, p)
+	if got, _ := b.pages("", 1000); len(got) != 300-256 {
+		t.Errorf("%d of %d listed", len(got), len(ids))
+	}
+	if _, ok := b.server.Deployment(ds[255].ID); ok {
+		t.Error("read from a segment that is cut off")
+	}
+}
