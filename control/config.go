@@ -51,6 +51,7 @@ type Config struct {
 	// TakeoverAfter is how long a region must be silent before the others vote for one of
 	// them to take over its apps, three regions at least. 0: only an operator orders it.
 	TakeoverAfter time.Duration
+	// History says how much of the past is kept.
 	History History
 
 	Metrics prometheus.Registerer // nil: none

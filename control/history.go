@@ -49,6 +49,11 @@ func (h *History) setDefaults() error {
 	if h.Recent == 0 {
 		h.Recent = MaxHistoryRecent
 	}
+	return h.Check()
+}
+
+// Check refuses what is out of bounds.
+func (h *History) Check() error {
 	switch {
 	case h.Keep < 0 || h.Keep > MaxHistoryKeep:
 		return starling.Invalidf("server.history.keep", "%d is not within 1 and %d", h.Keep, MaxHistoryKeep)

@@ -30,15 +30,16 @@ const (
 
 // limits are the bounds that history grows into; tests that reach them set lower ones.
 type limits struct {
-	events    int // kept in the ring
-	ended     int // deployments, per home
-	artifacts int // records, per region
-	tokens    int // per region
-	takeover  int // records moved by an entry
+	events    int   // kept in the ring
+	ended     int   // deployments, per home
+	artifacts int   // records, per region
+	tokens    int   // per region
+	takeover  int   // records moved by an entry
+	archive   int64 // bytes of segments
 }
 
 func defaultLimits() limits {
-	return limits{MaxEventsKept, MaxEndedDeployments, MaxArtifactsPerRegion, MaxTokensPerRegion, MaxTakeoverRecords}
+	return limits{MaxEventsKept, MaxEndedDeployments, MaxArtifactsPerRegion, MaxTokensPerRegion, MaxTakeoverRecords, MaxArchiveBytes}
 }
 
 // Bounds of the input.

@@ -71,7 +71,7 @@ func (t *tx) historyArchive(p *HistoryArchive) (Result, error) {
 	if n := len(p.Data); n == 0 || n > MaxSegmentBytes {
 		return Result{}, starling.Invalidf("data", "%d bytes, want 1 to %d", n, MaxSegmentBytes)
 	}
-	if t.meta.Archived+int64(len(p.Data)) > MaxArchiveBytes {
+	if t.meta.Archived+int64(len(p.Data)) > t.limits.archive {
 		return Result{}, fmt.Errorf("%w: the archive of deployments is full: keep fewer", starling.ErrUnavailable)
 	}
 	s := &Segment{Home: p.Home, Seq: t.nextSeq(), Data: p.Data}

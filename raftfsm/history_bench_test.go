@@ -5,13 +5,18 @@ import (
 	"compress/gzip"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/raft"
 
 	"github.com/starlingdeploy/starling"
 )
@@ -73,41 +78,38 @@ func packed(t testing.TB, ds []*starling.Deployment) []byte {
 	return b.Bytes()
 }
 
-// history writes the snapshot of a region with so many ended deployments of each of so
-// many homes, those beyond full of each in the archive.
-func history(t testing.TB, homes, each, full int) []byte {
+// pastOf is how many deployments of a home have ended, and how many of them are records.
+type pastOf struct{ ended, records int }
+
+// pasts are 100,000 deployments of this region's apps, alone and with 10,000 of each of
+// nine other regions, as the leader keeps them; and as many as records, which is what
+// nine full regions beside this one come to at level 1.
+func pasts(scale int) map[string][]pastOf {
+	own, copies := pastOf{100_000 / scale, 9_000 / scale}, pastOf{10_000 / scale, 1_000 / scale}
+	record := pastOf{10_000 / scale, 10_000 / scale}
+	return map[string][]pastOf{
+		"own":     {own},
+		"regions": append([]pastOf{own}, slices.Repeat([]pastOf{copies}, 9)...),
+		"records": slices.Repeat([]pastOf{record}, 10),
+	}
+}
+
+// history writes the snapshot of region-0 with such pasts of region-0, region-1, …
+func history(t testing.TB, past []pastOf) []byte {
 	t.Helper()
-	var b bytes.Buffer
-	sum := sha256.New()
-	enc := json.NewEncoder(io.MultiWriter(&b, sum))
-	records := -1
-	write := func(v any) {
-		if err := enc.Encode(v); err != nil {
-			t.Fatal(err)
-		}
-		records++
-	}
-	rec := func(table string, mod, seq uint64, v any) {
-		raw, err := json.Marshal(v)
-		if err != nil {
-			t.Fatal(err)
-		}
-		write(line{table, mod, seq, raw})
-	}
-	level, archived := 1, int64(0)
-	if each > full {
-		level = 2
-	}
-	write(header{snapshotFormat, level, "region-0"})
+	w := &snapshotText{t: t, sum: sha256.New(), records: -1}
+	w.line(header{snapshotFormat, 2, "region-0"})
 	var segments []*Segment
-	for h := range homes {
-		name := fmt.Sprintf("region-%d", h)
-		for from := 0; from < each-full; from += MaxSegmentDeployments {
-			s := &Segment{Home: name, Seq: uint64(h*each + from + 1)}
+	archived, seq := int64(0), uint64(0)
+	name := func(h int) string { return fmt.Sprintf("region-%d", h) }
+	for h, p := range past {
+		for from := 0; from < p.ended-p.records; from += MaxSegmentDeployments {
+			s := &Segment{Home: name(h), Seq: seq + 1}
 			var ds []*starling.Deployment
-			for i := from; i < min(from+MaxSegmentDeployments, each-full); i++ {
-				d := ended(name, i)
-				s.Heads = append(s.Heads, Head{ID: d.ID, App: d.App, At: d.CreatedAt.UnixMicro(), Seq: uint64(h*each + i + 1), Line: i - from})
+			for i := from; i < min(from+MaxSegmentDeployments, p.ended-p.records); i++ {
+				d := ended(s.Home, i)
+				seq++
+				s.Heads = append(s.Heads, Head{ID: d.ID, App: d.App, At: d.CreatedAt.UnixMicro(), Seq: seq, Line: i - from})
 				ds = append(ds, d)
 			}
 			s.Data = packed(t, ds)
@@ -115,39 +117,57 @@ func history(t testing.TB, homes, each, full int) []byte {
 			segments = append(segments, s)
 		}
 	}
-	rec(tableMeta, 0, 0, meta{Index: 9e6, Clock: epoch, Seq: 9e6, Level: level, Archived: archived})
-	for h := range homes {
-		rec(tableHomes, 0, 0, home{Name: fmt.Sprintf("region-%d", h), Ended: min(each, full), Archived: max(0, each-full)})
+	w.record(tableMeta, 0, 0, meta{Index: 9e6, Clock: epoch, Seq: 9e6, Level: 2, Archived: archived})
+	for h, p := range past {
+		w.record(tableHomes, 0, 0, home{Name: name(h), Ended: p.records, Archived: p.ended - p.records})
 	}
-	for h := range homes {
-		name := fmt.Sprintf("region-%d", h)
-		for i := max(0, each-full); i < each; i++ {
+	for h, p := range past {
+		for i := p.ended - p.records; i < p.ended; i++ {
 			mod := uint64(0)
 			if h == 0 {
 				mod = uint64(i + 1)
 			}
-			rec(tableDeployments, mod, uint64(h*each+i+1), ended(name, i))
+			seq++
+			w.record(tableDeployments, mod, seq, ended(name(h), i))
 		}
 	}
 	for _, s := range segments {
-		rec(tableHistory, 0, 0, s)
+		w.record(tableHistory, 0, 0, s)
 	}
-	end, err := trailerLine(records, sum)
+	end, err := trailerLine(w.records, w.sum)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.Write(end)
-	return b.Bytes()
+	return append(w.Bytes(), end...)
 }
 
-// historyShapes are 100,000 deployments as programs of level 1 keep them at most, all as
-// records, and as this one does: the newest as records, the others in the archive.
-func historyShapes() map[string][3]int {
-	return map[string][3]int{
-		"records": {10, 10_000, 10_000},
-		"archive": {1, 100_000, 9_000},
-		"both":    {10, 100_000, 9_000},
+// snapshotText is a snapshot being written by hand.
+type snapshotText struct {
+	bytes.Buffer
+	t       testing.TB
+	sum     hash.Hash
+	records int
+}
+
+func (w *snapshotText) line(v any) {
+	w.t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		w.t.Fatal(err)
 	}
+	b = append(b, '\n')
+	w.sum.Write(b)
+	w.Write(b)
+	w.records++
+}
+
+func (w *snapshotText) record(table string, mod, seq uint64, v any) {
+	w.t.Helper()
+	raw, err := json.Marshal(v)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.line(line{table, mod, seq, raw})
 }
 
 func heapBytes() uint64 {
@@ -158,64 +178,101 @@ func heapBytes() uint64 {
 	return m.HeapAlloc
 }
 
+// sizes is what a past costs.
+type sizes struct {
+	restore, pause, persist time.Duration
+	heapBytes               uint64
+	view                    View
+}
+
+// measure restores a snapshot and persists it again, to a synced file.
+func measure(t testing.TB, snap []byte) (m sizes) {
+	t.Helper()
+	before := heapBytes()
+	f := New("region-0")
+	timed := func(to *time.Duration, do func() error) {
+		t.Helper()
+		begin := time.Now()
+		if err := do(); err != nil {
+			t.Fatal(err)
+		}
+		*to = time.Since(begin)
+	}
+	timed(&m.restore, func() error { return f.Restore(io.NopCloser(bytes.NewReader(snap))) })
+	m.heapBytes = heapBytes() - before
+	var taken raft.FSMSnapshot
+	timed(&m.pause, func() (err error) { taken, err = f.Snapshot(); return err })
+	file, err := os.Create(filepath.Join(t.TempDir(), "snapshot"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	timed(&m.persist, func() error {
+		return errors.Join(taken.(snapshot).view.WriteSnapshot(file), file.Sync(), file.Close())
+	})
+	// Records come in another order than history wrote them, and are the same.
+	if info, err := os.Stat(file.Name()); err != nil || info.Size() != int64(len(snap)) {
+		t.Fatalf("a state of %d bytes was written as %+v, %v", len(snap), info, err)
+	}
+	m.view = f.View()
+	return m
+}
+
 // BenchmarkHistory: go test ./raftfsm -run - -bench History -benchtime 1x
 func BenchmarkHistory(b *testing.B) {
-	for _, name := range []string{"records", "archive"} {
-		s := historyShapes()[name]
+	for _, name := range []string{"own", "regions", "records"} {
 		b.Run(name, func(b *testing.B) {
-			snap := history(b, s[0], s[1], s[2])
+			snap := history(b, pasts(1)[name])
 			for b.Loop() {
-				measureHistory(b, snap)
+				m := measure(b, snap)
+				b.ReportMetric(m.restore.Seconds(), "restore-s")
+				b.ReportMetric(m.persist.Seconds(), "persist-s")
+				b.ReportMetric(float64(m.pause.Microseconds()), "pause-us")
+				b.ReportMetric(float64(m.heapBytes)/1e6, "heap-MB")
+				for what, ask := range map[string]func(){
+					"active-us": func() { m.view.Active() },
+					"list-us":   func() { m.view.History(starling.DeploymentFilter{Limit: 100}) },
+					"app-us":    func() { m.view.History(starling.DeploymentFilter{App: "region-0-app-7", Limit: 100}) },
+					"find-us":   func() { m.view.Archived("d-none") },
+				} {
+					begin := time.Now()
+					for range 10 {
+						ask()
+					}
+					b.ReportMetric(float64(time.Since(begin).Microseconds())/10, what)
+				}
 			}
 			b.ReportMetric(float64(len(snap))/1e6, "snapshot-MB")
 		})
 	}
 }
 
-func measureHistory(b *testing.B, snap []byte) {
-	b.Helper()
-	before := heapBytes()
-	f := New("region-0")
-	begin := time.Now()
-	if err := f.Restore(io.NopCloser(bytes.NewReader(snap))); err != nil {
-		b.Fatal(err)
+// 100,000 deployments of this region's apps and 10,000 of each of nine other regions fit
+// into 500 MB, and a snapshot of them takes 2 s on a quiet machine; this one may not be.
+func TestHistoryStaysSmall(t *testing.T) {
+	scale := 1
+	if rounds == 1 || testing.Short() { // times and sizes mean nothing with the race detector
+		scale = 50
 	}
-	b.ReportMetric(time.Since(begin).Seconds(), "restore-s")
-	b.ReportMetric(float64(heapBytes()-before)/1e6, "heap-MB")
-
-	begin = time.Now()
-	taken, err := f.Snapshot()
-	if err != nil {
-		b.Fatal(err)
+	m := measure(t, history(t, pasts(scale)["regions"]))
+	t.Logf("1/%d: %d MB, restored in %v, persisted in %v, Apply waited %v", scale, m.heapBytes>>20, m.restore, m.persist, m.pause)
+	if limit := uint64(500e6) / uint64(scale); m.heapBytes > limit {
+		t.Errorf("%d bytes in memory, more than %d", m.heapBytes, limit)
 	}
-	b.ReportMetric(float64(time.Since(begin).Microseconds()), "pause-us")
-	begin = time.Now()
-	file, err := os.Create(filepath.Join(b.TempDir(), "snapshot"))
-	if err != nil {
-		b.Fatal(err)
+	if m.persist > 20*time.Second || m.pause > time.Second {
+		t.Errorf("persisted in %v, Apply waited %v", m.persist, m.pause)
 	}
-	if err := taken.(snapshot).view.WriteSnapshot(file); err != nil {
-		b.Fatal(err)
-	}
-	if err := file.Sync(); err != nil {
-		b.Fatal(err)
-	}
-	b.ReportMetric(time.Since(begin).Seconds(), "persist-s")
-	if err := file.Close(); err != nil {
-		b.Fatal(err)
-	}
-	v := f.View()
-	for what, ask := range map[string]func(){
-		"active-us": func() { v.Active() },
-		"list-us":   func() { v.History(starling.DeploymentFilter{Limit: 100}) },
-		"app-us":    func() { v.History(starling.DeploymentFilter{App: "region-0-app-7", Limit: 100}) },
-		"find-us":   func() { v.Archived("d-none") },
-	} {
-		begin = time.Now()
-		for range 10 {
-			ask()
+	for _, app := range []string{"", "region-0-app-7"} {
+		f := starling.DeploymentFilter{App: app, Limit: MaxListed}
+		seen := 0
+		for {
+			page := m.view.History(f)
+			if seen += len(page); len(page) < MaxListed || seen > 20_000 {
+				break
+			}
+			f.Before = page[len(page)-1].id()
 		}
-		b.ReportMetric(float64(time.Since(begin).Microseconds())/10, what)
+		if want := 100 / scale; seen < want {
+			t.Errorf("%q: listed %d, want %d", app, seen, want)
+		}
 	}
-	runtime.KeepAlive(f)
 }

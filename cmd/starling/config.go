@@ -61,6 +61,7 @@ type ServerBlock struct {
 	TakeoverAfter string `hcl:"takeover_after,optional"`
 
 	Autopilot *AutopilotBlock `hcl:"autopilot,block"`
+	History   *HistoryBlock   `hcl:"history,block"`
 }
 
 // AutopilotBlock says when servers get their vote and lose it.
@@ -269,6 +270,9 @@ func (c *Config) checkRoles() error {
 			return err
 		}
 		if _, err := c.diskReserve(); err != nil {
+			return err
+		}
+		if _, err := c.history(); err != nil {
 			return err
 		}
 	}

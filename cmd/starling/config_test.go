@@ -220,3 +220,16 @@ func TestAutopilotBlock(t *testing.T) {
 		}
 	}
 }
+
+func TestHistoryConfig(t *testing.T) {
+	c := &Config{Server: &ServerBlock{History: &HistoryBlock{Keep: 5000, MaxAge: "2160h"}}}
+	if h, err := c.history(); err != nil || h.Keep != 5000 || h.MaxAge != 2160*time.Hour {
+		t.Errorf("%+v, %v", h, err)
+	}
+	for _, b := range []HistoryBlock{{Keep: -1}, {Keep: 2_000_000}, {MaxAge: "90d"}, {MaxAge: "1m"}} {
+		c.Server.History = &b
+		if _, err := c.history(); !starling.IsInvalid(err) {
+			t.Errorf("%+v: %v", b, err)
+		}
+	}
+}

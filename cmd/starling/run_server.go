@@ -45,6 +45,10 @@ func (p *process) runServer(ctx context.Context, g *errgroup.Group) error {
 	if err != nil {
 		return err
 	}
+	history, err := p.cfg.history()
+	if err != nil {
+		return err
+	}
 	raft, err := raftnode.Open(raftnode.Config{
 		Name: p.cfg.Name, Region: p.cfg.Region,
 		DataDir: filepath.Join(p.cfg.DataDir, "raft"),
@@ -70,7 +74,7 @@ func (p *process) runServer(ctx context.Context, g *errgroup.Group) error {
 		Region: p.cfg.Region, Name: p.cfg.Name,
 		Raft: raft, FSM: fsm, Members: p.pool, Blobs: p.caches,
 		Regions: p.cfg.Regions, DialControl: p.dialControl, Sign: p.sign, Account: p.blobs.GetAccount, Stop: p.stop,
-		Replicas: p.replicas(), TakeoverAfter: takeoverAfter, Metrics: metrics, Logger: p.log.With("part", "control"),
+		History: history, Replicas: p.replicas(), TakeoverAfter: takeoverAfter, Metrics: metrics, Logger: p.log.With("part", "control"),
 	})
 	if err != nil {
 		return errors.Join(err, raft.Close())
