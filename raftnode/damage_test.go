@@ -71,7 +71,7 @@ func fill(t *testing.T, dir string, first, last uint64) {
 	t.Helper()
 	c := Config{Name: "s1", DataDir: dir, Logger: quiet}
 	c.withDefaults()
-	s, err := openStores(&c, &hlog{to: quiet})
+	s, err := openUnchecked(&c, &hlog{to: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}

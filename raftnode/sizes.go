@@ -32,8 +32,8 @@ func (s *sizes) add(index uint64, bytes int) {
 	s.written += int64(bytes)
 }
 
-// trailing returns how many of the newest entries take up maxBytes together, or fewer
-// than limit if that is less.
+// trailing returns how many of the newest entries take up maxBytes together, limit at
+// most. Those whose size is not known any more count as nothing.
 func (s *sizes) trailing(maxBytes int64, limit uint64) uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
