@@ -293,6 +293,40 @@ func TestReadChunkNeverServesDamage(t *testing.T) {
 	}
 }
 
+// TestReadChunkChecksWhileStaging has a disk lose what was written a moment ago.
+func TestReadChunkChecksWhileStaging(t *testing.T) {
+	tree, root, chunks := create(t, sample(t))
+	defer closeTree(t, tree)
+	fill(t, tree, chunks)
+	f, err := os.OpenFile(filepath.Join(root.Name(), FilesDir, "a/x"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt([]byte{0xff, 0, 0xff}, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range tree.Manifest().Chunks {
+		data, err := tree.ReadChunk(i, nil)
+		if errors.Is(err, starling.ErrCorrupt) {
+			if err := tree.WriteChunk(i, chunks[c.Digest]); err != nil {
+				t.Fatalf("the chunk cannot come again: %v", err)
+			}
+			data, err = tree.ReadChunk(i, nil)
+			if err != nil || starling.DigestOf(data) != c.Digest {
+				t.Errorf("chunk %d that came again: %v", i, err)
+			}
+			return
+		}
+		if err != nil || starling.DigestOf(data) != c.Digest {
+			t.Errorf("chunk %d: %v", i, err)
+		}
+	}
+	t.Error("no damage was noticed")
+}
+
 func TestCloneFromEarlierRelease(t *testing.T) {
 	old := t.TempDir()
 	write(t, old, "bin/app", noiseBytes(t, 11, 5<<20), 0o755)

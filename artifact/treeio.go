@@ -3,6 +3,7 @@ package artifact
 import (
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 
 	"github.com/starlingdeploy/starling"
@@ -32,21 +33,22 @@ func (t *Tree) WriteChunk(i int, data []byte) error {
 func (t *Tree) write(i int, data []byte) error {
 	var room [4]starling.Extent
 	extents := t.layout.Extents(room[:0], i)
+	sum := sumOf(data)
 	for _, e := range extents {
 		if err := t.writeExtent(e, data[:e.Length]); err != nil {
 			return err
 		}
 		data = data[e.Length:]
 	}
-	if err := t.mark(i, extents); err != nil {
+	if err := t.mark(i, sum, extents); err != nil {
 		return err
 	}
 	return t.cool(i)
 }
 
-// ReadChunk reads chunk i into buf, or into a larger one if buf is too short. What
-// this process did not write and check itself, or what an app may have changed since
-// Finish, is checked again: ErrCorrupt means that the chunk is not held any more.
+// ReadChunk reads chunk i into buf, or into a larger one if buf is too short. It is
+// checked again, by its digest if this process did not write it or an app may have
+// changed it since Finish: ErrCorrupt means that the chunk is not held any more.
 // ErrNotFound: it was not held.
 func (t *Tree) ReadChunk(i int, buf []byte) ([]byte, error) {
 	c, err := t.chunk(i)
@@ -54,7 +56,7 @@ func (t *Tree) ReadChunk(i int, buf []byte) ([]byte, error) {
 		return nil, err
 	}
 	t.mu.Lock()
-	have, fresh := t.have.get(i), t.fresh.get(i)
+	have, fresh, sum := t.have.get(i), t.fresh.get(i), t.sums[i]
 	t.mu.Unlock()
 	if !have {
 		return nil, fmt.Errorf("read chunk %d of %s: %w", i, t.artifact.Short(), starling.ErrNotFound)
@@ -64,12 +66,14 @@ func (t *Tree) ReadChunk(i int, buf []byte) ([]byte, error) {
 	case errors.Is(err, io.EOF): // the file was cut
 	case err != nil:
 		return nil, fmt.Errorf("read chunk %d of %s: %w", i, t.artifact.Short(), err)
-	case fresh || starling.DigestOf(buf) == c.Digest:
+	case fresh && sumOf(buf) == sum, !fresh && starling.DigestOf(buf) == c.Digest:
 		return buf, nil
 	}
 	t.forget(i)
 	return nil, fmt.Errorf("read chunk %d of %s: %w", i, t.artifact.Short(), starling.ErrCorrupt)
 }
+
+func sumOf(data []byte) uint32 { return crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli)) }
 
 // forget has chunk i not held any more.
 func (t *Tree) forget(i int) {
@@ -137,14 +141,15 @@ func (t *Tree) writable(i int) (held bool, err error) {
 	return false, nil
 }
 
-// mark counts chunk i as held, and flushes once enough is written.
-func (t *Tree) mark(i int, extents []starling.Extent) error {
+// mark counts chunk i, which has a checksum, as held, and flushes once enough is written.
+func (t *Tree) mark(i int, sum uint32, extents []starling.Extent) error {
 	t.mu.Lock()
 	if !t.have.get(i) {
 		t.have.set(i)
 		t.held++
 	}
 	t.fresh.set(i)
+	t.sums[i] = sum
 	for _, e := range extents {
 		t.dirty[e.File] = struct{}{}
 		t.unsyncedBytes += e.Length

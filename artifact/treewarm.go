@@ -102,7 +102,7 @@ func (t *Tree) Recover(ctx context.Context, buf []byte) error {
 		if err != nil || starling.DigestOf(buf) != c.Digest {
 			continue
 		}
-		if err := t.mark(i, extents); err != nil {
+		if err := t.mark(i, sumOf(buf), extents); err != nil {
 			return err
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -31,9 +32,9 @@ const touchAfter = time.Hour
 // DiskStore is a Store in a directory: a file per blob.
 //
 // A blob is written beside its place, flushed, renamed, and flushed again before Put
-// returns; puts at the same time share the flushes. A chunk that was there at the
-// start is checked when it is first read; damaged ones are deleted, never returned.
-// Later reads are not checked: whoever receives a chunk does that.
+// returns; puts at the same time share the flushes. A chunk is checked whenever it is
+// read, against its digest the first time after a start, and later against the checksum
+// that it had then; damaged ones are deleted, never returned.
 type DiskStore struct {
 	dir     string
 	logger  *slog.Logger
@@ -123,15 +124,18 @@ func (s *DiskStore) Chunk(_ context.Context, d starling.Digest, buf []byte) ([]b
 	if err != nil {
 		return nil, fmt.Errorf("chunk %s: %w", d.Short(), err)
 	}
+	sum := sumOf(data)
+	if b.verified && sum != b.sum || !b.verified && starling.DigestOf(data) != d {
+		return nil, fmt.Errorf("chunk %s: %w", d.Short(), s.lose(b, errors.New("its content has changed on disk")))
+	}
 	if !b.verified {
-		if starling.DigestOf(data) != d {
-			return nil, fmt.Errorf("chunk %s: %w", d.Short(), s.lose(b, errors.New("its content has changed on disk")))
-		}
-		s.index.note(k, func(b *blob) { b.verified = true })
+		s.index.note(k, func(b *blob) { b.verified, b.sum = true, sum })
 	}
 	s.touch(b)
 	return data, nil
 }
+
+func sumOf(data []byte) uint32 { return crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli)) }
 
 // Manifest implements Source.
 func (s *DiskStore) Manifest(_ context.Context, artifact starling.Digest) ([]byte, error) {
@@ -249,7 +253,7 @@ func (s *DiskStore) place(k key, data []byte) error {
 	}
 	s.placing.Lock()
 	if err = os.Rename(temp, s.path(k)); err == nil {
-		s.index.insert(blob{key: k, bytes: int64(len(data)), verified: true, touched: time.Now()})
+		s.index.insert(blob{key: k, bytes: int64(len(data)), verified: true, sum: sumOf(data), touched: time.Now()})
 	}
 	s.placing.Unlock()
 	if err != nil {

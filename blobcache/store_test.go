@@ -316,36 +316,55 @@ func TestDiskStoreNeverServesDamage(t *testing.T) {
 		"cut":          func(p string) error { return os.Truncate(p, 100) },
 		"gone":         os.Remove,
 	}
-	for name, damage := range damages {
-		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
-			s := openStore(t, dir, 64<<20)
-			d := putMiB(t, s, 0, 1)[0]
+	// Whether it goes bad while the cache is down, after it was written, or after it was read.
+	before := map[string]func(t *testing.T, s *DiskStore, d starling.Digest) *DiskStore{
+		"while down": func(t *testing.T, s *DiskStore, d starling.Digest) *DiskStore {
 			if err := s.Close(); err != nil {
 				t.Fatal(err)
 			}
-			s = openStore(t, dir, 64<<20)
-			defer s.Close()
-			if err := damage(s.path(key{d, false})); err != nil {
+			return openStore(t, s.dir, 64<<20)
+		},
+		"once written": func(t *testing.T, s *DiskStore, d starling.Digest) *DiskStore { return s },
+		"once checked": func(t *testing.T, s *DiskStore, d starling.Digest) *DiskStore {
+			if err := s.Close(); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := s.Chunk(context.Background(), d, nil); !errors.Is(err, starling.ErrCorrupt) {
-				t.Errorf("got %v", err)
+			s = openStore(t, s.dir, 64<<20)
+			if _, err := s.Chunk(t.Context(), d, nil); err != nil {
+				t.Fatal(err)
 			}
-			if _, ok := s.Stat(d); ok {
-				t.Error("still held")
-			}
-			if _, err := os.Stat(s.path(key{d, false})); !errors.Is(err, os.ErrNotExist) {
-				t.Errorf("the file: %v", err)
-			}
-			if u := s.Usage(); u.Lost != 1 || u.UsedBytes != 0 {
-				t.Errorf("usage %+v", u)
-			}
-			putMiB(t, s, 0, 1) // and it can come again
-			if _, err := s.Chunk(context.Background(), d, nil); err != nil {
-				t.Error(err)
-			}
-		})
+			return s
+		},
+	}
+	for name := range damages {
+		for when := range before {
+			damage, settle := damages[name], before[when]
+			t.Run(name+" "+when, func(t *testing.T) {
+				s := openStore(t, t.TempDir(), 64<<20)
+				d := putMiB(t, s, 0, 1)[0]
+				s = settle(t, s, d)
+				defer s.Close()
+				if err := damage(s.path(key{d, false})); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := s.Chunk(context.Background(), d, nil); !errors.Is(err, starling.ErrCorrupt) {
+					t.Errorf("got %v", err)
+				}
+				if _, ok := s.Stat(d); ok {
+					t.Error("still held")
+				}
+				if _, err := os.Stat(s.path(key{d, false})); !errors.Is(err, os.ErrNotExist) {
+					t.Errorf("the file: %v", err)
+				}
+				if u := s.Usage(); u.Lost != 1 || u.UsedBytes != 0 {
+					t.Errorf("usage %+v", u)
+				}
+				putMiB(t, s, 0, 1) // and it can come again
+				if _, err := s.Chunk(context.Background(), d, nil); err != nil {
+					t.Error(err)
+				}
+			})
+		}
 	}
 }
 
