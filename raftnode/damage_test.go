@@ -420,9 +420,8 @@ func TestDamagedSnapshotIsReplaced(t *testing.T) {
 	if _, _, err := s.stores.snaps.Open(list[0].ID); err == nil {
 		t.Fatal("opened a damaged snapshot")
 	}
-	propose(t, []*server{s}, "two")
 	eventually(t, "a new snapshot", func() bool {
 		now, err := s.stores.snaps.List()
-		return err == nil && len(now) == 1 && now[0].Index > list[0].Index
+		return err == nil && len(now) > 0 && now[0].ID != list[0].ID
 	})
 }

@@ -266,12 +266,16 @@ func (n *Node) Snapshot(ctx context.Context) error {
 	if applied == n.snapshotAt {
 		return nil
 	}
-	err := n.await(ctx, "snapshot", func() raft.Future { return n.raft.Snapshot() })
+	err := n.snapshot(ctx)
 	if err == nil || errors.Is(err, raft.ErrNothingNewToSnapshot) {
 		n.snapshotAt = applied
 		return nil
 	}
 	return err
+}
+
+func (n *Node) snapshot(ctx context.Context) error {
+	return n.await(ctx, "snapshot", func() raft.Future { return n.raft.Snapshot() })
 }
 
 // await runs a future and waits for it, for ctx or for Close.

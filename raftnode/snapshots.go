@@ -37,6 +37,7 @@ type snapshots struct {
 
 	mu      sync.Mutex
 	damaged map[string]bool // by ID
+	wanted  bool            // one was damaged, and no other has been made since
 	newest  uint64          // index of the newest one that is whole
 }
 
@@ -100,7 +101,7 @@ func (s *snapshots) check() (whole, all uint64, err error) {
 		all = max(all, f.index)
 		if err := s.verify(f); err != nil {
 			s.logger.Error("a raft snapshot is damaged and will not be used", "snapshot", f.id, "error", err)
-			s.damaged[f.id] = true
+			s.damaged[f.id], s.wanted = true, true
 			continue
 		}
 		whole = max(whole, f.index)
@@ -166,7 +167,7 @@ func (s *snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 		err = errors.Join(err, state.Close())
 	}
 	s.mu.Lock()
-	s.damaged[id] = true
+	s.damaged[id], s.wanted = true, true
 	s.mu.Unlock()
 	s.logger.Error("a raft snapshot is damaged and will not be used; another will be made", "snapshot", id, "error", err)
 	return nil, nil, err
@@ -176,18 +177,7 @@ func (s *snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 func (s *snapshots) due() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.damaged) > 0 && !s.replaced()
-}
-
-// replaced: a snapshot newer than the damaged ones was made.
-func (s *snapshots) replaced() bool {
-	for id := range s.damaged {
-		var term, index uint64
-		if _, err := fmt.Sscanf(id, "%d-%d-", &term, &index); err == nil && index >= s.newest {
-			return false
-		}
-	}
-	return true
+	return s.wanted
 }
 
 // covers says whether a snapshot holds what the entry at an index did.
@@ -232,7 +222,7 @@ func (k *snapshotSink) Close() error {
 		return fmt.Errorf("checksum of a snapshot's metadata: %w", err)
 	}
 	k.of.mu.Lock()
-	k.of.newest = max(k.of.newest, k.index)
+	k.of.newest, k.of.wanted = max(k.of.newest, k.index), false
 	k.of.mu.Unlock()
 	k.of.sizes.snapshotted()
 	return nil

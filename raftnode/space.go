@@ -150,7 +150,7 @@ func (n *Node) keepRoom(ctx context.Context) {
 		}
 		due := n.stores.sizes.sinceSnapshot() > n.conf.maxUnsnapped || n.stores.snaps.due()
 		if now := time.Now(); due && now.After(nextSnapshot) {
-			if err := n.Snapshot(ctx); err != nil && ctx.Err() == nil {
+			if err := n.snapshotDue(ctx); err != nil && ctx.Err() == nil {
 				n.logger.Warn("a snapshot is due and fails", "error", err)
 				nextSnapshot = now.Add(snapshotRetryWait)
 			}
@@ -163,6 +163,13 @@ func (n *Node) keepRoom(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// snapshotDue makes a snapshot even if nothing was applied since the last.
+func (n *Node) snapshotDue(ctx context.Context) error {
+	n.snapshotMu.Lock()
+	defer n.snapshotMu.Unlock()
+	return n.snapshot(ctx)
 }
 
 // measure looks at the disk, and logs when it becomes full or empty.
