@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 
 	"github.com/starlingdeploy/starling"
 )
@@ -424,4 +425,28 @@ func TestDamagedSnapshotIsReplaced(t *testing.T) {
 		now, err := s.stores.snaps.List()
 		return err == nil && len(now) > 0 && now[0].ID != list[0].ID
 	})
+}
+
+// Programs that know of no seals read what this one writes, and write what it reads.
+func TestOlderProgramsReadSealedFiles(t *testing.T) {
+	dir := t.TempDir()
+	fill(t, dir, 1, 3)
+	old, err := raftboltdb.New(raftboltdb.Options{Path: filepath.Join(dir, boltFile), MsgpackUseNewTimeFormat: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var l raft.Log
+	if err := old.GetLog(3, &l); err != nil || !bytes.Equal(l.Data, bytes.Repeat([]byte{3}, 9)) {
+		t.Errorf("%+v, %v", l, err)
+	}
+	if term, err := old.GetUint64([]byte("CurrentTerm")); err != nil || term != 3 {
+		t.Errorf("term %d, %v", term, err)
+	}
+	if err := errors.Join(old.SetUint64([]byte("CurrentTerm"), 9), old.StoreLog(&raft.Log{Index: 4, Term: 9, Data: []byte("x")}), old.Close()); err != nil {
+		t.Fatal(err)
+	}
+	got, err := read(dir)
+	if err != nil || got.Term != 9 || len(got.Entries) != 4 || string(got.Entries[3].Data) != "x" {
+		t.Errorf("%+v, %v", got, err)
+	}
 }
