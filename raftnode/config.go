@@ -17,6 +17,7 @@ const (
 	maxQueuedProposals  = 4096     // calls of Propose that wait to become part of an entry
 	maxQueuedBytes      = 64 << 20 // of their commands
 	maxInFlightEntries  = 3        // entries handed to Raft whose outcome is open: one at this disk, one at the others', one between
+	pipelineBytes       = 4 << 10  // of commands that are worth an entry of their own while another is under way: 20 or so
 	maxEnqueueWait      = 5 * time.Second
 	maxCloseWait        = 3 * time.Second // for open futures, before Raft is stopped
 	maxChangeWait       = 10 * time.Second

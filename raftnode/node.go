@@ -34,6 +34,7 @@ type Node struct {
 	proposals chan *proposal
 	queued    atomic.Int64           // bytes in proposals
 	inFlight  chan struct{}          // a place for each entry
+	wake      chan struct{}          // of the proposer: much is queued, or an entry has ended
 	tooOld    atomic.Pointer[string] // the last complaint of a server that speaks too little
 
 	stop   context.CancelFunc
@@ -84,6 +85,7 @@ func Open(conf Config) (*Node, error) {
 		observed:  make(chan raft.Observation, maxLeadershipEvents),
 		proposals: make(chan *proposal, maxQueuedProposals),
 		inFlight:  make(chan struct{}, maxInFlightEntries),
+		wake:      make(chan struct{}, 1),
 		leaderCh:  make(chan struct{}),
 		announced: make(map[string]string),
 		layer:     newLayer(conf.Layer),

@@ -103,6 +103,9 @@ func (n *Node) enqueue(p *proposal) error {
 	}
 	select {
 	case n.proposals <- p:
+		if n.queued.Load() >= pipelineBytes {
+			n.wakeProposer()
+		}
 		return nil
 	default:
 		n.queued.Add(-int64(p.bytes))
@@ -110,8 +113,9 @@ func (n *Node) enqueue(p *proposal) error {
 	}
 }
 
-// propose turns proposals into entries until ctx ends. While all places for entries are
-// taken, or Raft is writing, proposals gather; so entries grow with the load.
+// propose turns proposals into entries until ctx ends. While an entry is under way,
+// proposals gather until there is enough for a good one, or it has ended; so entries grow
+// with the load. Each costs every server two fsyncs, however little is in it.
 func (n *Node) propose(ctx context.Context) {
 	var next *proposal // did not fit into the entry before
 	for {
@@ -123,20 +127,49 @@ func (n *Node) propose(ctx context.Context) {
 				return
 			}
 		}
-		select {
-		case n.inFlight <- struct{}{}:
-		case <-ctx.Done():
+		if err := n.awaitPlace(ctx); err != nil {
 			n.refuseQueued(next)
 			return
 		}
 		var batch []*proposal
 		batch, next = n.gather(next)
 		if len(batch) == 0 {
-			<-n.inFlight
+			n.leave()
 			continue
 		}
 		n.apply(batch)
 	}
+}
+
+// awaitPlace takes a place for an entry once none is taken, or much is queued and not all are.
+func (n *Node) awaitPlace(ctx context.Context) error {
+	for len(n.inFlight) > 0 && n.queued.Load() < pipelineBytes {
+		select {
+		case <-n.wake:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	select {
+	case n.inFlight <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// wakeProposer makes it look again whether it is time for an entry.
+func (n *Node) wakeProposer() {
+	select {
+	case n.wake <- struct{}{}:
+	default:
+	}
+}
+
+// leave gives a place for an entry back.
+func (n *Node) leave() {
+	<-n.inFlight
+	n.wakeProposer()
 }
 
 // gather takes first, whatever its size, and what else is queued, up to the bounds of
@@ -165,14 +198,14 @@ func (n *Node) gather(first *proposal) (batch []*proposal, next *proposal) {
 // apply hands one entry to Raft and has its outcome awaited.
 func (n *Node) apply(batch []*proposal) {
 	if !n.enter() {
-		<-n.inFlight
+		n.leave()
 		deliver(batch, nil, fmt.Errorf("propose: the server is shutting down: %w", starling.ErrUnavailable))
 		return
 	}
 	future := n.raft.Apply(encodeEntry(batch), maxEnqueueWait)
 	go func() { // at most maxInFlightEntries; Close waits for them
 		defer n.waiting.Done()
-		defer func() { <-n.inFlight }()
+		defer n.leave()
 		if err := future.Error(); err != nil {
 			deliver(batch, nil, proposeError(err))
 			return

@@ -269,3 +269,52 @@ func TestErrorsTellWhatMayHaveHappened(t *testing.T) {
 		}
 	}
 }
+
+// While an entry is under way, a few small proposals wait for it and then share the next.
+func TestProposalsGatherWhileAnEntryIsUnderWay(t *testing.T) {
+	g := newGossip()
+	s := start(t, g, "s1", t.TempDir(), 1)
+	leader(t, s)
+	gate := make(chan struct{})
+	release := sync.OnceFunc(func() { close(gate) })
+	defer release()
+	s.fsm.mu.Lock()
+	s.fsm.block = gate
+	s.fsm.mu.Unlock()
+
+	indexes := make([]uint64, 9)
+	var wg sync.WaitGroup
+	propose := func(i int) {
+		wg.Go(func() {
+			res, err := s.Propose(t.Context(), command(t, "x"))
+			if err != nil {
+				t.Errorf("proposal %d: %v", i, err)
+				return
+			}
+			indexes[i] = res[0].Index
+		})
+	}
+	propose(0)
+	eventually(t, "the first entry is under way", func() bool { return s.Stats().InFlight == 1 && s.Stats().QueuedBytes == 0 })
+	one := int64(0)
+	for i := 1; i < len(indexes); i++ {
+		propose(i)
+		eventually(t, "a proposal waits", func() bool {
+			queued := s.Stats().QueuedBytes
+			if i == 1 {
+				one = queued
+			}
+			return one > 0 && queued == one*int64(i)
+		})
+	}
+	if n := s.Stats().InFlight; n != 1 {
+		t.Errorf("%d entries are under way for %d bytes", n, s.Stats().QueuedBytes)
+	}
+	release()
+	wg.Wait()
+	for i, index := range indexes {
+		if want := indexes[0] + uint64(min(i, 1)); index != want {
+			t.Errorf("proposal %d is in entry %d, want %d: %v", i, index, want, indexes)
+		}
+	}
+}
