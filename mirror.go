@@ -27,6 +27,9 @@ type Mirror struct {
 	Releases    []*Release    `json:"releases,omitempty"`
 	Tokens      []*Token      `json:"tokens,omitempty"`
 	Takeovers   []*Takeover   `json:"takeovers,omitempty"`
+	// Floor is the index at which Home was last restored: what had not ended before it has
+	// ended, or is forgotten. 0: never, or known already.
+	Floor uint64 `json:"floor,omitempty"`
 }
 
 // Moves reports whether the batch tells of apps that have another home than before,

@@ -96,6 +96,9 @@ func (t *term) pullOnce(ctx context.Context, region string, client *rpc.Client, 
 	if !worth {
 		return max(cursor, batch.Mirror.Index), nil
 	}
+	if batch.Mirror.Floor <= t.s.cfg.FSM.View().MirrorFloor(region) {
+		batch.Mirror.Floor = 0 // an old tale, which programs of level 1 need not understand
+	}
 	cmd, err := raftfsm.NewCommand(raftfsm.TypeMirror, t.now(), t.actor(), raftfsm.Mirror{Batch: batch.Mirror})
 	if err != nil {
 		return 0, err

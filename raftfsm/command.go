@@ -73,7 +73,7 @@ func NewCommand(t Type, at time.Time, actor string, payload any) (Command, error
 		return Command{}, fmt.Errorf("command %s: %w", t, err)
 	}
 	c := Command{Type: t, At: at, Actor: actor, Data: b}
-	if m, ok := payload.(Mirror); ok && m.Batch.Moves() {
+	if m, ok := payload.(Mirror); ok && (m.Batch.Moves() || m.Batch.Floor > 0) {
 		c.Level = levelMoves
 	}
 	return c, nil

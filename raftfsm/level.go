@@ -20,7 +20,8 @@ import (
 //	2  every command that level1 does not list
 const Level = 2
 
-// levelMoves is what a program must speak to keep copies of apps whose home has moved.
+// levelMoves is what a program must speak to keep copies of apps whose home has moved, or
+// was restored.
 const levelMoves = 2
 
 // ErrTooNew says that an entry or a snapshot needs a newer program than this one. To

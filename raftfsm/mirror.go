@@ -28,7 +28,10 @@ func (t *tx) mirror(p *Mirror) (Result, error) {
 	if b.Index <= h.Mirror {
 		return Result{}, fmt.Errorf("%w: the batch of %s up to index %d is not newer than %d", starling.ErrConflict, b.Home, b.Index, h.Mirror)
 	}
-	t.count(b.Home, func(h *home) { h.Mirror = b.Index })
+	if b.Floor > h.Floor {
+		t.forgetActive(b.Home)
+	}
+	t.count(b.Home, func(h *home) { h.Mirror, h.Floor = b.Index, max(h.Floor, b.Floor) })
 	// What a takeover moves stands between its first stage and its last.
 	each(b.Takeovers, b.Home, t.mirrorTakeover)
 	each(b.Apps, b.Home, t.mirrorApp)
@@ -40,6 +43,17 @@ func (t *tx) mirror(p *Mirror) (Result, error) {
 	each(b.Takeovers, b.Home, t.mirrorTaken)
 	t.pruneEnded(b.Home)
 	return Result{}, nil
+}
+
+// forgetActive drops the copies of what had not ended at a home that was restored: what
+// it still knows it has ended, and sends again.
+func (t *tx) forgetActive(name string) {
+	for _, r := range collect(scan[starling.Deployment](t.reader, tableDeployments, byActive, newKey().byte(place(0)))) {
+		if r.rec.Home == name {
+			drop(t, tableDeployments, r)
+			t.countDeployment(r, -1)
+		}
+	}
 }
 
 func each[T any](records []*T, home string, keep func(home string, r *T)) {
@@ -183,7 +197,7 @@ func (t *tx) mirrorToken(from string, k *starling.Token) {
 // index if there is nothing. Only this region is asked for its own: for another home
 // the batch is empty.
 func (v View) ChangedSince(home string, index uint64) starling.Mirror {
-	m := starling.Mirror{Home: home, Index: index}
+	m := starling.Mirror{Home: home, Index: index, Floor: v.meta.Floor}
 	if home != v.region || index >= v.meta.Index {
 		return m
 	}

@@ -94,6 +94,7 @@ func TestRestoredStateGoesOn(t *testing.T) {
 			east.must(east.cmd(TypeAdvance, Advance{ID: "b2", From: starling.PhaseRollingOut, To: starling.PhaseSucceeded}))
 			east.must(east.cmd(TypeAppApply, AppApply{App: starling.App{Name: "late"}}), east.cmd(TypeTokenRevoke, TokenRevoke{ID: "t1"}))
 			east.release("late", "l1", starling.PhaseSucceeded)
+			east.release("late", "ghost", starling.PhaseRollingOut)
 			east.pull(west)
 			seen := map[string]*starling.Goal{}
 			for _, g := range east.fsm.View().Goals() {
@@ -137,6 +138,14 @@ func TestRestoredStateGoesOn(t *testing.T) {
 				if theirs := goalOf(t, west, g.App); theirs.Generation != g.Generation || theirs.Artifact != g.Artifact {
 					t.Errorf("the other region has %s of %s, not %s", theirs.Generation, g.App, g.Generation)
 				}
+			}
+			for _, id := range []string{"ghost", "i1"} {
+				if d, ok := west.fsm.View().Deployment(id); ok == (id == "ghost") || ok && d.Phase != starling.PhaseFailed {
+					t.Errorf("the other region has %s: %+v", id, d)
+				}
+			}
+			if n := west.fsm.View().MirrorFloor("east"); n == 0 || n > v.Index() {
+				t.Errorf("the other region knows of a restore at %d", n)
 			}
 			if k, ok := west.fsm.View().Token("t1"); !ok || k.Revoked {
 				t.Errorf("the other region's token %+v", k)

@@ -83,8 +83,9 @@ type position struct {
 // home counts what is kept of one home region.
 type home struct {
 	Name      string `json:"name"`
-	Mirror    uint64 `json:"mirror"` // index of the last batch applied
-	Active    int    `json:"active"` // deployments not ended
+	Mirror    uint64 `json:"mirror"`          // index of the last batch applied
+	Floor     uint64 `json:"floor,omitempty"` // index at which the home was last restored, as far as is known
+	Active    int    `json:"active"`          // deployments not ended
 	Ended     int    `json:"ended"`
 	Artifacts int    `json:"artifacts"`
 	Tokens    int    `json:"tokens"`

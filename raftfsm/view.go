@@ -228,6 +228,14 @@ func (r reader) mirrored(name string) uint64 {
 	return 0
 }
 
+// MirrorFloor returns the index at which a home was last restored, as far as is known here.
+func (v View) MirrorFloor(name string) uint64 {
+	if h := get[home](v.reader, tableHomes, byID, strKey(name)); h != nil {
+		return h.rec.Floor
+	}
+	return 0
+}
+
 // Token returns a token of any region.
 func (v View) Token(id string) (*starling.Token, bool) {
 	return find(get[starling.Token](v.reader, tableTokens, byID, strKey(id)))
