@@ -80,6 +80,7 @@ type RaftPeer struct {
 	Addr   string `json:"addr"`
 	Voter  bool   `json:"voter"`
 	Leader bool   `json:"leader"`
+	Level  int    `json:"level"` // of commands that its program can apply, as far as gossip knows
 }
 
 // RaftHealth is how a region's servers are, as their leader sees them.

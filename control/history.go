@@ -68,12 +68,16 @@ func (h *History) Check() error {
 // keepHistory moves what has ended long ago into the archive, and drops what retention
 // lets go.
 func (t *term) keepHistory(ctx context.Context) error {
+	told := "" // the last reason, not to be told again every minute
 	for {
 		pause := historyEvery
 		for {
 			more, err := t.archiveNext(ctx)
 			if err != nil && ctx.Err() == nil {
-				t.s.cfg.Logger.Debug("cannot archive deployments now", "err", err)
+				if told != err.Error() {
+					told = err.Error()
+					t.s.cfg.Logger.Warn("cannot archive deployments now", "err", err)
+				}
 				pause = historyRetryAfter
 			}
 			if err != nil || !more {

@@ -18,6 +18,8 @@ type metrics struct {
 	phases   *prometheus.Desc
 	leader   *prometheus.Desc
 	spare    *prometheus.Desc
+	level    *prometheus.Desc
+	history  *prometheus.Desc
 }
 
 func newMetrics(s *Server, registry prometheus.Registerer) (*metrics, error) {
@@ -34,6 +36,10 @@ func newMetrics(s *Server, registry prometheus.Registerer) (*metrics, error) {
 		leader: prometheus.NewDesc("starling_leader", "1 if this server leads its region.", nil, nil),
 		spare: prometheus.NewDesc("starling_server_failure_tolerance",
 			"Servers of this region that may fail before nobody leads; from the leader only.", nil, nil),
+		level: prometheus.NewDesc("starling_level_in_use",
+			"Level of commands that every server of this region must be able to apply.", nil, nil),
+		history: prometheus.NewDesc("starling_deployments_kept",
+			"Ended deployments that this region keeps, by home and where: record or archive.", []string{"home", "where"}, nil),
 	}
 	for _, p := range []starling.Phase{starling.PhaseSucceeded, starling.PhaseFailed, starling.PhaseCancelled} {
 		m.ended.WithLabelValues(string(p))
@@ -67,6 +73,8 @@ func (m *metrics) Describe(out chan<- *prometheus.Desc) {
 	out <- m.phases
 	out <- m.leader
 	out <- m.spare
+	out <- m.level
+	out <- m.history
 }
 
 // Collect implements prometheus.Collector.
@@ -77,7 +85,8 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		starling.PhaseStaging: 0, starling.PhaseAwaitingApproval: 0, starling.PhaseRollingOut: 0,
 	}
 	now, age := m.s.cfg.Now(), 0.0
-	for _, d := range m.s.cfg.FSM.View().Active() {
+	v := m.s.cfg.FSM.View()
+	for _, d := range v.Active() {
 		counts[d.Phase]++
 		age = max(age, now.Sub(d.CreatedAt).Seconds())
 	}
@@ -85,6 +94,12 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(m.phases, prometheus.GaugeValue, float64(n), string(p))
 	}
 	out <- prometheus.MustNewConstMetric(m.oldest, prometheus.GaugeValue, age)
+	out <- prometheus.MustNewConstMetric(m.level, prometheus.GaugeValue, float64(v.Level()))
+	for _, name := range v.Homes() {
+		h := v.HistoryOf(name)
+		out <- prometheus.MustNewConstMetric(m.history, prometheus.GaugeValue, float64(h.Ended), name, "record")
+		out <- prometheus.MustNewConstMetric(m.history, prometheus.GaugeValue, float64(h.Archived), name, "archive")
+	}
 	leads := 0.0
 	if t, _ := m.s.leading(); t != nil {
 		leads = 1

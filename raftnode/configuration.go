@@ -306,6 +306,7 @@ func (n *Node) Peers() ([]starling.RaftPeer, error) {
 	for _, s := range future.Configuration().Servers {
 		out = append(out, starling.RaftPeer{
 			Name: string(s.ID), Addr: string(s.Address), Voter: s.Suffrage == raft.Voter, Leader: s.ID == leader,
+			Level: n.levelOf(s.ID),
 		})
 	}
 	slices.SortFunc(out, func(a, b starling.RaftPeer) int { return cmp.Compare(a.Name, b.Name) })

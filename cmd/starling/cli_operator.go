@@ -52,9 +52,9 @@ func listPeers(cmd *cobra.Command, c *client.Client, a *apiFlags, _ []string) er
 	if err != nil {
 		return err
 	}
-	return a.show(cmd, peers, "NAME\tADDRESS\tVOTER\tLEADER", func(row func(...any)) {
+	return a.show(cmd, peers, "NAME\tADDRESS\tVOTER\tLEADER\tLEVEL", func(row func(...any)) {
 		for _, p := range peers {
-			row(p.Name, p.Addr, p.Voter, p.Leader)
+			row(p.Name, p.Addr, p.Voter, p.Leader, p.Level)
 		}
 	})
 }
