@@ -123,7 +123,7 @@ func (s *Server) propose(ctx context.Context, actor string, t raftfsm.Type, payl
 		return raftfsm.Result{}, fmt.Errorf("%s: %w", t, err)
 	}
 	// Committing may have taken long: only now it is certain that nobody else was the home.
-	if err := lead.Supported(s.cfg.FSM.View(), lead.now()); err != nil && ofHome(t) {
+	if err := lead.Supported(s.cfg.FSM.View(), lead.now()); err != nil && OfHome(t) {
 		return raftfsm.Result{}, fmt.Errorf("%s: what became of it is not certain: %w", t, err)
 	}
 	return results[0], results[0].Err

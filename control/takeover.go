@@ -18,8 +18,8 @@ import (
 // maxEchoBytes bounds what another region's question says of lines.
 const maxEchoBytes = 8 << 10
 
-// ofHome tells commands that only the home of an app may give.
-func ofHome(t raftfsm.Type) bool {
+// OfHome tells commands that only the home of an app may give.
+func OfHome(t raftfsm.Type) bool {
 	switch noun, _, _ := strings.Cut(string(t), "."); noun {
 	case "app", "deployment", "job":
 		return true
@@ -30,7 +30,7 @@ func ofHome(t raftfsm.Type) bool {
 // supported waits, as for a leader, until a majority of the regions lets this one act. A
 // new leader has yet to hear from them.
 func (s *Server) supported(ctx context.Context, t *term, kind raftfsm.Type) error {
-	if !ofHome(kind) {
+	if !OfHome(kind) {
 		return nil
 	}
 	for end := t.now().Add(leaderWait); ; {

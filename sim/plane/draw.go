@@ -19,11 +19,16 @@ type plan struct {
 
 	loss, strays                                          int // per thousand messages
 	crashEvery, cutEvery, slowEvery, clockEvery, faultFor time.Duration
-	machineEvery, ambushEvery                             time.Duration
+	machineEvery, ambushEvery, loseEvery                  time.Duration
 	skew                                                  time.Duration // of wall clocks, either way
 	workersDie, workersHang, buildsFail, cachesMove       int           // per cent
 	machinesFail                                          int           // per thousand
+	takeoverAfter                                         time.Duration // regions vote; 0: they do not
+	orders                                                bool          // an operator has regions taken over
 }
+
+// moves reports whether apps may get another home.
+func (p *plan) moves() bool { return p.takeoverAfter > 0 || p.orders }
 
 func (w *world) draw() plan {
 	p := plan{
@@ -38,6 +43,16 @@ func (w *world) draw() plan {
 	often := func() time.Duration { return time.Duration(w.pick(0, 0, 15, 40, 90)) * time.Second }
 	p.crashEvery, p.cutEvery, p.slowEvery, p.clockEvery, p.machineEvery = often(), often(), often(), often(), often()
 	p.ambushEvery = often() / 3
+	switch w.rng.IntN(5) {
+	case 0:
+		p.regions = max(p.regions, 2)
+		p.orders = true
+	case 1, 2:
+		p.regions, p.servers, p.machines = w.pick(3, 3, 3, 4), 3, w.pick(0, 1)
+		p.takeoverAfter = w.between(8*time.Second, 25*time.Second)
+		p.loseEvery, p.cutEvery = often(), max(p.cutEvery, 30*time.Second)
+		p.faultFor = w.between(5*time.Second, 60*time.Second)
+	}
 	return p
 }
 

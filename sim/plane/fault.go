@@ -13,6 +13,7 @@ func (w *world) faults() {
 		{w.plan.cutEvery, w.cutServer},
 		{w.plan.cutEvery * 2, w.cutRegion},
 		{w.plan.crashEvery * 4, w.loseRegion},
+		{w.plan.loseEvery, w.loseRegion},
 		{w.plan.slowEvery, w.slowDisk},
 		{w.plan.clockEvery, w.jumpClock},
 		{w.plan.machineEvery, w.crashMachine},

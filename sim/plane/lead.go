@@ -1,6 +1,7 @@
 package plane
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/starlingdeploy/starling/control"
@@ -13,7 +14,8 @@ func (s *server) beginReign() {
 	if s.w.conf.Break == NoGrace {
 		began = began.Add(-time.Hour)
 	}
-	s.reign = control.NewReign(control.ReignConfig{Region: s.region.name, Regions: s.region.others(), Replicas: 2}, began)
+	s.reign = control.NewReign(control.ReignConfig{Region: s.region.name, Regions: s.region.others(), Replicas: 2,
+		TakeoverAfter: s.w.plan.takeoverAfter, Term: fmt.Sprintf("%s/%d/%d", s.name, s.term, s.life)}, began)
 	s.desk = control.NewLeaseDesk()
 	s.version, s.asking, s.looking = 0, false, false
 	s.lastLook = s.w.now
@@ -24,6 +26,10 @@ func (s *server) beginReign() {
 	}
 	s.look(0)
 	s.federate(s.life, s.term)
+	if s.w.plan.takeoverAfter > 0 {
+		c := &campaign{s: s, life: s.life, term: s.term}
+		c.watch()
+	}
 }
 
 // look schedules a look at the state, after a rest.

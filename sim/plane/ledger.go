@@ -16,6 +16,7 @@ import (
 const (
 	endsWithin  = 10 * time.Second // after its deadline a deployment has ended
 	healsWithin = 20 * time.Second // after a fault a region has a leader who has caught up
+	settlesIn   = 3 * time.Second  // after its election a leader has looked at everything
 	graceSlack  = 4 * time.Second  // that a deposed leader may go on hearing a worker
 )
 
@@ -39,7 +40,12 @@ type fate struct {
 	lease          uint64
 	attempt        int
 	deadline       time.Time
-	region         *region
+	region         *region // whose ledger this is of
+	epoch          uint64
+	moved          bool          // another region has taken it over
+	open           bool          // counts as under way
+	excused        time.Duration // the last moment at which the region could not end it
+	without        int           // looks at which there was no leader for it
 }
 
 func newLedger(r *region) *ledger {
@@ -83,6 +89,9 @@ func (l *ledger) applied(s *server, index uint64, e entry, v raftfsm.View, resul
 			l.checkCommand(&e.note.cmds[i], e.note)
 		}
 	}
+	if l.w.plan.moves() {
+		l.move(v)
+	}
 	changed := v.ChangedSince(l.region.name, index-1)
 	for _, d := range changed.Deployments {
 		l.see(d, index)
@@ -117,6 +126,22 @@ func (l *ledger) checkGoals(s *server, v raftfsm.View) {
 		}
 		s.goals[g.App] = g
 		l.w.means(g)
+	}
+	for _, a := range v.Apps() {
+		l.w.homed(a)
+	}
+}
+
+// move notes deployments that are no longer this region's.
+func (l *ledger) move(v raftfsm.View) {
+	for _, f := range l.w.fates {
+		if f.region != l.region || f.moved {
+			continue
+		}
+		if d, ok := v.Deployment(f.id); ok && d.Home != l.region.name {
+			f.moved = true
+			l.w.count(f)
+		}
 	}
 }
 
@@ -163,9 +188,12 @@ func (l *ledger) heard(id string, lease uint64) {
 func (l *ledger) see(d *starling.Deployment, index uint64) {
 	f := l.fates[d.ID]
 	if f == nil {
-		f = &fate{id: d.ID, app: d.App, actor: d.Actor, phase: starling.PhaseQueued, deadline: d.Deadline, region: l.region}
+		f = &fate{id: d.ID, app: d.App, actor: d.Actor, phase: starling.PhaseQueued, deadline: d.Deadline, region: l.region, epoch: d.CurrentEpoch()}
 		l.fates[d.ID] = f
 		l.w.created(f)
+	} else if d.CurrentEpoch() > f.epoch { // it was elsewhere meanwhile
+		f.phase, f.epoch, f.moved, f.excused = starling.PhaseQueued, d.CurrentEpoch(), false, l.w.now
+		l.w.watch(f)
 	}
 	again := d.Attempt > f.attempt || d.Phase == starling.PhaseQueued // a build was lost and queued again
 	switch {
@@ -184,6 +212,7 @@ func (l *ledger) see(d *starling.Deployment, index uint64) {
 		l.w.ended(f, d)
 	}
 	f.phase, f.lease, f.attempt = d.Phase, d.Lease, d.Attempt
+	l.w.count(f)
 }
 
 func rank(p starling.Phase) int {
@@ -202,7 +231,7 @@ func rank(p starling.Phase) int {
 func (l *ledger) checkAlone(app string) {
 	var under []string
 	for _, f := range l.w.fates {
-		if f.region == l.region && f.app == app && f.phase != starling.PhaseQueued && !f.phase.Terminal() {
+		if f.region == l.region && f.app == app && f.phase != starling.PhaseQueued && !f.phase.Terminal() && !f.moved {
 			under = append(under, f.id)
 		}
 	}
@@ -224,16 +253,24 @@ func (l *ledger) snapshot(s *server, index uint64, b []byte) {
 // once more later if that cannot be held against the region yet.
 func (l *ledger) overdue(f *fate) {
 	w, r := l.w, l.region
-	if f.phase.Terminal() {
+	if f.phase.Terminal() || f.moved {
 		return
 	}
 	lead := r.leader()
+	if lead != nil && lead.reign.Supported(lead.fsm.View(), lead.clock()) != nil {
+		f.excused = w.now // it may be taken over
+	}
 	well := r.wellSince >= 0 && w.now-r.wellSince >= healsWithin
 	switch {
 	case !well:
 		w.after(5*time.Second, func() { l.overdue(f) })
-	case lead == nil:
-		w.fail("region %s has a quorum for %s and no leader", r.name, w.now-r.wellSince)
+	case lead == nil || w.now-lead.started < settlesIn:
+		if f.without++; f.without > int(healsWithin/time.Second) {
+			w.fail("region %s has a quorum for %s and no leader", r.name, w.now-r.wellSince)
+		}
+		w.after(time.Second, func() { l.overdue(f) })
+	case w.now-f.excused < healsWithin && f.excused > 0:
+		w.after(5*time.Second, func() { l.overdue(f) })
 	case lead.clock().Sub(f.deadline) <= endsWithin:
 		w.after(f.deadline.Add(endsWithin).Sub(lead.clock())+time.Second, func() { l.overdue(f) })
 	default:

@@ -38,11 +38,13 @@ const (
 	AnyGoal         Break = "a machine takes any goal that it is told"
 	SlackDeadline   Break = "a leader's clock is a minute behind"
 	LostWrites      Break = "a disk loses what it said it had written"
+	VoteTwice       Break = "a region votes for everybody who asks"
+	NoRegionLease   Break = "a home acts without a majority of regions"
 )
 
 // Breaks lists them all.
 func Breaks() []Break {
-	return []Break{AckBeforeCommit, StaleLease, NoGrace, KeylessRetry, Disorder, DoubleVote, AnyGoal, SlackDeadline, LostWrites}
+	return []Break{AckBeforeCommit, StaleLease, NoGrace, KeylessRetry, Disorder, DoubleVote, AnyGoal, SlackDeadline, LostWrites, VoteTwice, NoRegionLease}
 }
 
 // Stats counts what happened, to see that schedules reach what they are for.
@@ -65,6 +67,8 @@ type Stats struct {
 	Builds       int
 	Requeues     int
 	Activations  int
+	Campaigns    int // that came to nothing
+	Takeovers    int
 }
 
 // Add sums up two runs.
@@ -74,7 +78,7 @@ func (s Stats) Add(o Stats) Stats {
 		s.Cuts + o.Cuts, s.Snapshots + o.Snapshots, s.Restores + o.Restores, s.Orders + o.Orders,
 		s.Acknowledged + o.Acknowledged, s.Deployments + o.Deployments, s.Succeeded + o.Succeeded, s.Failed + o.Failed,
 		s.Cancelled + o.Cancelled, s.Cancels + o.Cancels, s.Builds + o.Builds, s.Requeues + o.Requeues,
-		s.Activations + o.Activations,
+		s.Activations + o.Activations, s.Campaigns + o.Campaigns, s.Takeovers + o.Takeovers,
 	}
 }
 

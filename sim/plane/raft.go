@@ -38,6 +38,7 @@ type role int
 
 const (
 	follower role = iota
+	sounding      // whether there would be votes (pre-vote): its term does not grow for nothing
 	candidate
 	leader
 )
@@ -55,7 +56,7 @@ type saved struct {
 
 // consensus is one server's part in Raft (Ongaro and Ousterhout, USENIX ATC 2014), as
 // hashicorp/raft plays it: a leader that no quorum answers steps down, a vote is refused
-// while a leader is heard. It is a plain value: who calls it sends out, and only after
+// while a leader is heard, and asked for only if enough would give it. It is a plain value: who calls it sends out, and only after
 // saved is on disk if dirty is set.
 type consensus struct {
 	saved
@@ -84,7 +85,9 @@ type consensus struct {
 type messageKind int
 
 const (
-	askVote messageKind = iota
+	sound messageKind = iota
+	sounded
+	askVote
 	giveVote
 	appendEntries
 	appended
@@ -92,7 +95,7 @@ const (
 )
 
 func (k messageKind) String() string {
-	return [...]string{"ask vote", "give vote", "append", "appended", "install snapshot"}[k]
+	return [...]string{"sound", "sounded", "ask vote", "give vote", "append", "appended", "install snapshot"}[k]
 }
 
 type message struct {
@@ -152,7 +155,7 @@ func (c *consensus) others(f func(i int)) {
 func (c *consensus) tick(now time.Duration) {
 	if c.role != leader {
 		if now >= c.electAt {
-			c.campaign(now)
+			c.sound(now)
 		}
 		return
 	}
@@ -167,6 +170,15 @@ func (c *consensus) tick(now time.Duration) {
 		return
 	}
 	c.others(c.replicate)
+}
+
+// sound asks who would vote for this server.
+func (c *consensus) sound(now time.Duration) {
+	c.role, c.lead, c.votes = sounding, nobody, 1<<c.id
+	c.awaitElection(now)
+	c.others(func(i int) {
+		c.send(message{kind: sound, to: i, index: c.lastIndex(), logTerm: c.lastTerm()})
+	})
 }
 
 func (c *consensus) campaign(now time.Duration) {
@@ -228,10 +240,20 @@ func (c *consensus) receive(m message, now time.Duration) {
 	if m.kind == askVote && c.term < m.term && c.listening(now) {
 		return // hashicorp/raft refuses a vote while there is a leader
 	}
+	if m.kind == sound { // changes nothing here
+		c.send(message{kind: sounded, to: m.from, ok: m.term >= c.term && c.fresh(m) && !c.listening(now)})
+		return
+	}
 	if m.term > c.term {
 		c.follow(m.term, nobody, now)
 	}
 	switch m.kind {
+	case sounded:
+		if c.role == sounding && m.ok {
+			if c.votes |= 1 << m.from; bits.OnesCount64(c.votes) >= c.quorum() {
+				c.campaign(now)
+			}
+		}
 	case askVote:
 		c.asked(m, now)
 	case giveVote:
@@ -251,13 +273,17 @@ func (c *consensus) listening(now time.Duration) bool {
 }
 
 func (c *consensus) asked(m message, now time.Duration) {
-	fresh := m.logTerm > c.lastTerm() || m.logTerm == c.lastTerm() && m.index >= c.lastIndex()
-	ok := m.term == c.term && fresh && (c.vote == nobody || c.vote == m.from || c.votesTwice) && c.role == follower
+	ok := m.term == c.term && c.fresh(m) && (c.vote == nobody || c.vote == m.from || c.votesTwice) && c.role <= sounding
 	if ok && c.vote == nobody {
 		c.vote, c.dirty = m.from, true
 		c.awaitElection(now)
 	}
 	c.send(message{kind: giveVote, to: m.from, ok: ok})
+}
+
+// fresh reports whether the sender's log is not behind this one's.
+func (c *consensus) fresh(m message) bool {
+	return m.logTerm > c.lastTerm() || m.logTerm == c.lastTerm() && m.index >= c.lastIndex()
 }
 
 func (c *consensus) voted(m message, now time.Duration) {

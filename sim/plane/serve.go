@@ -87,13 +87,29 @@ func (s *server) commit(actor string, t raftfsm.Type, payload any, answer reply)
 		s.w.fail("%s: %v", s.name, err)
 		return
 	}
+	reign := s.reign
+	supported := func() error {
+		if !control.OfHome(t) || s.w.conf.Break == NoRegionLease {
+			return nil
+		}
+		return reign.Supported(s.fsm.View(), s.clock())
+	}
+	if err := supported(); err != nil {
+		answer(nil, err)
+		return
+	}
 	s.propose([]raftfsm.Command{cmd}, func(results []raftfsm.Result, err error) {
 		switch {
 		case err != nil:
 			answer(nil, err)
+		case supported() != nil:
+			answer(nil, fmt.Errorf("%w: the outcome is not certain", starling.ErrUnavailable))
 		case results[0].Err != nil:
 			answer(nil, results[0].Err)
 		default:
+			if d := results[0].Deployment; d != nil && control.OfHome(t) {
+				s.w.answers(s, d)
+			}
 			answer(results[0].Deployment, nil)
 		}
 	})
@@ -174,6 +190,7 @@ func (s *server) wait(l leaseWait) {
 func (s *server) servePull(p pullWait) {
 	b := s.reign.Batch(s.fsm.View(), p.index)
 	if b.Mirror.Index > p.index || s.w.now >= p.until {
+		b.Standing = s.reign.Standing(s.fsm.View(), s.clock())
 		p.reply(b, nil)
 		return
 	}
@@ -186,12 +203,13 @@ func (s *server) leaseFor(worker string, holding []string, answer reply) {
 	s.wakeAfter(leaseWaits)
 }
 
-func (s *server) batchFor(index uint64, answer reply) {
+func (s *server) batchFor(from string, index uint64, echo *rpc.Echo, answer reply) {
+	s.reign.Echoed(from, echo, index)
 	wait := mirrorWaits
-	if !s.w.busy() {
+	if !s.w.busy() && s.w.plan.takeoverAfter == 0 {
 		wait = idleWaits
 	}
-	s.servePull(pullWait{index, s.w.now + wait, answer})
+	s.servePull(pullWait{index: index, until: s.w.now + wait, reply: answer})
 	s.wakeAfter(wait)
 }
 
@@ -288,9 +306,9 @@ func (l *link) again(d time.Duration, f func()) {
 func (l *link) pull() {
 	s := l.s
 	l.cursor = max(l.cursor, s.fsm.View().MirrorIndex(l.other.name))
-	asked := l.cursor
+	asked, echo := l.cursor, s.reign.Echo(s.fsm.View(), l.other.name)
 	s.w.ask(&s.node, l.other.anyServer(), 2*hopWithin+idleWaits, func(t *server, r reply) {
-		t.atLeader(1, func(t *server, r reply) { t.batchFor(asked, r) }, r)
+		t.atLeader(1, func(t *server, r reply) { t.batchFor(s.region.name, asked, echo, r) }, r)
 	}, func(got any, err error) {
 		s.run(l.life, func() {
 			if l.over() {
@@ -308,6 +326,7 @@ func (l *link) pull() {
 
 func (l *link) learn(b rpc.MirrorBatch) {
 	s := l.s
+	s.reign.Heard(s.fsm.View(), l.other.name, b.Standing, s.clock())
 	news, worth := s.reign.Learn(b, l.cursor, s.clock())
 	if news {
 		s.look(lookRest)

@@ -3,6 +3,7 @@ package plane
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/starlingdeploy/starling"
@@ -25,6 +26,9 @@ type order struct {
 	sub raftfsm.Submit
 	id  string // as acknowledged
 }
+
+// actor is how its submitter is named in the log.
+func (o *order) actor() string { return fmt.Sprintf("user:%d", o.n) }
 
 // apply makes an app known at its home, then deploys it.
 func (u *user) apply(a starling.App, home *region, tries int) {
@@ -65,7 +69,7 @@ func (u *user) anywhere() *server {
 func (u *user) submit(o *order, tries int) {
 	w := u.w
 	w.ask(&u.node, u.anywhere(), 3*hopWithin, func(s *server, r reply) {
-		s.atHome(o.sub.App, "", func(s *server, r reply) { s.submit(fmt.Sprintf("user:%d", o.n), o.sub, r) }, r)
+		s.atHome(o.sub.App, "", func(s *server, r reply) { s.submit(o.actor(), o.sub, r) }, r)
 	}, func(got any, err error) {
 		switch {
 		case err == nil:
@@ -111,11 +115,11 @@ func (u *user) cancel(f *fate, tries int) {
 			s.commit("user", raftfsm.TypeFinish, raftfsm.Finish{ID: f.id, Phase: starling.PhaseCancelled, Reason: "cancelled"}, r)
 		}, r)
 	}, func(_ any, err error) {
-		if errors.Is(err, starling.ErrConflict) && f.phase == starling.PhaseCancelled {
+		if errors.Is(err, starling.ErrConflict) && w.cancelled(f.id) {
 			err = nil // an earlier try was done
 		}
 		switch {
-		case err == nil && f.phase != starling.PhaseCancelled:
+		case err == nil && !w.cancelled(f.id):
 			w.fail("the cancel of %s was answered, and it is %s", f.id, f.phase)
 		case err == nil:
 			w.stats.Cancels++
@@ -123,4 +127,9 @@ func (u *user) cancel(f *fate, tries int) {
 			w.after(w.between(300*time.Millisecond, 3*time.Second), func() { u.cancel(f, tries+1) })
 		}
 	})
+}
+
+// cancelled reports whether any home has committed that a deployment is cancelled.
+func (w *world) cancelled(id string) bool {
+	return slices.ContainsFunc(w.fates, func(f *fate) bool { return f.id == id && f.phase == starling.PhaseCancelled })
 }

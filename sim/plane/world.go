@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/starlingdeploy/starling"
@@ -28,12 +29,15 @@ type world struct {
 	sum     uint64   // FNV-1a over all that happens
 	story   []string // the last lines told
 
-	fates   []*fate // in order of creation
-	going   int     // not ended
-	orders  map[string]*fate
+	fates   []*fate            // in order of creation
+	going   int                // not ended
+	orders  map[string][]*fate // by who submitted
 	acked   []*order
 	ends    map[string]starling.Phase
 	meaning map[string]meaning
+	homes   map[string]string // by app and epoch
+	newest  map[string]uint64 // epoch of an app, anywhere
+	ordered time.Duration     // before this no other takeover is ordered
 }
 
 // meaning is what one generation of an app stands for, everywhere.
@@ -45,7 +49,7 @@ type meaning struct {
 func newWorld(conf Config) *world {
 	w := &world{
 		conf: conf, rng: rand.New(rand.NewPCG(conf.Seed, 0x57a)), sum: 14695981039346656037,
-		orders: map[string]*fate{}, ends: map[string]starling.Phase{}, meaning: map[string]meaning{},
+		orders: map[string][]*fate{}, homes: map[string]string{}, newest: map[string]uint64{}, ends: map[string]starling.Phase{}, meaning: map[string]meaning{},
 	}
 	w.plan = w.draw()
 	w.net.loss, w.net.strays = w.plan.loss, w.plan.strays
@@ -100,6 +104,9 @@ func (w *world) run() {
 		w.after(w.between(3*time.Second, 8*time.Second), func() { w.user.apply(a, home, 0) })
 	}
 	w.user.meddle()
+	if w.plan.orders {
+		w.user.order()
+	}
 	w.faults()
 	w.at(w.plan.active, w.heal)
 	end := w.plan.active + w.plan.deadline*2 + 3*time.Minute
@@ -141,25 +148,40 @@ func (w *world) settled() bool {
 // final holds what must be true once all has healed.
 func (w *world) final() {
 	for _, f := range w.fates {
-		if !f.phase.Terminal() {
+		if f.open {
 			w.fail("%s of %s is still %s at the end", f.id, f.region.name, f.phase)
 			return
 		}
 	}
 	for _, o := range w.acked {
-		f := w.orders[fmt.Sprintf("user:%d", o.n)]
-		if f == nil || f.id != o.id {
-			w.fail("submission %d was acknowledged as %s and is lost", o.n, o.id)
-			return
-		}
-		if l := f.region.leader(); l != nil {
-			if _, ok := l.fsm.View().Deployment(o.id); !ok {
-				w.fail("%s was acknowledged and %s has no record of it", o.id, f.region.name)
+		for _, r := range w.regions {
+			if l := r.leader(); l != nil {
+				if _, ok := l.fsm.View().Deployment(o.id); !ok {
+					w.fail("%s was acknowledged, and %s has no record of it", o.id, r.name)
+				}
 			}
 		}
 	}
+	w.finalOnce()
 	if d := w.difference(); d != "" {
 		w.fail("at the end %s", d)
+	}
+}
+
+// finalOnce holds that no submission was deployed twice: where a region was lost with the
+// only record of it, that one has failed.
+func (w *world) finalOnce() {
+	v := w.regions[0].leader().fsm.View()
+	for _, o := range w.acked {
+		var going []string
+		for _, f := range w.orders[o.actor()] {
+			if d, ok := v.Deployment(f.id); ok && d.Phase == starling.PhaseSucceeded {
+				going = append(going, f.id)
+			}
+		}
+		if len(going) > 1 {
+			w.fail("submission %d was deployed twice, as %v", o.n, going)
+		}
 	}
 }
 
@@ -214,6 +236,11 @@ func unlike(home starling.Mirror, v raftfsm.View) string {
 			return "app " + a.Name
 		}
 	}
+	for _, t := range home.Takeovers {
+		if o, ok := v.Takeover(t.From); t.Stage == starling.TakeoverReturned && (!ok || !same(t, o)) {
+			return "takeover of " + t.From
+		}
+	}
 	return ""
 }
 
@@ -223,26 +250,55 @@ func same(a, b any) bool {
 	return err1 == nil && err2 == nil && bytes.Equal(x, y)
 }
 
-// created notes a deployment that a home has committed for the first time.
+// created notes a deployment that a home has committed, or taken over, for the first time.
 func (w *world) created(f *fate) {
-	if o := w.orders[f.actor]; o != nil {
-		w.fail("%s and %s are one submission", o.id, f.id)
-	}
-	w.orders[f.actor] = f
 	w.fates = append(w.fates, f)
-	w.going++
+	w.watch(f)
+	if f.epoch > 1 && w.find(f.id) != f {
+		f.excused = w.now
+		return
+	}
+	if all := w.orders[f.actor]; len(all) > 0 && w.stats.Takeovers == 0 {
+		w.fail("%s and %s are one submission", all[0].id, f.id)
+	}
+	w.orders[f.actor] = append(w.orders[f.actor], f)
 	w.stats.Deployments++
-	at := f.deadline.Sub(epoch) + endsWithin
-	w.at(max(at, w.now), func() { f.region.ledger.overdue(f) })
 }
 
-// ended notes the end of a deployment.
+// find returns what was first noted of a deployment.
+func (w *world) find(id string) *fate {
+	for _, f := range w.fates {
+		if f.id == id {
+			return f
+		}
+	}
+	return nil
+}
+
+// watch looks at a deployment when it should have ended.
+func (w *world) watch(f *fate) {
+	w.at(max(f.deadline.Sub(epoch)+endsWithin, w.now), func() { f.region.ledger.overdue(f) })
+}
+
+// count keeps the number of deployments under way.
+func (w *world) count(f *fate) {
+	open := !f.phase.Terminal() && !f.moved
+	if open && !f.open {
+		w.going++
+	} else if !open && f.open {
+		w.going--
+	}
+	f.open = open
+}
+
+// ended notes the end of a deployment. Only a home of a later epoch may know another one:
+// then it had not seen the first.
 func (w *world) ended(f *fate, d *starling.Deployment) {
-	w.going--
-	if was, ok := w.ends[f.id]; ok && was != d.Phase {
+	key := token(f.id, d.CurrentEpoch())
+	if was, ok := w.ends[key]; ok && was != d.Phase {
 		w.fail("%s ended as %s and as %s", f.id, was, d.Phase)
 	}
-	w.ends[f.id] = d.Phase
+	w.ends[key] = d.Phase
 	switch d.Phase {
 	case starling.PhaseSucceeded:
 		w.stats.Succeeded++
@@ -258,10 +314,29 @@ func (w *world) acknowledged(o *order, d *starling.Deployment) {
 	o.id = d.ID
 	w.acked = append(w.acked, o)
 	w.stats.Acknowledged++
-	f := w.orders[fmt.Sprintf("user:%d", o.n)]
-	if f == nil || f.id != d.ID {
+	if !slices.ContainsFunc(w.orders[o.actor()], func(f *fate) bool { return f.id == d.ID }) {
 		w.fail("submission %d was answered with %s, which is not committed", o.n, d.ID)
 	}
+}
+
+// answers holds that no home answers for an app when votes have given it another.
+func (w *world) answers(s *server, d *starling.Deployment) {
+	if w.plan.takeoverAfter == 0 {
+		return
+	}
+	if home := w.homes[token(d.App, w.newest[d.App])]; home != s.region.name {
+		w.fail("%s answered for %s, when %s was the home in epoch %d", s.name, d.ID, home, w.newest[d.App])
+	}
+}
+
+// homed holds that an app has one home in each epoch, everywhere.
+func (w *world) homed(a *starling.App) {
+	key := token(a.Name, a.CurrentEpoch())
+	if home, ok := w.homes[key]; ok && home != a.Home {
+		w.fail("app %s has two homes in epoch %d: %s and %s", a.Name, a.CurrentEpoch(), home, a.Home)
+	}
+	w.homes[key] = a.Home
+	w.newest[a.Name] = max(w.newest[a.Name], a.CurrentEpoch())
 }
 
 // means holds that a generation of an app stands for one artifact of one home.
