@@ -229,8 +229,8 @@ func (s *Succession) Due(v raftfsm.View, now time.Time) (raftfsm.Vote, bool) {
 	for _, line := range known {
 		vote := raftfsm.Vote{Lost: line, Candidate: s.self, Regions: known, Mirror: v.MirrorIndex(line),
 			Epoch: v.NextEpoch(line)}
-		for vote.Epoch <= s.promised[line].epoch { // what was promised may be on its way into the log
-			vote.Epoch += raftfsm.MaxRegions
+		if told := s.told(line); vote.Epoch <= told {
+			vote.Epoch += ((told-vote.Epoch)/raftfsm.MaxRegions + 1) * raftfsm.MaxRegions
 		}
 		if line == s.self {
 			vote.Mirror = v.Index()
@@ -248,6 +248,16 @@ func (s *Succession) Due(v raftfsm.View, now time.Time) (raftfsm.Vote, bool) {
 		}
 	}
 	return raftfsm.Vote{}, false
+}
+
+// told returns the newest epoch of a line of which this region knows, though its state may
+// not: its own promise may be on its way into the log, and others say what they voted.
+func (s *Succession) told(line string) uint64 {
+	epoch := s.promised[line].epoch
+	for _, e := range s.echoes {
+		epoch = max(epoch, e.Floors[line])
+	}
+	return epoch
 }
 
 // gainsaid reports whether a region that can be heard believes no claim like this one's

@@ -43,11 +43,11 @@ func (w *world) draw() plan {
 	often := func() time.Duration { return time.Duration(w.pick(0, 0, 15, 40, 90)) * time.Second }
 	p.crashEvery, p.cutEvery, p.slowEvery, p.clockEvery, p.machineEvery = often(), often(), often(), often(), often()
 	p.ambushEvery = often() / 3
-	switch w.rng.IntN(5) {
-	case 0:
+	switch w.conf.Moves {
+	case Orders:
 		p.regions = max(p.regions, 2)
 		p.orders = true
-	case 1, 2:
+	case Votes:
 		p.regions, p.servers, p.machines = w.pick(3, 3, 3, 4), 3, w.pick(0, 1)
 		p.takeoverAfter = w.between(8*time.Second, 25*time.Second)
 		p.loseEvery, p.cutEvery = often(), max(p.cutEvery, 30*time.Second)

@@ -143,14 +143,15 @@ func (w *world) cutServer() func() {
 	return w.cut([]*node{&s.node}, others)
 }
 
-// cutRegion cuts a region off from the rest of the world.
+// cutRegion cuts a region off from the rest of the world, or from one other region.
 func (w *world) cutRegion() func() {
 	r := w.anyRegion()
 	var in, out []*node
+	one := w.pick(-2, w.rng.IntN(len(w.regions)))
 	for _, n := range w.nodes() {
 		if n.region == r.num {
 			in = append(in, n)
-		} else {
+		} else if one < -1 || n.region == one {
 			out = append(out, n)
 		}
 	}

@@ -43,7 +43,7 @@ func (m *machine) poll() {
 	}
 	m.later(pause, m.poll)
 	life := m.life
-	if m.server == nil || m.w.chance(10) {
+	if m.server == nil || m.w.chance(25) {
 		m.server = m.region.anyServer()
 	}
 	m.w.ask(&m.node, m.server, hopWithin, func(s *server, a reply) { a(s.fsm.View().Goals(), nil) }, func(got any, err error) {

@@ -22,7 +22,18 @@ type Config struct {
 	Seed  uint64
 	Break Break // a fault to build into the simulated servers, to see that it is found
 	Tell  bool  // keep the story
+	Moves Moves // how apps may get another home
 }
+
+// Moves says how apps may get another home.
+type Moves int
+
+// The ways.
+const (
+	NoMoves Moves = iota
+	Orders        // operators have regions taken over
+	Votes         // regions vote
+)
 
 // Break is a defect of the simulator's shell around the product's code.
 type Break string
@@ -38,13 +49,13 @@ const (
 	AnyGoal         Break = "a machine takes any goal that it is told"
 	SlackDeadline   Break = "a leader's clock is a minute behind"
 	LostWrites      Break = "a disk loses what it said it had written"
-	VoteTwice       Break = "a region votes for everybody who asks"
+	HastyVote       Break = "a region votes although it hears the home"
 	NoRegionLease   Break = "a home acts without a majority of regions"
 )
 
 // Breaks lists them all.
 func Breaks() []Break {
-	return []Break{AckBeforeCommit, StaleLease, NoGrace, KeylessRetry, Disorder, DoubleVote, AnyGoal, SlackDeadline, LostWrites, VoteTwice, NoRegionLease}
+	return []Break{AckBeforeCommit, StaleLease, NoGrace, KeylessRetry, Disorder, DoubleVote, AnyGoal, SlackDeadline, LostWrites, HastyVote, NoRegionLease}
 }
 
 // Stats counts what happened, to see that schedules reach what they are for.

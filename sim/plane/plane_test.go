@@ -13,6 +13,7 @@ var (
 	oneSeed   = flag.Uint64("seed", 0, "play this schedule alone and tell its story; with -v also if it goes well")
 	firstSeed = flag.Uint64("first", 1, "the first seed of TestPlane; 0: of the clock")
 	schedules = flag.Int("schedules", 0, "how many schedules TestPlane plays; 0: a few")
+	moves     = flag.Int("moves", 0, "how apps get another home: 0 not at all, 1 by operators' orders, 2 by votes of regions")
 	soakFor   = flag.Duration("soak", 0, "play schedules for so long, whatever -schedules says")
 )
 
@@ -20,8 +21,8 @@ var (
 // first that breaks a promise.
 func TestPlane(t *testing.T) {
 	if *oneSeed != 0 {
-		r := Run(Config{Seed: *oneSeed})
-		t.Logf("%s\n%+v", Explain(Config{Seed: *oneSeed}), r.Stats)
+		r := Run(Config{Seed: *oneSeed, Moves: Moves(*moves)})
+		t.Logf("%s\n%+v", Explain(Config{Seed: *oneSeed, Moves: Moves(*moves)}), r.Stats)
 		if r.Err != nil {
 			t.Fatal(r.Err)
 		}
@@ -45,7 +46,7 @@ func TestPlane(t *testing.T) {
 	took := time.Since(begin)
 	t.Logf("%d schedules from seed %d in %s, %.0f a minute: %+v", played, first, took.Round(time.Millisecond), float64(played)/took.Minutes(), sum)
 	if failed != nil {
-		t.Fatalf("%s\nAgain: go test ./sim/plane -run TestPlane -seed %d", Explain(Config{Seed: failed.Seed}), failed.Seed)
+		t.Fatalf("%s\nAgain: go test ./sim/plane -run TestPlane -seed %d -moves %d", Explain(Config{Seed: failed.Seed, Moves: Moves(*moves)}), failed.Seed, *moves)
 	}
 	// Schedules in which nothing happens would prove nothing.
 	if sum.Succeeded < played/4 || sum.Cancels == 0 || sum.Requeues == 0 || sum.Restores == 0 || sum.Terms < 2*played || sum.Activations == 0 {
@@ -68,7 +69,7 @@ func play(first uint64, more func(n int) bool) (sum Stats, played int, failed *R
 				if !more(n) {
 					return
 				}
-				r := Run(Config{Seed: first + uint64(n)})
+				r := Run(Config{Seed: first + uint64(n), Moves: Moves(*moves)})
 				mu.Lock()
 				sum, played = sum.Add(r.Stats), played+1
 				if r.Err != nil && (failed == nil || r.Seed < failed.Seed) {
@@ -105,18 +106,24 @@ func TestSameSeedSameEvents(t *testing.T) {
 // TestBreaksAreFound builds bugs into the servers around the product's code: each must be
 // found in a few schedules. The search begins where it was found last.
 func TestBreaksAreFound(t *testing.T) {
-	for b, from := range map[Break]uint64{
-		AckBeforeCommit: 1, StaleLease: 19, NoGrace: 8, KeylessRetry: 2, Disorder: 2,
-		DoubleVote: 9, AnyGoal: 62, SlackDeadline: 3, LostWrites: 1,
-	} {
+	first := map[Break]uint64{
+		AckBeforeCommit: 1, StaleLease: 11, NoGrace: 1, KeylessRetry: 2, Disorder: 4, DoubleVote: 9,
+		AnyGoal: 4, SlackDeadline: 3, LostWrites: 1, HastyVote: 22, NoRegionLease: 9,
+	}
+	for _, b := range Breaks() {
 		t.Run(string(b), func(t *testing.T) {
 			t.Parallel()
 			const most = 200
-			for seed := from; seed < from+most; seed++ {
-				if r := Run(Config{Seed: seed, Break: b}); r.Err != nil {
-					t.Logf("seed %d: %v", seed, r.Err)
+			conf := Config{Seed: first[b], Break: b}
+			if b == HastyVote || b == NoRegionLease {
+				conf.Moves = Votes
+			}
+			for range most {
+				if r := Run(conf); r.Err != nil {
+					t.Logf("seed %d: %v", conf.Seed, r.Err)
 					return
 				}
+				conf.Seed++
 			}
 			t.Errorf("not found in %d schedules", most)
 		})

@@ -105,8 +105,12 @@ func (c *campaign) ask(vote raftfsm.Vote, dry bool, done func([]string)) {
 		left++
 		s.w.ask(&s.node, o.anyServer(), voteWithin, func(t *server, r reply) {
 			t.atLeader(1, func(t *server, r reply) {
-				if dry {
+				if dry && s.w.conf.Break != HastyVote {
 					r(nil, t.reign.May(t.fsm.View(), vote, t.clock()))
+					return
+				}
+				if dry {
+					r(nil, nil)
 					return
 				}
 				t.vote(vote, r)
@@ -123,18 +127,11 @@ func (c *campaign) ask(vote raftfsm.Vote, dry bool, done func([]string)) {
 
 // vote commits this region's vote before it answers.
 func (s *server) vote(vote raftfsm.Vote, answer reply) {
-	if s.w.conf.Break != VoteTwice {
-		if err := s.reign.Promise(s.fsm.View(), vote, s.clock()); err != nil {
-			answer(nil, err)
-			return
-		}
+	if err := s.reign.Promise(s.fsm.View(), vote, s.clock()); err != nil && s.w.conf.Break != HastyVote {
+		answer(nil, err)
+		return
 	}
-	s.commit("server:"+s.name, raftfsm.TypeVote, vote, func(got any, err error) {
-		if s.w.conf.Break == VoteTwice {
-			err = nil
-		}
-		answer(got, err)
-	})
+	s.commit("server:"+s.name, raftfsm.TypeVote, vote, answer)
 }
 
 func (s *server) takeOver(t raftfsm.Takeover, answer reply) {

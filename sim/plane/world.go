@@ -236,11 +236,6 @@ func unlike(home starling.Mirror, v raftfsm.View) string {
 			return "app " + a.Name
 		}
 	}
-	for _, t := range home.Takeovers {
-		if o, ok := v.Takeover(t.From); t.Stage == starling.TakeoverReturned && (!ok || !same(t, o)) {
-			return "takeover of " + t.From
-		}
-	}
 	return ""
 }
 
