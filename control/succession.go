@@ -311,12 +311,11 @@ func (s *Succession) decisions(v raftfsm.View) []Decision {
 	cursors := maps.Clone(s.cursors)
 	s.mu.Unlock()
 	var out []Decision
+	for _, tk := range v.Unfinished() {
+		out = append(out, Decision{raftfsm.TypeTakeover, raftfsm.Takeover{From: tk.From, Epoch: tk.Epoch, Votes: tk.Votes}})
+	}
 	for _, tk := range v.Takeovers() {
-		switch {
-		case tk.To != s.self:
-		case tk.Stage == starling.TakeoverBegun:
-			out = append(out, Decision{raftfsm.TypeTakeover, raftfsm.Takeover{From: tk.From, Epoch: tk.Epoch, Votes: tk.Votes}})
-		case tk.Stage == starling.TakeoverDone && tk.From != s.self && cursors[tk.From] >= v.TakeoverIndex(tk.From):
+		if tk.To == s.self && tk.Stage == starling.TakeoverDone && tk.From != s.self && cursors[tk.From] >= v.TakeoverIndex(tk.From) {
 			out = append(out, Decision{raftfsm.TypeReturned, raftfsm.Returned{Region: tk.From}})
 		}
 	}

@@ -25,6 +25,7 @@ const (
 	MaxMirrorRecordsApplied = 16_384
 	MaxMirroredRecordBytes  = 512 << 10
 	MaxTakeoverRecords      = 500  // moved by an entry, rounded up to all of one app
+	MaxTakeoversKept        = 96   // stages of this region's takeovers of one other; the oldest go first
 	MaxUnseenKept           = 1000 // records that nobody else had seen, named for people; the oldest go first
 )
 

@@ -31,41 +31,43 @@ func after(a, b starling.TakeoverStage) bool {
 	return slices.Index(takeoverStages(), a) > slices.Index(takeoverStages(), b)
 }
 
-// mirrorTaken ends what the new home had not seen, once it has said all that it had.
+// mirrorTaken ends what the new home had not seen of the apps that it took, once it has
+// said all that it had.
 func (t *tx) mirrorTaken(from string, tk *starling.Takeover) {
-	now := t.takeoverOf(tk.From)
-	if tk.Stage != starling.TakeoverDone || now == nil || now.To != from || now.Epoch != tk.Epoch || tk.From == tk.To {
+	if tk.To != from || tk.Stage != starling.TakeoverDone {
 		return
 	}
-	if tk.From == t.region {
-		t.fenced(tk)
-		return
-	}
-	for _, r := range slices.Collect(scan[starling.Deployment](t.reader, tableDeployments, byActive, newKey().byte(place(0)))) {
-		if r.rec.Home == tk.From && t.foreign(tk.From, r.rec.App) {
-			drop(t, tableDeployments, r) // it comes again, ended, when its region returns
+	for _, r := range collect(scan[starling.Deployment](t.reader, tableDeployments, byActive, nil)) {
+		a := get[starling.App](t.reader, tableApps, byID, strKey(r.rec.App))
+		switch {
+		case a == nil || a.rec.Home != from || a.rec.CurrentEpoch() > tk.Epoch || r.rec.CurrentEpoch() >= a.rec.CurrentEpoch():
+		case r.mod != 0:
+			t.failUnseen(r, tk)
+		default: // it comes again, ended, when its region returns
+			drop(t, tableDeployments, r)
 			t.countDeployment(r, -1)
 		}
 	}
+	if tk.From == t.region && tk.From != tk.To {
+		t.fenced(tk)
+	}
 }
 
-// fenced ends the deployments of this region that the one which took over has not seen,
-// and names them and all else that it has not seen.
-func (t *tx) fenced(tk *starling.Takeover) {
-	for _, r := range slices.Collect(scan[starling.Deployment](t.reader, tableDeployments, byActive, newKey().byte(place(1)))) {
-		if !t.foreign(t.region, r.rec.App) {
-			continue
-		}
-		d := *r.rec
-		reason := fmt.Sprintf("region %s took over at epoch %d before anybody else saw this: submit it again, with another key", tk.To, tk.Epoch)
-		if err := t.become(&d, starling.PhaseFailed, reason); err != nil {
-			t.fault("fence", tableDeployments, err) // cannot be: it has not ended
-			continue
-		}
-		t.putDeployment(r, &d)
-		t.note(tk.To, tk.Epoch, "deployment", d.App, d.ID, "was "+string(r.rec.Phase)+" here and has failed: submit it again")
+// failUnseen ends a deployment of this region that the one which took over has not seen.
+func (t *tx) failUnseen(r *row[starling.Deployment], tk *starling.Takeover) {
+	d := *r.rec
+	reason := fmt.Sprintf("region %s took over at epoch %d before anybody else saw this: submit it again, with another key", tk.To, tk.Epoch)
+	if err := t.become(&d, starling.PhaseFailed, reason); err != nil {
+		t.fault("fence", tableDeployments, err) // cannot be: it has not ended
+		return
 	}
-	for _, r := range slices.Collect(scanFrom[starling.Deployment](t.reader, tableDeployments, byMod, newKey().uint(tk.Mirror+1))) {
+	t.putDeployment(r, &d)
+	t.note(tk.To, tk.Epoch, "deployment", d.App, d.ID, "was "+string(r.rec.Phase)+" here and has failed: submit it again")
+}
+
+// fenced names what else the region that took over has not seen.
+func (t *tx) fenced(tk *starling.Takeover) {
+	for _, r := range collect(scanFrom[starling.Deployment](t.reader, tableDeployments, byMod, newKey().uint(tk.Mirror+1))) {
 		if r.mod != t.index && r.rec.Phase.Terminal() && t.foreign(t.region, r.rec.App) {
 			t.note(tk.To, tk.Epoch, "deployment", r.rec.App, r.rec.ID, string(r.rec.Phase)+" here")
 		}
@@ -85,7 +87,7 @@ func (t *tx) leave(old *row[starling.App], to string) {
 	if old.mod > seen {
 		t.note(to, epoch, "app", app, "", fmt.Sprintf("its spec of revision %d: apply it again", old.rec.Revision))
 	}
-	for _, r := range slices.Collect(scan[starling.Release](t.reader, tableReleases, byID, strKey(app))) {
+	for _, r := range collect(scan[starling.Release](t.reader, tableReleases, byID, strKey(app))) {
 		if r.rec.Home == to {
 			continue
 		}

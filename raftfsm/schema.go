@@ -150,9 +150,9 @@ func releaseKey(app string, g starling.Generation) []byte {
 	return newKey().str(app).uint(g.Epoch).uint(g.Sequence)
 }
 
-// takeoverKey puts the stages of a takeover in their order.
-func takeoverKey(from string, s starling.TakeoverStage) []byte {
-	return newKey().str(from).byte(byte(slices.Index(takeoverStages(), s)))
+// takeoverKey puts the takeovers of a region, and the stages of each, in their order.
+func takeoverKey(tk *starling.Takeover) []byte {
+	return newKey().str(tk.From).uint(tk.Epoch).byte(byte(slices.Index(takeoverStages(), tk.Stage)))
 }
 
 func takeoverStages() []starling.TakeoverStage {
@@ -211,7 +211,7 @@ func schema() map[string]*tableSchema {
 		})
 	table(s, tableHistory, func(r *row[Segment]) []byte { return segmentKey(r.rec) }, nil)
 	table(s, tableEvents, func(r *row[starling.Event]) []byte { return eventKey(position{r.rec.Index, r.rec.N}) }, nil)
-	table(s, tableTakeovers, func(r *row[starling.Takeover]) []byte { return takeoverKey(r.rec.From, r.rec.Stage) },
+	table(s, tableTakeovers, func(r *row[starling.Takeover]) []byte { return takeoverKey(r.rec) },
 		map[string]index[starling.Takeover]{byMod: modKey[starling.Takeover]})
 	table(s, tableBallots, func(r *row[Ballot]) []byte { return strKey(r.rec.Lost) }, nil)
 	table(s, tableUnseen, func(r *row[starling.Unseen]) []byte { return newKey().uint(r.seq) }, nil)

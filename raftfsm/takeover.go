@@ -14,8 +14,8 @@ func (t *tx) takeover(p *Takeover) (Result, error) {
 	if err := starling.CheckName("from", p.From); err != nil {
 		return Result{}, err
 	}
-	tk := t.takeoverOf(p.From)
-	if tk == nil || tk.To != t.region || tk.Epoch != p.Epoch {
+	tk := t.takeoverAt(p.From, p.Epoch)
+	if tk == nil || tk.To != t.region {
 		if err := t.mayTakeOver(p); err != nil {
 			return Result{}, err
 		}
@@ -122,6 +122,14 @@ func (r reader) takeoverOf(from string) *starling.Takeover {
 	return nil
 }
 
+// takeoverAt returns how far the takeover of a region at an epoch has come, nil for none.
+func (r reader) takeoverAt(from string, epoch uint64) *starling.Takeover {
+	for tk := range scanBack[starling.Takeover](r, tableTakeovers, byID, newKey().str(from).uint(epoch)) {
+		return tk.rec
+	}
+	return nil
+}
+
 // lost reports whether another region has taken over from a region that has not returned.
 func (r reader) lost(region string) bool {
 	tk := r.takeoverOf(region)
@@ -129,30 +137,31 @@ func (r reader) lost(region string) bool {
 }
 
 // putTakeover stores a stage. The stages of one takeover are kept side by side, because
-// the mirror sends a record where it changed last, and others need them in their order.
+// the mirror sends a record where it changed last, and others need them in their order. So
+// are this region's own takeovers: one that another overtakes must still end what it began.
 func (t *tx) putTakeover(tk *starling.Takeover, mod uint64) {
-	old := slices.Collect(scan[starling.Takeover](t.reader, tableTakeovers, byID, strKey(tk.From)))
-	for _, r := range old {
-		if r.rec.Epoch < tk.Epoch {
+	old := collect(scan[starling.Takeover](t.reader, tableTakeovers, byID, strKey(tk.From)))
+	for i, r := range old {
+		if r.rec.Epoch < tk.Epoch && (r.mod == 0 || len(old)-i > MaxTakeoversKept) {
 			drop(t, tableTakeovers, r)
 		}
 	}
 	put(t, tableTakeovers, nil, &row[starling.Takeover]{rec: tk, mod: mod})
 }
 
-// adopt moves apps and deployments of tk.From here until the entry is full, and reports
+// adopt moves apps of tk.From and their deployments here until the entry is full, and reports
 // whether there was room for all.
 func (t *tx) adopt(tk *starling.Takeover) bool {
 	active := map[string][]*row[starling.Deployment]{}
 	for r := range scan[starling.Deployment](t.reader, tableDeployments, byActive, nil) {
-		if r.rec.Home == tk.From && r.rec.CurrentEpoch() < tk.Epoch {
+		if r.rec.CurrentEpoch() < tk.Epoch {
 			active[r.rec.App] = append(active[r.rec.App], r)
 		}
 	}
-	room := t.limits.takeover
-	for _, a := range slices.Collect(scan[starling.App](t.reader, tableApps, byID, nil)) {
-		if a.rec.Home != tk.From || a.rec.CurrentEpoch() >= tk.Epoch {
-			continue
+	room, newest := t.limits.takeover, t.takeoverOf(tk.From).Epoch
+	for _, a := range collect(scan[starling.App](t.reader, tableApps, byID, nil)) {
+		if a.rec.Home != tk.From || a.rec.CurrentEpoch() >= tk.Epoch || tk.Epoch < newest {
+			continue // or another region has overtaken this takeover
 		}
 		if room <= 0 {
 			return false
@@ -168,13 +177,13 @@ func (t *tx) adopt(tk *starling.Takeover) bool {
 	for _, r := range queued {
 		r = t.deployment(r.rec.ID) // an app's own step may have moved it
 		a := get[starling.App](t.reader, tableApps, byID, strKey(r.rec.App))
-		if r.rec.CurrentEpoch() >= tk.Epoch || a == nil || a.rec.Home != t.region {
+		if a == nil || a.rec.Home != t.region || r.rec.CurrentEpoch() >= a.rec.CurrentEpoch() {
 			continue
 		}
 		if room <= 0 {
 			return false
 		}
-		t.adoptDeployment(tk, r, nil, nil)
+		t.adoptDeployment(tk, r, a.rec.Epoch, nil, nil)
 		room--
 	}
 	return true
@@ -196,26 +205,44 @@ func (t *tx) adoptApp(tk *starling.Takeover, old *row[starling.App], active []*r
 		before, after = g.rec, &next
 		n++
 	}
-	for _, r := range slices.Collect(scan[starling.Release](t.reader, tableReleases, byID, strKey(a.Name))) {
+	for _, r := range collect(scan[starling.Release](t.reader, tableReleases, byID, strKey(a.Name))) {
 		rel := *r.rec
 		rel.Home = t.region
 		put(t, tableReleases, r, &row[starling.Release]{rec: &rel, mod: t.index})
 		n++
 	}
 	for _, r := range active {
-		if r.rec.Phase != starling.PhaseQueued {
-			t.adoptDeployment(tk, r, before, after)
-			n++
+		switch {
+		case r.rec.Phase == starling.PhaseQueued:
+			continue
+		case r.rec.Home == tk.From:
+			t.adoptDeployment(tk, r, a.Epoch, before, after)
+		default:
+			t.endStray(tk, r, a.Epoch)
 		}
+		n++
 	}
 	return n
 }
 
+// endStray ends a deployment that was under way in a home before the one that is being
+// taken over, which had not seen it: its goal was never in force there.
+func (t *tx) endStray(tk *starling.Takeover, r *row[starling.Deployment], epoch uint64) {
+	d := *r.rec
+	d.Home, d.Epoch = t.region, epoch
+	reason := fmt.Sprintf("region %s, the home in between, had not seen this: submit it again, with another key", tk.From)
+	if err := t.become(&d, starling.PhaseFailed, reason); err != nil {
+		t.fault("adopt", tableDeployments, err) // cannot be: it has not ended
+		return
+	}
+	t.putDeployment(r, &d)
+}
+
 // adoptDeployment makes a deployment that has not ended this region's. A build begins
 // anew, its lease is void; what is further on goes on under the app's new goal.
-func (t *tx) adoptDeployment(tk *starling.Takeover, r *row[starling.Deployment], before, after *starling.Goal) {
+func (t *tx) adoptDeployment(tk *starling.Takeover, r *row[starling.Deployment], epoch uint64, before, after *starling.Goal) {
 	d := *r.rec
-	d.Home, d.Epoch = t.region, tk.Epoch
+	d.Home, d.Epoch = t.region, epoch
 	if before != nil && d.Generation == before.Generation {
 		d.Generation = after.Generation
 	}
@@ -233,7 +260,7 @@ func (t *tx) adoptDeployment(tk *starling.Takeover, r *row[starling.Deployment],
 		d.Lease, d.Worker = 0, ""
 	}
 	seq := r.seq
-	if tk.From != t.region {
+	if r.mod == 0 {
 		seq = t.nextSeq()
 	}
 	t.storeDeployment(r, &d, seq)

@@ -81,19 +81,37 @@ func (r reader) knownRegions() []string {
 	return slices.Compact(names)
 }
 
-// Claims lists what this region claims, by line.
+// Claims lists what this region claims: its own line, then others by name. What it has
+// taken over it claims until the region that it was has returned, or another has taken all
+// of it.
 func (v View) Claims() []starling.Claim {
-	own := starling.Claim{Line: v.region, Epoch: 1}
-	if tk := v.takeoverOf(v.region); tk != nil {
-		own.Epoch = tk.Epoch // as the one that took over, or as the one that has been told
-		if tk.To != v.region && tk.Stage == starling.TakeoverBegun {
-			own.Epoch-- // not all has been told yet
+	out := []starling.Claim{{Line: v.region, Epoch: 1}}
+	for tk := range scan[starling.Takeover](v.reader, tableTakeovers, byID, strKey(v.region)) {
+		if tk.rec.Stage != starling.TakeoverBegun || tk.rec.To == v.region { // otherwise not all has been told yet
+			out[0].Epoch = tk.rec.Epoch
 		}
 	}
-	out := []starling.Claim{own}
-	for _, tk := range v.Takeovers() {
-		if tk.To == v.region && tk.From != v.region && tk.Stage != starling.TakeoverReturned {
-			out = append(out, starling.Claim{Line: tk.From, Epoch: tk.Epoch})
+	for tk := range scan[starling.Takeover](v.reader, tableTakeovers, byID, nil) {
+		newest := v.takeoverOf(tk.rec.From)
+		if tk.rec.To != v.region || tk.rec.From == v.region || newest.Stage == starling.TakeoverReturned ||
+			newest.To != v.region && newest.Stage == starling.TakeoverDone {
+			continue
+		}
+		if n := len(out); out[n-1].Line == tk.rec.From {
+			out[n-1].Epoch = tk.rec.Epoch
+		} else {
+			out = append(out, starling.Claim{Line: tk.rec.From, Epoch: tk.rec.Epoch})
+		}
+	}
+	return out
+}
+
+// Unfinished returns the takeovers by this region that have not moved everything yet.
+func (v View) Unfinished() []*starling.Takeover {
+	var out []*starling.Takeover
+	for tk := range scan[starling.Takeover](v.reader, tableTakeovers, byID, nil) {
+		if tk.rec.To == v.region && v.takeoverAt(tk.rec.From, tk.rec.Epoch).Stage == starling.TakeoverBegun {
+			out = append(out, tk.rec)
 		}
 	}
 	return out
