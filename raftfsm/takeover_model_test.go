@@ -189,7 +189,9 @@ func (w *world) try(i int, kind Type, payload any) Result {
 		w.m.t.Fatal(err)
 	}
 	f := &FSM{region: w.m.names[i], limits: w.fsms[i].limits, waits: map[uint64]chan struct{}{}}
-	f.db.Store(w.fsms[i].db.Load().Snapshot())
+	db := &database{schema: w.fsms[i].db.Load().schema}
+	db.current.Store(w.fsms[i].db.Load().current.Load())
+	f.db.Store(db)
 	before := w.fsms[i].View()
 	r := f.Apply(&raft.Log{Index: w.index[i] + 1, Data: b}).([]Result)[0]
 	if r.Err == nil {
