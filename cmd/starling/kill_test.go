@@ -28,6 +28,9 @@ func asProcesses(t *testing.T, size world.Size, begin ...string) *cluster {
 	}
 	for _, p := range w.Procs {
 		p.Bin = cmp.Or(begin...)
+		if p.Bin != "" {
+			plainConfig(t, p)
+		}
 	}
 	c := &cluster{t: t, w: w}
 	t.Cleanup(func() {

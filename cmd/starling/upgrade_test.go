@@ -5,9 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -56,6 +59,20 @@ func previousBinary(t *testing.T) string {
 		}
 	}
 	return bin
+}
+
+// plainConfig takes out of an agent file what the version before does not know, as an
+// operator has it before an upgrade.
+func plainConfig(t *testing.T, p *world.Proc) {
+	t.Helper()
+	b, err := os.ReadFile(p.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b = regexp.MustCompile(`(?s)\n *autopilot \{[^}]*\}`).ReplaceAll(b, nil)
+	if err := os.WriteFile(p.Config, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // traffic submits deployments at one server after the other for as long as a test lasts.
@@ -236,6 +253,25 @@ func stateAt(ctx context.Context, api *client.Client) (map[string]string, error)
 	return out, err
 }
 
+// levelInUse reads a server's gauge.
+func levelInUse(t *testing.T, p *world.Proc) string {
+	t.Helper()
+	resp, err := http.Get("http://" + p.HTTP + "/v1/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile(`(?m)^starling_level_in_use (\d+)$`).FindSubmatch(b)
+	if m == nil {
+		t.Fatalf("%s has no gauge of the level in use", p.Name)
+	}
+	return string(m[1])
+}
+
 // The program of the version before and this one run mixed over the same data, first on
 // the way up, one process at a time, then back down, with deployments going on: nothing
 // acknowledged is lost, all of it ends well, and at every step all servers come to the
@@ -263,6 +299,11 @@ func TestRollingUpgradeAndBack(t *testing.T) {
 	for _, procs := range [][]*world.Proc{servers[:1], servers[1:2], mixed, servers[2:]} {
 		c.exchange("", procs...)
 		c.more(tr)
+	}
+	for _, p := range servers { // what they do by themselves must leave the way back open
+		if in := levelInUse(t, p); in != "1" {
+			t.Fatalf("level %s is in use at %s, though nobody asked for anything new", in, p.Name)
+		}
 	}
 	for _, procs := range [][]*world.Proc{servers[:1], mixed, servers[1:2], servers[2:]} {
 		c.exchange(old, procs...)
