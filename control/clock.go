@@ -6,12 +6,22 @@ import (
 	"time"
 )
 
-// steady returns a clock that starts at now and does not follow later jumps of the
-// wall clock: it adds elapsed monotonic time to its first reading. Deadlines and
-// leases of a term are measured with one such clock.
-func steady(now func() time.Time) func() time.Time {
+// clockGivesUp is the share of elapsed time by which a clock that is ahead goes slower: a
+// deadline of half an hour passes 9 s late meanwhile.
+const clockGivesUp = 200
+
+// steady returns the clock of a term: it starts at the later of now and floor, the state's
+// clock, and does not follow later jumps of the wall clock, but adds elapsed monotonic
+// time. So no leader measures the deadlines that another stamped with a clock behind that
+// one's, whoever of them has the wrong wall clock; and the region comes back to the right
+// time by and by.
+func steady(now func() time.Time, floor time.Time) func() time.Time {
 	base := now()
-	return func() time.Time { return base.Add(now().Sub(base)) }
+	ahead := max(0, floor.Sub(base))
+	return func() time.Time {
+		elapsed := now().Sub(base)
+		return base.Add(elapsed + ahead - min(ahead, max(0, elapsed/clockGivesUp)))
+	}
 }
 
 // backoff is the pause between tries that fail, with jitter.

@@ -93,7 +93,8 @@ func newBench(t testing.TB, region string, change func(*Config), nodes ...starli
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.started.Store(b.clock.Now().UnixNano())
+	began := b.clock.Now()
+	s.started.Store(&began)
 	b.server = s
 	return b
 }

@@ -26,7 +26,7 @@ type term struct {
 }
 
 func newTerm(ctx context.Context, s *Server) *term {
-	now := steady(s.cfg.Now)
+	now := steady(s.cfg.Now, s.cfg.FSM.View().Clock())
 	since := now()
 	t := &term{
 		Reign: NewReign(ReignConfig{

@@ -85,6 +85,10 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		starling.PhaseStaging: 0, starling.PhaseAwaitingApproval: 0, starling.PhaseRollingOut: 0,
 	}
 	now, age := m.s.cfg.Now(), 0.0
+	t, _ := m.s.leading()
+	if t != nil {
+		now = t.now() // by which deployments are stamped
+	}
 	v := m.s.cfg.FSM.View()
 	for _, d := range v.Active() {
 		counts[d.Phase]++
@@ -101,7 +105,7 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(m.history, prometheus.GaugeValue, float64(h.Archived), name, "archive")
 	}
 	leads := 0.0
-	if t, _ := m.s.leading(); t != nil {
+	if t != nil {
 		leads = 1
 	}
 	out <- prometheus.MustNewConstMetric(m.leader, prometheus.GaugeValue, leads)

@@ -162,16 +162,61 @@ func TestClockJumpsDoNotEndDeployments(t *testing.T) {
 	// steady ignores jumps of a wall clock that comes with a monotonic reading.
 	base := time.Now()
 	readings := []time.Time{base, base.Add(time.Second)}
-	now := steady(func() time.Time { r := readings[0]; readings = readings[1:]; return r })
+	now := steady(func() time.Time { r := readings[0]; readings = readings[1:]; return r }, time.Time{})
 	if got := now(); got.Sub(base) != time.Second {
 		t.Errorf("steady advanced by %s", got.Sub(base))
 	}
 	back := newFakeClock()
-	now = steady(back.Now)
+	now = steady(back.Now, time.Time{})
 	before := now()
 	back.advance(-time.Hour) // without a monotonic reading it can only follow
 	if now().After(before) {
 		t.Error("steady ran ahead")
+	}
+}
+
+// A term does not begin before what the state was stamped with: a leader whose clock is
+// behind would end deployments late. What it is ahead it gives up by going slower.
+func TestTermsClockIsNotBehindTheStates(t *testing.T) {
+	wall := newFakeClock()
+	state := wall.Now().Add(time.Hour)
+	now := steady(wall.Now, state)
+	last := now()
+	if !last.Equal(state) {
+		t.Errorf("the term begins at %s, want %s", last, state)
+	}
+	for range 300 {
+		wall.advance(time.Hour)
+		at := now()
+		if passed := at.Sub(last); passed > time.Hour || passed < time.Hour-time.Hour/clockGivesUp {
+			t.Fatalf("an hour took %s", passed)
+		}
+		last = at
+	}
+	if !last.Equal(wall.Now()) {
+		t.Errorf("after %d hours it is still ahead by %s", 300, last.Sub(wall.Now()))
+	}
+	if now := steady(wall.Now, state.Add(-48*time.Hour)); !now().Equal(wall.Now()) {
+		t.Errorf("with an older state it begins at %s", now())
+	}
+}
+
+// A wall clock that was put back does not keep a region silent.
+func TestSettlingEndsWhateverTheWallClock(t *testing.T) {
+	b := newBench(t, "us", func(c *Config) { c.Settle = 3 * time.Second }, node("us", "c1", starling.RoleCache))
+	b.clock.advance(-time.Hour)
+	if left := b.server.unsettled(); left != 3*time.Second {
+		t.Errorf("an hour back, %s are left of 3s", left)
+	}
+	b.clock.advance(time.Hour + 2*time.Second)
+	if left := b.server.unsettled(); left != time.Second {
+		t.Errorf("after 2s, %s are left of 3s", left)
+	}
+	began := time.Now() // of the real clock: time.Time's monotonic reading must be kept
+	b.server.started.Store(&began)
+	b.server.cfg.Now = time.Now
+	if left := b.server.unsettled(); left > 3*time.Second || left == 0 {
+		t.Errorf("%s are left of 3s", left)
 	}
 }
 

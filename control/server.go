@@ -27,7 +27,7 @@ type Server struct {
 	confirms  confirmations
 	rpc       http.Handler
 
-	started atomic.Int64 // when Run began, Unix nanoseconds of cfg.Now; 0: not yet
+	started atomic.Pointer[time.Time] // when Run began, by cfg.Now with its monotonic reading; nil: not yet
 
 	mu      sync.Mutex
 	term    *term         // nil while this server does not lead
@@ -64,7 +64,8 @@ func New(cfg Config) (*Server, error) {
 // Run leads whenever Raft says so, until ctx ends. It owns every goroutine of the
 // server.
 func (s *Server) Run(ctx context.Context) error {
-	s.started.CompareAndSwap(0, s.cfg.Now().UnixNano())
+	began := s.cfg.Now()
+	s.started.CompareAndSwap(nil, &began)
 	defer s.metrics.close()
 	defer s.transport.CloseIdleConnections()
 	g, ctx := errgroup.WithContext(ctx)
@@ -97,7 +98,7 @@ func (s *Server) setTerm(t *term) {
 
 // unsettled is how much longer the membership is not yet trusted to be complete.
 func (s *Server) unsettled() time.Duration {
-	return max(0, s.cfg.Settle-s.cfg.Now().Sub(time.Unix(0, s.started.Load())))
+	return max(0, s.cfg.Settle-max(0, s.cfg.Now().Sub(*s.started.Load())))
 }
 
 // propose commits one command of a person or a peer and returns its result. While

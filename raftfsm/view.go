@@ -22,6 +22,9 @@ type View struct {
 // Index returns the Raft index of the last entry applied to this state.
 func (v View) Index() uint64 { return v.meta.Index }
 
+// Clock returns the latest time that a command was stamped with.
+func (v View) Clock() time.Time { return v.meta.Clock }
+
 // find turns a row into a result.
 func find[T any](r *row[T]) (*T, bool) {
 	if r == nil {
