@@ -55,7 +55,7 @@ func (r *run) conclude(ctx context.Context) (*Result, error) {
 	for _, n := range r.stage.fell {
 		res.FellByItself += n
 	}
-	res.Problems = append(res.Problems, r.stage.words...)
+	res.Falls = r.stage.words
 	return res, nil
 }
 

@@ -30,6 +30,7 @@ type Result struct {
 	Faults    []Strike  `json:"faults"` // in the order of time
 	LeftOut   []string  `json:"left_out,omitempty"`
 	Failures  []string  `json:"failures,omitempty"` // some deployments that failed, and why: none is a broken promise
+	Falls     []string  `json:"falls,omitempty"`    // the last words of processes that ended by themselves
 	Problems  []string  `json:"problems,omitempty"`
 }
 
