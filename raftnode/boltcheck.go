@@ -37,6 +37,7 @@ type boltUse struct {
 	pageBytes int64
 	pages     uint64 // in use or free
 	used      uint64
+	buckets   []string // of the root
 }
 
 // boltWalk is one walk through a file.
@@ -60,7 +61,7 @@ func checkBolt(r io.ReaderAt, fileBytes int64) (boltUse, error) {
 			return boltUse{}, err
 		}
 	}
-	if err := w.tree(binary.NativeEndian.Uint64(meta[16:]), nil, nil, boltMaxDepth); err != nil {
+	if err := w.tree(binary.NativeEndian.Uint64(meta[16:]), nil, nil, boltMaxDepth, true); err != nil {
 		return boltUse{}, err
 	}
 	w.use.used = uint64(len(w.seen)) + 2
@@ -134,8 +135,9 @@ func (w *boltWalk) page(id uint64, kinds uint16) ([]byte, error) {
 	return b, nil
 }
 
-// tree walks through the pages below one. Keys ascend from low, and stay below high.
-func (w *boltWalk) tree(id uint64, low, high []byte, depth int) error {
+// tree walks through the pages below one. Keys ascend from low, and stay below high. The
+// root's tree holds buckets only.
+func (w *boltWalk) tree(id uint64, low, high []byte, depth int, root bool) error {
 	if depth == 0 {
 		return damaged("page %d is too deep", id)
 	}
@@ -148,7 +150,7 @@ func (w *boltWalk) tree(id uint64, low, high []byte, depth int) error {
 		return damaged("page %d has %d elements", id, count)
 	}
 	if binary.NativeEndian.Uint16(b[8:]) == boltLeaf {
-		return w.leaf(id, b, count, low, high, depth)
+		return w.leaf(id, b, count, low, high, depth, root)
 	}
 	keys, pages := make([][]byte, count+1), make([]uint64, count)
 	keys[count] = high
@@ -168,7 +170,7 @@ func (w *boltWalk) tree(id uint64, low, high []byte, depth int) error {
 		if keys[i+1] != nil && bytes.Compare(keys[i], keys[i+1]) >= 0 {
 			return damaged("page %d: key %d is out of order", id, i)
 		}
-		if err := w.tree(page, keys[i], keys[i+1], depth-1); err != nil {
+		if err := w.tree(page, keys[i], keys[i+1], depth-1, root); err != nil {
 			return err
 		}
 	}
@@ -176,7 +178,7 @@ func (w *boltWalk) tree(id uint64, low, high []byte, depth int) error {
 }
 
 // leaf checks the elements of a leaf page, and walks into buckets.
-func (w *boltWalk) leaf(id uint64, b []byte, count int, low, high []byte, depth int) error {
+func (w *boltWalk) leaf(id uint64, b []byte, count int, low, high []byte, depth int, root bool) error {
 	for i := range count {
 		elem := boltHeadBytes + i*boltElemBytes
 		flags, pos := binary.NativeEndian.Uint32(b[elem:]), uint64(binary.NativeEndian.Uint32(b[elem+4:]))
@@ -191,14 +193,20 @@ func (w *boltWalk) leaf(id uint64, b []byte, count int, low, high []byte, depth 
 		}
 		low = key
 		if flags != boltIsBucket {
+			if root {
+				return damaged("page %d: key %q stands where buckets should", id, key)
+			}
 			continue
+		}
+		if root {
+			w.use.buckets = append(w.use.buckets, string(key))
 		}
 		value := b[uint64(elem)+pos+keyBytes:][:valueBytes]
 		if len(value) < boltBucketBytes {
 			return damaged("page %d: bucket %q has no head", id, key)
 		}
-		if root := binary.NativeEndian.Uint64(value); root != 0 { // else it lies inline, and is read as a value
-			if err := w.tree(root, nil, nil, depth-1); err != nil {
+		if page := binary.NativeEndian.Uint64(value); page != 0 { // else it lies inline
+			if err := w.tree(page, nil, nil, depth-1, false); err != nil {
 				return err
 			}
 		} else if err := w.inline(id, value[boltBucketBytes:], depth); err != nil {
@@ -217,5 +225,5 @@ func (w *boltWalk) inline(id uint64, b []byte, depth int) error {
 	if count*boltElemBytes > len(b)-boltHeadBytes {
 		return damaged("page %d: a small bucket has %d elements", id, count)
 	}
-	return w.leaf(id, b, count, nil, nil, depth-1)
+	return w.leaf(id, b, count, nil, nil, depth-1, false)
 }

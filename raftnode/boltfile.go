@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
@@ -40,11 +41,14 @@ func prepareBolt(path string, minBytes int64, logger *slog.Logger) (exists bool,
 	if err != nil {
 		return true, err
 	}
+	if len(use.buckets) > 0 && !slices.Equal(use.buckets, []string{"conf", "logs"}) { // raft-boltdb's
+		return true, damaged("its buckets are %q", use.buckets)
+	}
 	if err := os.Remove(path + compactSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return true, fmt.Errorf("remove a half-made copy: %w", err)
 	}
 	if fileBytes < minBytes || int64(use.used)*use.pageBytes > fileBytes/2 {
-		return fileBytes > 0, nil
+		return len(use.buckets) > 0, nil
 	}
 	if err := compactBolt(path); err != nil {
 		logger.Warn("the raft log stays as large as it is", "bytes", fileBytes, "error", err)

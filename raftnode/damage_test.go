@@ -1,17 +1,20 @@
 package raftnode
 
 import (
+	"bufio"
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -77,7 +80,7 @@ func fill(t *testing.T, dir string, first, last uint64) {
 		t.Fatal(err)
 	}
 	for i := first; i <= last; i++ {
-		l := &raft.Log{Index: i, Term: 1 + i/10, Type: raft.LogCommand, Data: bytes.Repeat([]byte{byte(i)}, int(i*i)%9000)}
+		l := &raft.Log{Index: i, Term: 1 + i/10, Type: raft.LogCommand, Data: content(i)}
 		if err := s.logs.StoreLogs([]*raft.Log{l}); err != nil {
 			t.Fatal(err)
 		}
@@ -151,6 +154,16 @@ func TestDamagedLogIsRefused(t *testing.T) {
 		damage[fmt.Sprintf("cut before page %d", n)] = whole[:n*page]
 		damage[fmt.Sprintf("cut within page %d", n)] = whole[:n*page+page/3]
 	}
+	for from := 2; from*page < len(whole); from++ { // a page that stands where another should, and says so
+		for at := 2; at*page < len(whole); at++ {
+			b := bytes.Clone(whole)
+			copy(b[at*page:][:page], whole[from*page:])
+			binary.NativeEndian.PutUint64(b[at*page:], uint64(at))
+			if random.IntN(8) == 0 && !bytes.Equal(b, whole) {
+				damage[fmt.Sprintf("page %d in place of page %d", from, at)] = b
+			}
+		}
+	}
 	refused := 0
 	to := t.TempDir()
 	for what, b := range damage {
@@ -176,72 +189,79 @@ func TestDamagedLogIsRefused(t *testing.T) {
 	t.Logf("%d of %d damaged files were refused; the damage of the others lay in free space", refused, len(damage))
 }
 
-// A copy of raft.db that was taken while it was written, as a crash of the machine might
-// leave it and worse, has every entry that was acknowledged before, or is refused.
-func TestCopyOfABusyLog(t *testing.T) {
-	dir := t.TempDir()
+// A process that is killed while it writes leaves a file that has every entry which was
+// acknowledged, and at most the one after.
+func TestKilledWhileWriting(t *testing.T) {
+	if dir := os.Getenv("RAFTNODE_WRITE_TO"); dir != "" {
+		write(t, dir)
+		return
+	}
+	random := rand.New(rand.NewPCG(3, 4))
+	most := uint64(0)
+	for range 8 {
+		dir := t.TempDir()
+		writer := exec.Command(os.Args[0], "-test.run=^TestKilledWhileWriting$")
+		writer.Env = append(os.Environ(), "RAFTNODE_WRITE_TO="+dir)
+		out, err := writer.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := writer.Start(); err != nil {
+			t.Fatal(err)
+		}
+		sure, until := uint64(0), 1+uint64(random.IntN(300))
+		lines := bufio.NewScanner(out)
+		for sure < until && lines.Scan() {
+			if sure, err = strconv.ParseUint(lines.Text(), 10, 64); err != nil {
+				t.Fatalf("the writer says %q", lines.Text())
+			}
+		}
+		if err := writer.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		for lines.Scan() { // what it said meanwhile
+			if sure, err = strconv.ParseUint(lines.Text(), 10, 64); err != nil {
+				break // half a line
+			}
+		}
+		if err := writer.Wait(); err == nil {
+			t.Fatal("the writer ended by itself")
+		}
+		got, last, err := readEntries(dir)
+		if err != nil || last < sure || last > sure+1 || sure < until {
+			t.Errorf("after entry %d was acknowledged the log ends at %d, %v", sure, last, err)
+		}
+		for _, l := range got {
+			if !bytes.Equal(l.Data, content(l.Index)) {
+				t.Errorf("entry %d is not what was written", l.Index)
+			}
+		}
+		most = max(most, sure)
+	}
+	t.Logf("up to %d entries", most)
+}
+
+func content(index uint64) []byte { return bytes.Repeat([]byte{byte(index)}, int(index*index)%9000) }
+
+// write appends entries, deletes old ones, and tells what is acknowledged, until it is killed.
+func write(t *testing.T, dir string) {
 	c := Config{Name: "s1", DataDir: dir, Logger: quiet}
 	c.withDefaults()
 	s, err := openStores(&c, &hlog{to: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var acknowledged atomic.Uint64
-	stop, done := make(chan struct{}), make(chan error, 1)
-	go func() {
-		for i := uint64(1); ; i++ {
-			select {
-			case <-stop:
-				done <- nil
-				return
-			default:
-			}
-			l := &raft.Log{Index: i, Term: 1, Data: bytes.Repeat([]byte{byte(i)}, int(i*i)%9000)}
-			if err := s.logs.StoreLogs([]*raft.Log{l}); err != nil {
-				done <- err
-				return
-			}
-			acknowledged.Store(i)
-			if i%50 == 0 {
-				if err := s.logs.DeleteRange(1, i-40); err != nil {
-					done <- err
-					return
-				}
-			}
-		}
-	}()
-	fine, refused := 0, 0
-	for copies := range uint64(40) {
-		eventually(t, "more entries", func() bool { return acknowledged.Load() > 5*copies })
-		sure := acknowledged.Load()
-		b, err := os.ReadFile(filepath.Join(dir, boltFile))
-		if err != nil {
+	for i := uint64(1); i < 1<<20; i++ {
+		if err := s.logs.StoreLogs([]*raft.Log{{Index: i, Term: 1, Data: content(i)}}); err != nil {
 			t.Fatal(err)
 		}
-		to := t.TempDir()
-		if err := os.WriteFile(filepath.Join(to, boltFile), b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		got, last, err := readEntries(to)
-		switch {
-		case err != nil:
-			refused++
-		case last < sure:
-			t.Errorf("the copy ends at entry %d of %d acknowledged ones", last, sure)
-		default:
-			fine++
-			for _, l := range got {
-				if !bytes.Equal(l.Data, bytes.Repeat([]byte{byte(l.Index)}, int(l.Index*l.Index)%9000)) {
-					t.Errorf("entry %d is not what was written", l.Index)
-				}
+		fmt.Println(i)
+		if i%50 == 0 {
+			if err := s.logs.DeleteRange(1, i-40); err != nil {
+				t.Fatal(err)
 			}
 		}
 	}
-	close(stop)
-	if err := errors.Join(<-done, s.disk.Close()); err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("%d copies were fine, %d refused", fine, refused)
 }
 
 // readEntries reads a log without its snapshots.
