@@ -236,7 +236,9 @@ func TestDamagedEntryIsNotApplied(t *testing.T) {
 	if err == nil {
 		back := &server{Node: n, name: "s1", dir: s.dir, fsm: conf.FSM.(*fsm)}
 		checkFailed(t, back, starling.ErrCorrupt)
-		err = n.Close()
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
 		if got := back.fsm.all(); len(got) > 0 {
 			t.Errorf("applied %q", got)
 		}
@@ -250,7 +252,7 @@ func TestEveryBitOfAnEntryCounts(t *testing.T) {
 	e := raft.Log{Index: 7, Term: 3, Type: raft.LogCommand, Data: []byte(`{"v":1,"commands":[]}`)}
 	e.Extensions = entrySeal(&e)
 	var stored bytes.Buffer
-	handle := &codec.MsgpackHandle{BasicHandle: codec.BasicHandle{TimeNotBuiltin: false}}
+	handle := &codec.MsgpackHandle{}
 	if err := codec.NewEncoder(&stored, handle).Encode(e); err != nil {
 		t.Fatal(err)
 	}

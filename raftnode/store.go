@@ -109,6 +109,10 @@ func (s *stores) check(exists bool) error {
 	case first > whole+1:
 		return damaged("the log begins at entry %d and the newest whole snapshot ends at %d", first, whole)
 	}
+	term, err := s.stable.GetUint64([]byte("CurrentTerm"))
+	if err != nil && err.Error() != keyNotFound {
+		return err
+	}
 	unsealed := 0
 	for i := first; first > 0 && i <= last; i++ {
 		var e raft.Log
@@ -120,6 +124,9 @@ func (s *stores) check(exists bool) error {
 		}
 		if err != nil {
 			return err
+		}
+		if e.Term > term { // the term is written first
+			return damaged("log entry %d is of term %d, and the server knows of %d", i, e.Term, term)
 		}
 		if len(e.Extensions) == 0 {
 			unsealed++
