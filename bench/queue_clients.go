@@ -5,7 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
+	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -24,8 +25,9 @@ import (
 
 // Bounds of the clients.
 const (
-	slotsPerWorker    = 64 // clients that share a worker's QUIC connection, each with a slot of its own
-	maxCycleFailures  = 50 // of one client, one after the other, before the measurement is given up
+	clientsGCPercent  = 800 // they hold next to nothing, and should cost little
+	slotsPerWorker    = 64  // clients that share a worker's QUIC connection, each with a slot of its own
+	maxCycleFailures  = 50  // of one client, one after the other, before the measurement is given up
 	cycleFailurePause = 100 * time.Millisecond
 )
 
@@ -47,7 +49,9 @@ func (c QueueConfig) round(ctx context.Context, samples map[int][]queueSample) e
 // queueClients are the clients of one measurement, and where they count.
 type queueClients struct {
 	api     *client.Client // of the leader
-	workers []*queueWorker
+	http    string         // address of its API
+	quic    string         // and of its internal protocol
+	workers []*transport.Endpoint
 
 	measuring atomic.Bool
 	cycles    atomic.Int64 // ended while measuring
@@ -57,14 +61,9 @@ type queueClients struct {
 	submit    *hdrhistogram.Histogram
 }
 
-// queueWorker is one worker's identity and its connection to the leader.
-type queueWorker struct {
-	endpoint *transport.Endpoint
-	leader   *rpc.Client
-}
-
 // sample runs n clients for a while and then counts for c.Duration.
 func (c QueueConfig) sample(ctx context.Context, w *world.World, n int) (_ queueSample, err error) {
+	defer debug.SetGCPercent(debug.SetGCPercent(clientsGCPercent))
 	q := &queueClients{cycle: newLatencies(), submit: newLatencies()}
 	defer func() { err = errors.Join(err, q.close()) }()
 	if err := q.connect(ctx, w, n); err != nil {
@@ -99,10 +98,8 @@ func (q *queueClients) connect(ctx context.Context, w *world.World, clients int)
 	if err != nil {
 		return err
 	}
-	q.api, err = client.New(client.Config{Addr: "http://" + status.HTTP, HTTP: &http.Client{
-		Transport: &http.Transport{MaxIdleConnsPerHost: clients, DisableCompression: true},
-	}})
-	if err != nil {
+	q.http, q.quic = status.HTTP, status.Addr
+	if q.api, err = client.New(client.Config{Addr: "http://" + q.http}); err != nil {
 		return err
 	}
 	for i := 0; i*slotsPerWorker < clients; i++ {
@@ -114,12 +111,7 @@ func (q *queueClients) connect(ctx context.Context, w *world.World, clients int)
 		if err != nil {
 			return err
 		}
-		q.workers = append(q.workers, &queueWorker{endpoint: e, leader: &rpc.Client{HTTP: &http.Client{Transport: &http.Transport{
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return e.Dial(ctx, status.Addr, transport.KindControl)
-			},
-			MaxIdleConnsPerHost: slotsPerWorker, DisableCompression: true,
-		}}}})
+		q.workers = append(q.workers, e)
 	}
 	return nil
 }
@@ -127,7 +119,7 @@ func (q *queueClients) connect(ctx context.Context, w *world.World, clients int)
 func (q *queueClients) close() error {
 	var errs []error
 	for _, w := range q.workers {
-		errs = append(errs, w.endpoint.Close())
+		errs = append(errs, w.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -151,8 +143,38 @@ func (q *queueClients) apply(ctx context.Context, n int) error {
 
 func queueApp(i int) string { return fmt.Sprintf("queue-%d", i) }
 
+// queueClient is one client: a user's connection to the API over TCP, and a stream of a
+// worker's QUIC connection for its slot.
+type queueClient struct {
+	app    string
+	place  int // among all clients
+	user   wire
+	worker wire
+}
+
+func (q *queueClients) client(i int) *queueClient {
+	endpoint := q.workers[i/slotsPerWorker]
+	return &queueClient{
+		app: queueApp(i), place: i,
+		user: wire{dial: func(ctx context.Context) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "tcp", q.http)
+		}},
+		worker: wire{dial: func(ctx context.Context) (net.Conn, error) {
+			c, err := endpoint.Dial(ctx, q.quic, transport.KindControl)
+			if err != nil {
+				return nil, err
+			}
+			return c, nil
+		}},
+	}
+}
+
 // run is one client: cycle after cycle until over.
 func (q *queueClients) run(ctx context.Context, i int, over <-chan struct{}) error {
+	c := q.client(i)
+	defer c.user.close()
+	defer c.worker.close()
 	cycle, submit := newLatencies(), newLatencies()
 	defer func() {
 		q.mu.Lock()
@@ -167,7 +189,7 @@ func (q *queueClients) run(ctx context.Context, i int, over <-chan struct{}) err
 		default:
 		}
 		began := time.Now()
-		submitted, err := q.cycleOnce(ctx, i, n)
+		submitted, err := c.cycle(ctx, n)
 		switch {
 		case errors.Is(err, starling.ErrUnavailable) && failed < maxCycleFailures:
 			failed++ // a busy computer may change its leader
@@ -190,21 +212,35 @@ func (q *queueClients) run(ctx context.Context, i int, over <-chan struct{}) err
 	}
 }
 
-// cycleOnce submits a job, leases one, the oldest that waits, and ends it.
-func (q *queueClients) cycleOnce(ctx context.Context, i, n int) (submitted time.Duration, err error) {
+// cycle submits a job, leases one, the oldest that waits, and ends it. What ends it in one
+// step is that the build has failed; one that has not goes on to machines.
+func (c *queueClient) cycle(ctx context.Context, n int) (submitted time.Duration, err error) {
 	began := time.Now()
-	if _, err := q.api.Submit(ctx, starling.Submission{App: queueApp(i), SHA: fmt.Sprintf("%08x%032x", i, n)}); err != nil {
+	job := starling.Submission{App: c.app, SHA: fmt.Sprintf("%08x%032x", c.place, n)}
+	if err := c.user.post(ctx, "/v1/deployments", job, nil); err != nil {
 		return 0, err
 	}
 	submitted = time.Since(began)
-	leader := q.workers[i/slotsPerWorker].leader
-	var job *rpc.Job
-	for job == nil {
-		if job, err = leader.Lease(ctx, rpc.LeaseRequest{Slot: i % slotsPerWorker, WaitMS: 5000}); err != nil {
+	var lease struct {
+		Job *struct {
+			Deployment string
+			Lease      uint64
+		}
+	}
+	for lease.Job == nil {
+		ask := rpc.LeaseRequest{Slot: c.place % slotsPerWorker, WaitMS: 5000}
+		if err := c.worker.post(ctx, pathOf(rpc.RouteLease, ""), ask, &lease); err != nil {
 			return 0, err
 		}
 	}
-	return submitted, leader.Fail(ctx, job.Deployment, rpc.FailRequest{Lease: job.Lease, Reason: "the job has ended"})
+	end := rpc.FailRequest{Lease: lease.Job.Lease, Reason: "the job has ended"}
+	return submitted, c.worker.post(ctx, pathOf(rpc.RouteFail, lease.Job.Deployment), end, nil)
+}
+
+// pathOf returns the path of a route of the internal protocol.
+func pathOf(route, deployment string) string {
+	_, path, _ := strings.Cut(route, " ")
+	return strings.Replace(path, "{id}", deployment, 1)
 }
 
 // measure counts for a while, once the clients have warmed up.
