@@ -21,6 +21,7 @@ bench: build
 	bin/starling-bench chunk --json
 	bin/starling-bench submit --json
 	bin/starling-bench swarm --json --compare aria2,libtorrent
+	bin/starling-bench queue --json
 	bin/starling-bench sim --json
 
 # Processes, disks, links and clocks fail while deployments go on: docs/chaos.md. Every run has another seed, which

@@ -67,12 +67,16 @@ func usageOf(pids []int) (usage, error) {
 		if err != nil {
 			return u, err
 		}
-		below, err := usageOf(children)
-		if err != nil && !errors.Is(err, os.ErrNotExist) { // a child that ended meanwhile is in its parent's account
-			return u, err
+		for _, child := range children {
+			below, err := usageOf([]int{child})
+			if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+				continue // it has ended meanwhile: it is in its parent's account
+			} else if err != nil {
+				return u, err
+			}
+			u.cpuS += below.cpuS
+			u.rssMB, u.rssMaxMB = max(u.rssMB, below.rssMB), max(u.rssMaxMB, below.rssMaxMB)
 		}
-		u.cpuS += below.cpuS
-		u.rssMB, u.rssMaxMB = max(u.rssMB, below.rssMB), max(u.rssMaxMB, below.rssMaxMB)
 	}
 	return u, nil
 }
