@@ -130,7 +130,7 @@ type Manifests interface {
 // of members and the number of goals in force.
 const (
 	decideEvery          = 100 * time.Millisecond // at least this often
-	decideRestMin        = time.Millisecond
+	decideRestMin        = 2 * time.Millisecond
 	refusedRetryAfter    = 2 * time.Second  // before a refused decision is proposed again
 	proposeWithin        = 10 * time.Second // one proposal, queueing included
 	barrierWithin        = 10 * time.Second

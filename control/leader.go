@@ -133,8 +133,8 @@ func (t *term) watchMembers(ctx context.Context) error {
 func (t *term) setMembers() { t.SetMembers(t.s.cfg.Members.Members()) }
 
 // decideLoop looks at the state at every change and at least every decideEvery, and
-// proposes what is to be done. It rests after each look for as long as that took, so
-// that it uses half a core at most however fast the log grows.
+// proposes what is to be done. It rests after each look for four times as long as that
+// took, so that it uses a fifth of a core at most however fast the log grows.
 func (t *term) decideLoop(ctx context.Context) error {
 	ticker := time.NewTicker(decideEvery)
 	defer ticker.Stop()
@@ -156,7 +156,7 @@ func (t *term) decideLoop(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if err := sleep(ctx, min(max(cost, decideRestMin), decideEvery)); err != nil {
+		if err := sleep(ctx, min(max(4*cost, decideRestMin), decideEvery)); err != nil {
 			return err
 		}
 	}
