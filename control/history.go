@@ -35,8 +35,10 @@ const (
 	MaxHistoryCopies   = 10_000
 	MaxHistoryRecent   = 9_000 // with a segment more under raftfsm.MaxEndedDeployments
 
-	// recentCopies stay as records of each other region's apps, once archives are in use.
+	// recentCopies stay as records of each other region's apps, once archives are in use, or
+	// more than maxRecords are kept: a record may take 7 kB of memory.
 	recentCopies = 1_000
+	maxRecords   = 20_000
 
 	historyEvery      = time.Second // that the leader looks for something to archive
 	historyRetryAfter = time.Minute // once that is refused: some server is too old, say
@@ -113,11 +115,17 @@ func (h *History) next(v raftfsm.View, region string, now time.Time) (raftfsm.Ty
 	if h.MaxAge > 0 {
 		before = now.Add(-h.MaxAge)
 	}
-	for _, home := range v.Homes() {
+	homes, records := v.Homes(), 0
+	for _, home := range homes {
+		records += v.HistoryOf(home).Ended
+	}
+	// There is no need to be the first to use archives: the version before has none.
+	packCopies := records > maxRecords || v.Level() >= raftfsm.LevelOf(raftfsm.TypeHistoryArchive)
+	for _, home := range homes {
 		recent, keep := min(h.Recent, h.Keep), h.Keep
 		if home != region {
 			keep = min(keep, MaxHistoryCopies)
-			if v.Level() >= raftfsm.LevelOf(raftfsm.TypeHistoryArchive) { // no need to be the first to use it
+			if packCopies {
 				recent = min(recent, recentCopies)
 			}
 		}

@@ -130,8 +130,11 @@ func ageOf(r *row[starling.Deployment]) age { return age{r.rec.CreatedAt.UnixMic
 // tens of microseconds for 100,000 deployments.
 func (v View) Archived(id string) (Listed, bool) { return v.archived(id) }
 
-func (r reader) archived(id string) (Listed, bool) {
-	for s := range scan[Segment](r, tableHistory, byID, nil) {
+func (r reader) archived(id string) (Listed, bool) { return r.archivedOf(nil, id) }
+
+// archivedOf is archived for the segments whose key begins with prefix.
+func (r reader) archivedOf(prefix key, id string) (Listed, bool) {
+	for s := range scan[Segment](r, tableHistory, byID, prefix) {
 		for i := range s.rec.Heads {
 			if h := &s.rec.Heads[i]; h.ID == id {
 				return Listed{Segment: s.rec, Head: h}, true

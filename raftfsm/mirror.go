@@ -98,7 +98,7 @@ func (t *tx) mirrorDeployment(from string, d *starling.Deployment) {
 	}
 	t.noteReplaced(old, d)
 	if old == nil && d.Phase.Terminal() {
-		if _, ok := t.archived(d.ID); ok {
+		if _, ok := t.archivedOf(strKey(d.Home), d.ID); ok {
 			return
 		}
 	}
