@@ -23,6 +23,7 @@ const (
 	callWithin    = 20 * time.Second
 	maxTries      = 40 // of a submission or a result whose outcome is unknown
 	leaseWaitMS   = 200
+	lastWithin    = 12 * time.Second // that a read may take once the faults are over
 	thinkMost     = 60 * time.Millisecond
 )
 
@@ -72,10 +73,10 @@ func (l *Load) last(ctx context.Context) error {
 	var errs []error
 	for _, app := range l.Apps {
 		for _, k := range []Kind{List, Goal} {
-			end := time.Now().Add(time.Minute)
+			end := time.Now().Add(lastWithin)
 			for try := 0; !l.read(ctx, 0, k, app, "", l.APIs[try%len(l.APIs)]); try++ {
 				if time.Now().After(end) {
-					errs = append(errs, fmt.Errorf("%s of %s: no answer within a minute of the last fault", k, app))
+					errs = append(errs, fmt.Errorf("%s of %s: no answer within %s of the last fault", k, app, lastWithin))
 					break
 				}
 				pause(ctx, 100*time.Millisecond)

@@ -147,6 +147,7 @@ func (s *rigServer) open() (err error) {
 		Peers: r.members.raftPeers, Changed: r.members.Changed,
 		SetTag:          func(k, v string) error { r.members.setTag(s.name, k, v); return nil },
 		BootstrapExpect: len(r.servers), Timing: r.timing, Logger: slog.New(slog.DiscardHandler),
+		Autopilot: raftnode.Autopilot{Stabilization: 200 * time.Millisecond},
 	})
 	if err != nil {
 		return errors.Join(err, endpoint.Close())
@@ -260,6 +261,12 @@ func (r *rig) leader() *rigServer {
 					return l
 				}
 			}
+		}
+	}
+	for _, s := range r.servers {
+		if n := s.node(); n != nil {
+			peers, err := n.Peers()
+			r.t.Logf("%s: %+v, configuration %+v, %v", s.name, n.Stats(), peers, err)
 		}
 	}
 	r.t.Fatal("nobody leads within a minute")
