@@ -50,6 +50,12 @@ func (n *Node) welcome(fresh ...string) {
 	n.announce(tagAdmit, strings.Join(n.admitted, ","))
 }
 
+// admitting adds to what gossip says whom this server admits, of which gossip may be late
+// to tell: a server that it has let in must not be taken for one that lost its data.
+func (n *Node) admitting(peers []Peer) []Peer {
+	return append(slices.Clone(peers), Peer{Tags: map[string]string{tagAdmit: strings.Join(n.admitted, ",")}, State: PeerFailed})
+}
+
 // join opens this server to Raft's streams when it may take part.
 func (n *Node) join(peers []Peer) {
 	switch {

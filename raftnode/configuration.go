@@ -52,7 +52,9 @@ func (n *Node) keepConfiguration(ctx context.Context) {
 		}
 		n.steer(ctx)
 		if n.IsLeader() {
-			if err := n.reconcile(ctx, peers); err != nil && ctx.Err() == nil {
+			// Announcing may have taken long: what was seen before it may be from before the cluster began.
+			peers = n.directory.refresh(n.conf.Peers())
+			if err := n.reconcile(ctx, n.admitting(peers)); err != nil && ctx.Err() == nil {
 				n.logger.Warn("cannot bring the raft configuration in step with gossip yet", "error", err)
 			}
 		}
