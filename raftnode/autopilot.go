@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -230,23 +229,6 @@ func (p *pilot) RemoveFailedServer(s *autopilot.Server) {
 	if err := p.n.remove(ctx, s.ID, fmt.Sprintf("nobody has seen it for %s", p.conf.DeadAfter)); err != nil {
 		p.n.logger.Warn("cannot remove a dead server yet", "server", string(s.ID), "error", err)
 	}
-}
-
-// PeerStats is what a server tells of its Raft to the one that leads.
-type PeerStats struct {
-	LastContact time.Duration // since the leader was heard; 0 on the leader, negative: never
-	LastTerm    uint64        // of the last entry in the log; 0: not told
-	LastIndex   uint64        // of the last entry in the log
-}
-
-// PeerStats returns this server's own.
-func (n *Node) PeerStats() PeerStats {
-	st := n.Stats()
-	term, err := strconv.ParseUint(n.raft.Stats()["last_log_term"], 10, 64)
-	if err != nil {
-		n.logger.Error("raft does not tell its last term", "error", err)
-	}
-	return PeerStats{LastContact: st.LastContact, LastTerm: term, LastIndex: st.LastIndex}
 }
 
 // Health tells how the servers of the configuration are, as the leader sees them.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -182,6 +183,7 @@ func TestQuorumIsLostAndFound(t *testing.T) {
 	c.apply(c.client(c.w.Named("r1-new-2")), starling.App{Name: "new"})
 
 	leftBehind(t, c, servers[0])
+	throughFollower(t, c)
 
 	// The one that leaves leads, as a rule: it has been there longest.
 	grow.run("starling server leave --addr https://s5.example:7470", "https://s5.example:7470", "http://"+left.HTTP)
@@ -230,4 +232,22 @@ func leftBehind(t *testing.T, c *cluster, old *world.Proc) {
 		t.Errorf("it ends with %s", old.Tail())
 	}
 	c.w.Forget(old)
+}
+
+// throughFollower saves and restores at a server that does not lead: it passes both on.
+func throughFollower(t *testing.T, c *cluster) {
+	t.Helper()
+	_, follower := c.leader()
+	var saved bytes.Buffer
+	if err := follower.SaveSnapshot(t.Context(), &saved); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually(20*time.Second, func() error { // nobody may lead for a moment
+		info, err := follower.RestoreSnapshot(t.Context(), bytes.NewReader(saved.Bytes()))
+		if err == nil && info.Region != "r1" {
+			t.Errorf("restored %+v", info)
+		}
+		return err
+	})
+	mustCLI(t, "app", "show", "new")
 }
