@@ -159,9 +159,12 @@ func TestDamagedLogIsRefused(t *testing.T) {
 	copy(misplaced[root*page:][:page], whole[leaf*page:])
 	binary.NativeEndian.PutUint64(misplaced[root*page:], uint64(root))
 	damage["page of entries in place of the root"] = misplaced
-	refused := 0
+	refused, n := 0, 0
 	to := t.TempDir()
 	for what, b := range damage {
+		if n++; raceDetector && n%5 != 0 {
+			continue // it is about bytes, not about races
+		}
 		if len(b) == 0 {
 			continue // no file: a server without data, see TestNastySchedule
 		}
