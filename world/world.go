@@ -65,7 +65,8 @@ type Proc struct {
 type Size struct {
 	Regions, Servers, Caches, Workers, Machines int
 
-	CapMbit int // upload and download limit of each cache and machine; 0: none
+	Together bool // every server is a cache as well
+	CapMbit  int  // upload and download limit of each cache and machine; 0: none
 }
 
 // Client returns a client of a server's API.
@@ -248,6 +249,9 @@ func (w *World) writeFiles() error {
 // certify makes a process's folder with its certificate.
 func (w *World) certify(p *Proc) error {
 	req := pki.Request{Name: p.Name, Region: p.Region, Roles: []starling.Role{p.Role}, TTL: certTTL}
+	if w.size.Together && p.Role == starling.RoleServer {
+		req.Roles = append(req.Roles, starling.RoleCache)
+	}
 	cert, key, err := w.ca.Issue(req, time.Now())
 	if err != nil {
 		return err
@@ -338,6 +342,9 @@ func (w *World) configFor(p *Proc, gossipKey string, size Size) []byte {
 	switch p.Role {
 	case starling.RoleServer:
 		line("server {\n  enabled = true\n  bootstrap_expect = %d\n  autopilot {\n    server_stabilization_time = \"1s\"\n  }\n}", size.Servers)
+		if size.Together {
+			line("cache {\n  enabled = true\n  max_bytes = \"20GiB\"\n}")
+		}
 	case starling.RoleCache:
 		line("cache {\n  enabled = true\n  max_bytes = \"20GiB\"\n}")
 	case starling.RoleWorker:
