@@ -33,7 +33,7 @@ func historySpan(short time.Duration) (time.Duration, uint64) {
 }
 
 // historyRound is how much of a campaign is judged at a time: the price grows faster than the length.
-const historyRound = 7 * time.Second
+const historyRound = 5 * time.Second
 
 // judgeWithin bounds the judgement of one app.
 const judgeWithin = 6 * time.Second

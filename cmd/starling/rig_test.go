@@ -147,7 +147,7 @@ func (s *rigServer) open() (err error) {
 		Peers: r.members.raftPeers, Changed: r.members.Changed,
 		SetTag:          func(k, v string) error { r.members.setTag(s.name, k, v); return nil },
 		BootstrapExpect: len(r.servers), Timing: r.timing, Logger: slog.New(slog.DiscardHandler),
-		Autopilot: raftnode.Autopilot{Stabilization: 200 * time.Millisecond},
+		Autopilot: raftnode.Autopilot{Stabilization: 100 * time.Millisecond, Look: 100 * time.Millisecond},
 	})
 	if err != nil {
 		return errors.Join(err, endpoint.Close())
