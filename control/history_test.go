@@ -110,6 +110,9 @@ func TestTheArchiveReadsLikeTheRest(t *testing.T) {
 	if region := homeIn(b.fsm.View(), "", "east-0"); region != "east" {
 		t.Errorf("the home of an archived deployment is %q", region)
 	}
+	if region := homeIn(b.fsm.View(), "east-one", "none"); region != "" {
+		t.Errorf("the home of an unknown deployment is %q", region)
+	}
 	if _, err := b.server.Act(t.Context(), "ann", "east-0", starling.ActionPause); !errors.Is(err, starling.ErrConflict) || !strings.Contains(err.Error(), "has ended") {
 		t.Errorf("pause of an archived deployment: %v", err)
 	}
@@ -177,6 +180,25 @@ func TestCopiesAreArchivedToo(t *testing.T) {
 		from = m.Index
 		b.must(raftfsm.TypeMirror, raftfsm.Mirror{Batch: m})
 	}
+	// What has ended, in the archive or not, follows its app when another region takes over.
+	defer func() {
+		epoch := b.fsm.View().NextEpoch("west")
+		for i := range 3 {
+			if r := b.must(raftfsm.TypeTakeover, raftfsm.Takeover{From: "west", Epoch: epoch}); r.Takeover.Stage == starling.TakeoverDone {
+				break
+			} else if i == 2 {
+				t.Fatalf("takeover: %+v", r.Takeover)
+			}
+		}
+		for _, id := range []string{"west-0", "west-1399"} {
+			if home := homeIn(b.fsm.View(), "", id); home != "east" {
+				t.Errorf("%s is to be read in %q", id, home)
+			}
+			if d, ok := b.server.Deployment(id); !ok || d.Home != "west" {
+				t.Errorf("%s: %+v", id, d)
+			}
+		}
+	}()
 	lead := b.elect()
 	if n := b.tidy(lead); n != 0 || b.fsm.View().Level() != 1 {
 		t.Fatalf("%d steps, level %d: archiving begins before it must", n, b.fsm.View().Level())

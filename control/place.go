@@ -99,19 +99,27 @@ func (s *Server) Route(ctx context.Context, app, deployment string) (http.RoundT
 	return toLeader{s, region}, nil
 }
 
-// homeIn returns the home of a deployment, or else of an app, "" if it is not known.
+// homeIn returns the home of a deployment, or else of an app, "" if it is not known. What
+// has ended is at home where its app is now: the region that it ended in may be lost.
 func homeIn(v raftfsm.View, app, deployment string) string {
+	home := ""
 	if deployment != "" {
-		if d, ok := v.Deployment(deployment); ok {
+		d, ok := v.Deployment(deployment)
+		if ok && !d.Phase.Terminal() {
 			return d.Home
 		}
-		if l, ok := v.Archived(deployment); ok {
-			return l.Segment.Home
+		if ok {
+			app, home = d.App, d.Home
+		} else if l, ok := v.Archived(deployment); ok {
+			app, home = l.Head.App, l.Segment.Home
+		} else {
+			return ""
 		}
-	} else if a, ok := v.App(app); ok {
+	}
+	if a, ok := v.App(app); ok {
 		return a.Home
 	}
-	return ""
+	return home
 }
 
 // awaitHome waits, at the leader, for a name that may be on its way in a mirror batch.
