@@ -68,6 +68,11 @@ func (n *Node) join(peers []Peer) {
 		}
 	default:
 		n.announce(tagFresh, n.fresh)
+		exists := slices.ContainsFunc(peers, func(p Peer) bool { return p.Tags[tagBoot] != "" && p.State != PeerLeft })
+		if exists && !n.waits && time.Since(n.opened) > silentFor {
+			n.waits = true
+			n.logger.Warn("this server waits for the leader to let it in; a leader of an older program does not: upgrade that server")
+		}
 	}
 }
 

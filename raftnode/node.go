@@ -50,13 +50,15 @@ type Node struct {
 	snapshotMu sync.Mutex // one Snapshot at a time: Raft names them by the millisecond
 	snapshotAt uint64     // applied index at the last one
 
-	room   atomic.Int32  // a room: what the disk had at the last look
+	room   atomic.Int32 // a room: what the disk had at the last look
+	opened time.Time
 	fresh  string        // the number that a server without a configuration announces
 	failed chan struct{} // closed when the disk has failed and Raft has stopped
 
 	// Of the configuration loop alone.
 	announced map[string]string    // tags in gossip
 	admitted  []string             // fresh servers, newest first
+	waits     bool                 // said that it waits to be one
 	silent    map[string]time.Time // servers that announce nothing, since when
 	complaint string               // the last reason not to begin a cluster
 }
@@ -90,6 +92,7 @@ func Open(conf Config) (*Node, error) {
 		announced: make(map[string]string),
 		layer:     newLayer(conf.Layer),
 		fresh:     newFresh(),
+		opened:    time.Now(),
 		failed:    make(chan struct{}),
 		directory: &directory{self: raft.ServerID(conf.Name), addr: raft.ServerAddress(conf.Layer.Addr().String())},
 	}
