@@ -36,6 +36,7 @@ type App struct {
 	Name     string     `json:"name"`
 	Home     string     `json:"home"`
 	Epoch    uint64     `json:"epoch,omitempty"` // grows whenever the home moves; 0 reads as 1
+	Line     string     `json:"line,omitempty"`  // region among whose apps it counts when regions vote; empty: Home
 	Revision uint64     `json:"revision"`        // Raft index of the last change, in the home
 	Source   SourceSpec `json:"source"`
 	Build    *BuildSpec `json:"build,omitempty"` // nil: prebuilt artifacts only

@@ -1,6 +1,9 @@
 package starling
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // TakeoverStage says how far the takeover of a region's apps has come.
 type TakeoverStage string
@@ -28,7 +31,7 @@ type Takeover struct {
 
 // Claim says that a region acts as the home of the apps of a line: those whose home was
 // Line before Epoch. Every region claims its own line, and those of the regions that it
-// has taken over, until they return.
+// has taken over.
 type Claim struct {
 	Line  string `json:"line"`
 	Epoch uint64 `json:"epoch"`
@@ -45,6 +48,11 @@ type Unseen struct {
 	Detail string    `json:"detail"` // what became of it, for people
 	At     time.Time `json:"at"`
 }
+
+// CurrentLine returns the region among whose apps the app counts when regions vote: the
+// one that was its home before Home took it over. Epochs of different lines know nothing
+// of each other, so whoever takes over or renews one leaves the apps of another alone.
+func (a *App) CurrentLine() string { return cmp.Or(a.Line, a.Home) }
 
 // CurrentEpoch returns the epoch of the app's home: 1 until the home has moved.
 func (a *App) CurrentEpoch() uint64 { return max(a.Epoch, 1) }

@@ -177,7 +177,7 @@ func (s *Succession) may(v raftfsm.View, p raftfsm.Vote, now time.Time) error {
 		return fmt.Errorf("%w: region %s votes for %s in epoch %d of %s", starling.ErrConflict, s.self, made.candidate, made.epoch, p.Lost)
 	}
 	limit := cmp.Or(s.after, regionSeenWithin)
-	if silent := now.Sub(s.lastClaimed(p.Lost, p.Candidate)); silent < limit {
+	if silent := now.Sub(s.lastClaimed(v, p.Lost, p.Candidate)); silent < limit {
 		return fmt.Errorf("%w: region %s has not been without a home of %s's apps for %s, but for %s",
 			starling.ErrConflict, s.self, p.Lost, limit, silent.Round(time.Millisecond))
 	}
@@ -186,7 +186,7 @@ func (s *Succession) may(v raftfsm.View, p raftfsm.Vote, now time.Time) error {
 
 // lastClaimed returns when a line was last in hands other than the candidate's: claimed,
 // or promised to somebody. A new leader counts from the beginning of its term.
-func (s *Succession) lastClaimed(line, candidate string) time.Time {
+func (s *Succession) lastClaimed(v raftfsm.View, line, candidate string) time.Time {
 	last := s.since
 	later := func(at time.Time) {
 		if at.After(last) {
@@ -194,7 +194,7 @@ func (s *Succession) lastClaimed(line, candidate string) time.Time {
 		}
 	}
 	later(s.lines[line])
-	if line == s.self {
+	if _, ours := claimOf(v, line); ours {
 		later(s.backed)
 	}
 	if p := s.promised[line]; p.candidate != candidate && p.candidate != s.self {
@@ -234,16 +234,16 @@ func (s *Succession) Due(v raftfsm.View, now time.Time) (raftfsm.Vote, bool) {
 		}
 		if line == s.self {
 			vote.Mirror = v.Index()
-			if !s.gainsaid(v, now) {
+		}
+		if c, ours := claimOf(v, line); ours {
+			if !s.gainsaid(v, c, now) {
 				continue
 			}
 		} else if at, ok := s.answered[line]; ok && now.Sub(at) < s.after/2 {
 			continue // it lives, and can help itself
-		} else if tk, ok := v.Takeover(line); ok && tk.To == s.self && tk.Stage != starling.TakeoverReturned {
-			continue // ours already
 		}
 		wait := s.after + time.Duration(s.rank(line, vote.Epoch, known, now))*s.step()
-		if now.Sub(s.lastClaimed(line, s.self)) >= wait && !now.Before(s.retry[line]) {
+		if now.Sub(s.lastClaimed(v, line, s.self)) >= wait && !now.Before(s.retry[line]) {
 			return vote, true
 		}
 	}
@@ -260,18 +260,27 @@ func (s *Succession) told(line string) uint64 {
 	return epoch
 }
 
-// gainsaid reports whether a region that can be heard believes no claim like this one's
-// to its own line: then only a new epoch helps.
-func (s *Succession) gainsaid(v raftfsm.View, now time.Time) bool {
-	own := v.Claims()[0]
-	if tk, ok := v.Takeover(s.self); ok && tk.To != s.self && tk.Stage == starling.TakeoverBegun {
+// claimOf returns this region's claim to a line, if it makes one.
+func claimOf(v raftfsm.View, line string) (starling.Claim, bool) {
+	for _, c := range v.Claims() {
+		if c.Line == line {
+			return c, true
+		}
+	}
+	return starling.Claim{}, false
+}
+
+// gainsaid reports whether a region that can be heard believes no claim like this one's:
+// then only a new epoch helps.
+func (s *Succession) gainsaid(v raftfsm.View, c starling.Claim, now time.Time) bool {
+	if tk, ok := v.Takeover(c.Line); ok && tk.To != s.self && tk.Stage == starling.TakeoverBegun {
 		return false // it will be told
 	}
-	if s.floor(v, s.self) > own.Epoch {
+	if s.floor(v, c.Line) > c.Epoch {
 		return true
 	}
 	for region, e := range s.echoes {
-		if e.Floors[s.self] > own.Epoch && now.Sub(s.answered[region]) < s.after {
+		if e.Floors[c.Line] > c.Epoch && now.Sub(s.answered[region]) < s.after {
 			return true
 		}
 	}

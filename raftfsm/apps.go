@@ -36,9 +36,9 @@ func (t *tx) appApply(p *AppApply) (Result, error) {
 			return Result{}, fmt.Errorf("%w: app %s is at revision %d, not %d: read it again", starling.ErrConflict, a.Name, have, *p.IfRevision)
 		}
 	}
-	a.Epoch = 0
+	a.Epoch, a.Line = 0, ""
 	if old != nil {
-		a.Epoch = old.rec.Epoch
+		a.Epoch, a.Line = old.rec.Epoch, old.rec.Line
 	}
 	a.Revision = t.index
 	put(t, tableApps, old, &row[starling.App]{rec: &a, mod: t.index})

@@ -81,11 +81,12 @@ func (t *tx) checkVotes(p *Takeover, known []string) error {
 // isHome reports whether an app is homed at a region.
 func (r reader) isHome(region string) bool { return r.newestEpoch(region) > 0 }
 
-// newestEpoch returns the newest epoch of the apps homed at a region; 0: there are none.
+// newestEpoch returns the newest epoch of the apps homed at a region or of its line; 0:
+// there are none.
 func (r reader) newestEpoch(region string) uint64 {
 	epoch := uint64(0)
 	for a := range scan[starling.App](r, tableApps, byID, nil) {
-		if a.rec.Home == region {
+		if a.rec.Home == region || a.rec.CurrentLine() == region {
 			epoch = max(epoch, a.rec.CurrentEpoch())
 		}
 	}
@@ -160,7 +161,11 @@ func (t *tx) adopt(tk *starling.Takeover) bool {
 	}
 	room, newest := t.limits.takeover, t.takeoverOf(tk.From).Epoch
 	for _, a := range collect(scan[starling.App](t.reader, tableApps, byID, nil)) {
-		if a.rec.Home != tk.From || a.rec.CurrentEpoch() >= tk.Epoch || tk.Epoch < newest {
+		mine := a.rec.CurrentLine() == tk.From
+		if len(tk.Votes) == 0 {
+			mine = a.rec.Home == tk.From // whoever orders means all that the region does
+		}
+		if !mine || a.rec.CurrentEpoch() >= tk.Epoch || tk.Epoch < newest {
 			continue // or another region has overtaken this takeover
 		}
 		if room <= 0 {
@@ -193,7 +198,10 @@ func (t *tx) adopt(tk *starling.Takeover) bool {
 // and returns how many records that were.
 func (t *tx) adoptApp(tk *starling.Takeover, old *row[starling.App], active []*row[starling.Deployment]) int {
 	a := *old.rec
-	a.Home, a.Epoch, a.Revision = t.region, tk.Epoch, t.index
+	a.Home, a.Line, a.Epoch, a.Revision = t.region, tk.From, tk.Epoch, t.index
+	if a.Line == a.Home {
+		a.Line = ""
+	}
 	put(t, tableApps, old, &row[starling.App]{rec: &a, mod: t.index})
 	n := 1
 	var before, after *starling.Goal

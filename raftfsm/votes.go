@@ -82,8 +82,7 @@ func (r reader) knownRegions() []string {
 }
 
 // Claims lists what this region claims: its own line, then others by name. What it has
-// taken over it claims until the region that it was has returned, or another has taken all
-// of it.
+// taken over it claims until another has taken all of it.
 func (v View) Claims() []starling.Claim {
 	out := []starling.Claim{{Line: v.region, Epoch: 1}}
 	for tk := range scan[starling.Takeover](v.reader, tableTakeovers, byID, strKey(v.region)) {
@@ -93,8 +92,7 @@ func (v View) Claims() []starling.Claim {
 	}
 	for tk := range scan[starling.Takeover](v.reader, tableTakeovers, byID, nil) {
 		newest := v.takeoverOf(tk.rec.From)
-		if tk.rec.To != v.region || tk.rec.From == v.region || newest.Stage == starling.TakeoverReturned ||
-			newest.To != v.region && newest.Stage == starling.TakeoverDone {
+		if tk.rec.To != v.region || tk.rec.From == v.region || newest.To != v.region && newest.Stage != starling.TakeoverBegun {
 			continue
 		}
 		if n := len(out); out[n-1].Line == tk.rec.From {

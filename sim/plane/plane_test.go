@@ -13,7 +13,7 @@ var (
 	oneSeed   = flag.Uint64("seed", 0, "play this schedule alone and tell its story; with -v also if it goes well")
 	firstSeed = flag.Uint64("first", 1, "the first seed of TestPlane; 0: of the clock")
 	schedules = flag.Int("schedules", 0, "how many schedules TestPlane plays; 0: a few")
-	moves     = flag.Int("moves", 0, "how apps get another home: 0 not at all, 1 by operators' orders, 2 by votes of regions")
+	moves     = flag.Int("moves", -1, "how apps get another home: 0 not at all, 1 by operators' orders, 2 by votes of regions; -1: by the seed")
 	soakFor   = flag.Duration("soak", 0, "play schedules for so long, whatever -schedules says")
 )
 
@@ -21,8 +21,8 @@ var (
 // first that breaks a promise.
 func TestPlane(t *testing.T) {
 	if *oneSeed != 0 {
-		r := Run(Config{Seed: *oneSeed, Moves: Moves(*moves)})
-		t.Logf("%s\n%+v", Explain(Config{Seed: *oneSeed, Moves: Moves(*moves)}), r.Stats)
+		r := Run(config(*oneSeed))
+		t.Logf("%s\n%+v", Explain(config(*oneSeed)), r.Stats)
 		if r.Err != nil {
 			t.Fatal(r.Err)
 		}
@@ -46,12 +46,21 @@ func TestPlane(t *testing.T) {
 	took := time.Since(begin)
 	t.Logf("%d schedules from seed %d in %s, %.0f a minute: %+v", played, first, took.Round(time.Millisecond), float64(played)/took.Minutes(), sum)
 	if failed != nil {
-		t.Fatalf("%s\nAgain: go test ./sim/plane -run TestPlane -seed %d -moves %d", Explain(Config{Seed: failed.Seed, Moves: Moves(*moves)}), failed.Seed, *moves)
+		t.Fatalf("%s\nAgain: go test ./sim/plane -run TestPlane -seed %d -moves %d", Explain(config(failed.Seed)), failed.Seed, *moves)
 	}
 	// Schedules in which nothing happens would prove nothing.
-	if sum.Succeeded < played/4 || sum.Cancels == 0 || sum.Requeues == 0 || sum.Restores == 0 || sum.Terms < 2*played || sum.Activations == 0 {
+	if sum.Succeeded < played/8 || sum.Cancels == 0 || sum.Requeues == 0 || sum.Restores == 0 || sum.Terms < 2*played || sum.Activations == 0 || sum.Takeovers == 0 {
 		t.Errorf("the schedules reach too little")
 	}
+}
+
+// config is the schedule of a seed.
+func config(seed uint64) Config {
+	m := Moves(*moves)
+	if m < 0 {
+		m = []Moves{NoMoves, Votes, NoMoves, Orders}[seed%4]
+	}
+	return Config{Seed: seed, Moves: m}
 }
 
 // play plays seeds from first on, on all cores, while more says so, and returns the
@@ -69,7 +78,7 @@ func play(first uint64, more func(n int) bool) (sum Stats, played int, failed *R
 				if !more(n) {
 					return
 				}
-				r := Run(Config{Seed: first + uint64(n), Moves: Moves(*moves)})
+				r := Run(config(first + uint64(n)))
 				mu.Lock()
 				sum, played = sum.Add(r.Stats), played+1
 				if r.Err != nil && (failed == nil || r.Seed < failed.Seed) {
@@ -93,11 +102,13 @@ const cores = 2
 // story changes nothing.
 func TestSameSeedSameEvents(t *testing.T) {
 	for seed := uint64(1); seed <= 6; seed++ {
-		a, b := Run(Config{Seed: seed}), Run(Config{Seed: seed, Tell: true})
+		told := config(seed)
+		told.Tell = true
+		a, b := Run(config(seed)), Run(told)
 		if a.Hash != b.Hash || a.Stats != b.Stats {
 			t.Errorf("seed %d gave two runs:\n%x %+v\n%x %+v", seed, a.Hash, a.Stats, b.Hash, b.Stats)
 		}
-		if seed > 1 && Run(Config{Seed: seed - 1}).Hash == a.Hash {
+		if seed > 1 && Run(config(seed-1)).Hash == a.Hash {
 			t.Errorf("seeds %d and %d gave the same run", seed-1, seed)
 		}
 	}

@@ -276,8 +276,8 @@ func (s *server) federate(life, term uint64) {
 			continue
 		}
 		l := &link{s: s, other: o, life: life, term: term}
-		l.pull()
-		l.report()
+		l.again(0, l.pull)
+		l.again(0, l.report)
 	}
 }
 
