@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -68,6 +69,21 @@ func TestLeaderless(t *testing.T) {
 	want := []ByFault{{Kill, Worker, 1, 0}, {Stop, Leader, 2, 2}}
 	if len(sums) != 2 || sums[0] != want[0] || sums[1] != want[1] {
 		t.Errorf("%+v, want %+v", sums, want)
+	}
+}
+
+func TestWriteTable(t *testing.T) {
+	r := Result{Problems: []string{"oh"}, ByFault: []ByFault{{Kill, Leader, 2, 1.25}},
+		Coverage: coverage([]Cell{{Kill, Leader, Submit}}, []Strike{{Kind: Kill, Target: Leader, Boundary: Submit}}, 0)}
+	r.Submitted, r.Lost = 7, 1
+	var b strings.Builder
+	if err := r.WriteTable(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"kill leader  1 ", " 1.2\n", "7 submitted", "1 lost", "on 1 of 1 cells", "\noh\n"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("%q is not in\n%s", want, &b)
+		}
 	}
 }
 

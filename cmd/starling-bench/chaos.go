@@ -54,7 +54,7 @@ every server holds. Fails if anything was lost, duplicated or left open. Needs r
 			if !s.json {
 				enc.SetIndent("", "  ")
 			}
-			return errors.Join(enc.Encode(res), res.Verdict())
+			return errors.Join(res.WriteTable(cmd.ErrOrStderr()), enc.Encode(res), res.Verdict())
 		},
 	}
 	f := cmd.Flags()
