@@ -4,7 +4,7 @@ export GOFLAGS
 VERSION  := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  := -X main.version=$(VERSION)
 
-.PHONY: build test demo bench chaos chaos-short lint fuzz soak clean tools
+.PHONY: histories build test demo bench chaos chaos-short lint fuzz soak clean tools
 
 build:
 	go build -trimpath -ldflags "$(LDFLAGS)" -o bin/ ./cmd/...
@@ -16,6 +16,11 @@ demo: tools build
 test: tools
 	go vet ./...
 	go test -race -timeout 540s ./...
+
+# Recorded histories under faults, for as long as HISTORY says; a seed to replay: -history.seed.
+HISTORY ?= 10m
+histories:
+	go test ./cmd/starling -run TestHistor -v -timeout 0 -history.for=$(HISTORY)
 
 bench: build
 	bin/starling-bench chunk --json

@@ -271,6 +271,31 @@ func TestOlderGenerationIsIgnoredAfterARestart(t *testing.T) {
 	}
 }
 
+// A machine that goes from one server to another, which lags behind, sees older goals: they
+// change nothing, whatever artifact, stage and cutoff they name.
+func TestGoalsOfALaggingServerAreIgnored(t *testing.T) {
+	t.Parallel()
+	r := newRegion(t)
+	r.startCache()
+	m := r.machine("m1")
+	v1, v2 := r.push(versionFiles("v1", "ok")), r.push(versionFiles("v2", "ok"))
+	for gen := uint64(2); gen < 8; gen += 2 {
+		r.leader.setGoal(goal(gen, v2))
+		m.await(gen, starling.MachineHealthy)
+		r.leader.setGoal(goal(gen-1, v1))
+		marker := goal(gen, v1) // in the same answer: the old one was seen by then
+		marker.App = "other"
+		r.leader.setGoal(marker)
+		eventually(t, 20*time.Second, "the other app has its goal", func() bool {
+			rep := r.leader.report("m1", "other")
+			return rep.State == starling.MachineHealthy && rep.Generation == marker.Generation
+		})
+		if got := m.current("version"); got != "v2" {
+			t.Fatalf("current is %s after the goal of generation %d", got, gen-1)
+		}
+	}
+}
+
 func TestRestartGoesOnWithoutAnyServer(t *testing.T) {
 	t.Parallel()
 	r := newRegion(t)

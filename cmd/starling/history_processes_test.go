@@ -26,6 +26,7 @@ func TestHistoriesOfProcesses(t *testing.T) {
 	if testing.Short() {
 		t.Skip("a world of processes")
 	}
+	t.Parallel()
 	span, seed := historySpan(5 * time.Second)
 	c, workers := withoutWorkers(t, world.Size{Regions: 1, Servers: 3, Caches: 2, Workers: 2})
 	_, api := c.leader()

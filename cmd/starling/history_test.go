@@ -41,6 +41,7 @@ const judgeWithin = 6 * time.Second
 // What clients see of three servers whose leaders are killed, cut off (both ways, one way),
 // and made to hand over, is what one server without faults could have shown them.
 func TestHistoriesUnderFaultsInOneProcess(t *testing.T) {
+	t.Parallel()
 	span, seed := historySpan(historyRound)
 	r := newRig(t, 3, quick())
 	r.leader()
@@ -177,7 +178,7 @@ func (r *rig) faults(ctx context.Context, rnd *rand.Rand) {
 func (r *rig) bounce(ctx context.Context, s *rigServer, after time.Duration) {
 	s.kill()
 	wait(ctx, after)
-	if err := s.open(); err != nil {
+	if err := s.reopen(); err != nil {
 		r.t.Errorf("start %s again: %v", s.name, err)
 	}
 }

@@ -30,6 +30,7 @@ func medianAndMost(ds []time.Duration) (time.Duration, time.Duration) {
 // seconds. What is submitted meanwhile at the others waits and succeeds, with a key or
 // without, and is there once.
 func TestALeadersDeathCostsAWaitAndNoError(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, 3, raftnode.Timing{})
 	r.leader()
 	r.apply("a")

@@ -16,6 +16,7 @@ import (
 // An acknowledged submission survives any server killed at any instant with its disk, and
 // its key finds it at whoever leads then: it never deploys twice.
 func TestAcknowledgedSubmissionsSurviveAMinorityAndItsDisk(t *testing.T) {
+	t.Parallel()
 	_, seed := historySpan(0)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	t.Logf("seed %d", seed)

@@ -129,9 +129,19 @@ func freeTCP(t *testing.T) string {
 // start opens the server on its disk, as a process that begins does.
 func (s *rigServer) start() {
 	s.rig.t.Helper()
-	if err := s.open(); err != nil {
+	if err := s.reopen(); err != nil {
 		s.rig.t.Fatalf("start %s: %v", s.name, err)
 	}
+}
+
+// reopen tries for a while: another program may have borrowed a port.
+func (s *rigServer) reopen() (err error) {
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if err = s.open(); err == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 func (s *rigServer) open() (err error) {
