@@ -231,7 +231,11 @@ func (r *Region) spread(ctx context.Context, d starling.Digest, put func(ctx con
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return joinErrors(errs)
+	err = joinErrors(errs)
+	if errors.Is(err, ErrFull) && !errors.Is(err, starling.ErrUnavailable) {
+		return fmt.Errorf("%w: %w", starling.ErrUnavailable, err) // caches make room, or get it
+	}
+	return err
 }
 
 // Get fetches a chunk from its responsible caches in order, then from the others.

@@ -166,3 +166,15 @@ func TestRegionMissing(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A region whose caches are full is no fault of the one who asks: try again later.
+func TestRegionFull(t *testing.T) {
+	n := newNetwork(t, false)
+	store := NewMemStore(500)
+	n.serve("eu-0", NewServer(ServerConfig{Region: "eu", Source: store, Store: store, Logger: quiet()}))
+	r := NewRegion(n.client(worker), func() []starling.Node { return []starling.Node{cacheNode("eu", "eu-0")} }, 2)
+	d, data := chunkOf(t, 0, 1000)
+	if err := r.Put(within(t, 60*time.Second), d, data); !errors.Is(err, starling.ErrUnavailable) || !errors.Is(err, ErrFull) {
+		t.Errorf("put into full caches: %v", err)
+	}
+}
