@@ -34,6 +34,7 @@ type soloRaft struct {
 	removed []string
 	others  []starling.RaftPeer // in the configuration, beside itself
 	left    bool                // it is not in the configuration itself
+	refuse  error               // what the next proposals are refused with, before they are committed; nil: they are not
 	writes  map[raftfsm.Type]int
 }
 
@@ -59,6 +60,9 @@ func (r *soloRaft) Propose(_ context.Context, cmds ...raftfsm.Command) ([]raftfs
 	defer r.mu.Unlock()
 	if !r.leads {
 		return nil, starling.ErrNotLeader
+	}
+	if r.refuse != nil {
+		return slices.Repeat([]raftfsm.Result{{Err: r.refuse}}, len(cmds)), nil
 	}
 	b, err := raftfsm.Encode(cmds)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/raftfsm"
+	"github.com/starlingdeploy/starling/raftnode"
 	"github.com/starlingdeploy/starling/rpc"
 )
 
@@ -107,7 +108,10 @@ func (t *term) pullOnce(ctx context.Context, region string, client *rpc.Client, 
 	if err != nil {
 		return 0, err
 	}
-	if err := results[0].Err; err != nil && !errors.Is(err, starling.ErrConflict) && !errors.Is(err, starling.ErrFenced) {
+	switch err := results[0].Err; {
+	case err == nil:
+	case !errors.Is(err, starling.ErrConflict) && !errors.Is(err, starling.ErrFenced),
+		errors.Is(err, raftnode.ErrServerTooOld): // which will not last: the batch must come again
 		return 0, fmt.Errorf("apply the mirror of %s: %w", region, err)
 	}
 	return max(cursor, batch.Mirror.Index), nil

@@ -180,6 +180,11 @@ func (c *Config) check() error {
 // yet be, committed.
 var ErrOutcomeUnknown = starling.ErrOutcomeUnknown
 
+// ErrServerTooOld says that a command was refused, before anything was committed, because
+// some server of the region could not apply it. It may be proposed again once that one is
+// upgraded or gone.
+var ErrServerTooOld = errors.New("a server is too old")
+
 // ErrTooLarge says that the commands of one call do not fit into a log entry, see
 // raftfsm.MaxEntryCommands, MaxEntryBytes and MaxCommandBytes.
 var ErrTooLarge = errors.New("too large for one log entry")

@@ -66,8 +66,8 @@ func (n *Node) tooNew(cmds []raftfsm.Command) map[int]error {
 		if out == nil {
 			out = make(map[int]error)
 		}
-		out[i] = fmt.Errorf("%w: %.80s needs level %d and server %s speaks level %d: upgrade that server, or remove it if it is gone",
-			starling.ErrConflict, cmds[i].Type, needs, lowest, level)
+		out[i] = fmt.Errorf("%w: %w: %.80s needs level %d and server %s speaks level %d: upgrade that server, or remove it if it is gone",
+			starling.ErrConflict, ErrServerTooOld, cmds[i].Type, needs, lowest, level)
 	}
 	if out != nil {
 		complaint := fmt.Sprintf("%s %d", lowest, level)

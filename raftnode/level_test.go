@@ -51,7 +51,7 @@ func TestNewCommandsWaitForTheLastServer(t *testing.T) {
 	eventually(t, "a server of level 1 is known", func() bool { return propose()[1].Err != nil })
 	before := len(l.fsm.all())
 	res := propose()
-	if err := res[1].Err; !errors.Is(err, starling.ErrConflict) || !strings.Contains(err.Error(), "server "+other.name) {
+	if err := res[1].Err; !errors.Is(err, starling.ErrConflict) || !errors.Is(err, ErrServerTooOld) || !strings.Contains(err.Error(), "server "+other.name) {
 		t.Errorf("refused without naming the server: %v", err)
 	}
 	if n := len(l.fsm.all()) - before; n != 2 {
