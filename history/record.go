@@ -123,6 +123,11 @@ func (r *Recorder) Operations(app string) []porcupine.Operation {
 			lost := p
 			lost.Output = Answer{Verdict: Done}
 			out = append(out, lost)
+		case a.Deployment != nil && (o.call.Kind == Submit || o.call.Kind == Rollback) && a.Deployment.Phase != starling.PhaseQueued:
+			// Servers tried twice: the first try made it, the second saw what had become of it.
+			first := p
+			first.Output = Answer{Verdict: Unknown}
+			out = append(out, first)
 		}
 		if o.call.Kind == Lease && a.Verdict == Done && a.Key != "" {
 			holds[w] = ours
@@ -189,7 +194,7 @@ func stuck(ops []porcupine.Operation, info porcupine.LinearizationInfo) string {
 	}
 	fits := func(o porcupine.Operation) bool {
 		return slices.ContainsFunc(longest, func(l porcupine.Operation) bool {
-			return l.ClientId == o.ClientId && l.Call == o.Call && l.Return == o.Return
+			return l.ClientId == o.ClientId && l.Call == o.Call && l.Return == o.Return && describe(l.Input, l.Output) == describe(o.Input, o.Output)
 		})
 	}
 	rest := slices.DeleteFunc(slices.Clone(ops), fits)
