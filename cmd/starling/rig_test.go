@@ -320,7 +320,7 @@ func (r *rig) agent(name string, roles ...starling.Role) *rpc.Client {
 			defer cancel()
 			c, err := endpoint.Dial(ctx, addr, transport.KindControl)
 			if err != nil {
-				return nil, errors.Join(errUndelivered, &net.OpError{Op: "dial", Net: "quic", Err: err})
+				return nil, errors.Join(errUndelivered, err) // no OpError: the request may have gone on to another server
 			}
 			return c, nil
 		},
