@@ -79,7 +79,9 @@ func (s *Succession) Heard(v raftfsm.View, region string, st *rpc.Standing, now 
 	if st == nil {
 		st = &rpc.Standing{Claims: []starling.Claim{{Line: region, Epoch: 1}}}
 	}
-	s.stamps[region] = st.Stamp
+	if had := s.stamps[region]; had.Term != st.Stamp.Term || had.MS < st.Stamp.MS {
+		s.stamps[region] = st.Stamp
+	}
 	for _, c := range st.Claims[:min(len(st.Claims), maxRegions)] {
 		if c.Epoch >= s.floor(v, c.Line) {
 			s.lines[c.Line] = now
@@ -105,8 +107,8 @@ func (s *Succession) Echo(v raftfsm.View, region string) *rpc.Echo {
 func (s *Succession) Echoed(region string, e *rpc.Echo, index uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.cursors[region] = index
-	if e != nil && e.Stamp.Term == s.term {
+	s.cursors[region] = max(index, s.cursors[region])
+	if had, ok := s.echoes[region]; e != nil && e.Stamp.Term == s.term && (!ok || e.Stamp.MS >= had.Stamp.MS) {
 		s.echoes[region] = *e
 	}
 }
