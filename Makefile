@@ -4,7 +4,7 @@ export GOFLAGS
 VERSION  := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  := -X main.version=$(VERSION)
 
-.PHONY: histories build test demo bench chaos chaos-short lint fuzz soak clean tools
+.PHONY: histories build test demo bench chaos chaos-short lint fuzz model soak clean tools
 
 build:
 	go build -trimpath -ldflags "$(LDFLAGS)" -o bin/ ./cmd/...
@@ -47,6 +47,11 @@ lint:
 FUZZTIME ?= 5000x
 fuzz:
 	packaging/fuzz.sh $(FUZZTIME)
+
+# All that can become of three regions and a lost one, within bounds, and many schedules of their elections.
+model:
+	STARLING_MODEL_STATES=1000000 go test ./raftfsm -run TestTakeoverModel -v -count=1 -timeout 0
+	STARLING_SEEDS=500 go test ./control -run TestSuccession -v -count=1 -timeout 0
 
 # Schedules of the simulated control plane, from a seed of the clock on (FIRST=n: from there); any that fails is
 # played again by go test ./sim/plane -run TestPlane -seed N.

@@ -203,7 +203,13 @@ func (t *term) proposeLeases(ctx context.Context, batch []*LeaseAsk) ([]raftfsm.
 	if err != nil {
 		return nil, err
 	}
+	if err := t.Supported(t.s.cfg.FSM.View(), t.now()); err != nil {
+		return nil, fmt.Errorf("lease: %w", err)
+	}
 	results, err := t.s.commit(ctx, cmds...)
+	if err == nil {
+		err = t.Supported(t.s.cfg.FSM.View(), t.now()) // committing may have taken long
+	}
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return nil, fmt.Errorf("lease: %w", errors.Join(starling.ErrNotLeader, err))

@@ -67,6 +67,8 @@ type Size struct {
 
 	Together bool // every server is a cache as well
 	CapMbit  int  // upload and download limit of each cache and machine; 0: none
+
+	TakeoverAfter string // of each server; empty: off
 }
 
 // Client returns a client of a server's API.
@@ -341,7 +343,11 @@ func (w *World) configFor(p *Proc, gossipKey string, size Size) []byte {
 	line("tls {\n  ca = \"ca.pem\"\n  cert = \"node.pem\"\n  key = \"node-key.pem\"\n}")
 	switch p.Role {
 	case starling.RoleServer:
-		line("server {\n  enabled = true\n  bootstrap_expect = %d\n  autopilot {\n    server_stabilization_time = \"1s\"\n  }\n}", size.Servers)
+		takeover := ""
+		if size.TakeoverAfter != "" {
+			takeover = fmt.Sprintf("  takeover_after = %q\n", size.TakeoverAfter)
+		}
+		line("server {\n  enabled = true\n  bootstrap_expect = %d\n%s  autopilot {\n    server_stabilization_time = \"1s\"\n  }\n}", size.Servers, takeover)
 		if size.Together {
 			line("cache {\n  enabled = true\n  max_bytes = \"20GiB\"\n}")
 		}
