@@ -28,7 +28,8 @@ type confirmation struct {
 // Raft's VerifyLeader proves less: hashicorp/raft counts the answers to heartbeats that were
 // sent before the question, which a server that was frozen finds in its socket when it wakes.
 func (s *Server) Confirm(ctx context.Context) error {
-	if t, _ := s.leading(); t == nil {
+	t, _ := s.leading()
+	if t == nil {
 		return fmt.Errorf("confirm: %s: %w", s.cfg.Name, starling.ErrNotLeader)
 	}
 	c := s.confirms.join()
@@ -39,7 +40,10 @@ func (s *Server) Confirm(ctx context.Context) error {
 			// For the others' sake it is seen through even if this caller goes away.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), barrierWithin)
 			defer cancel()
-			return s.cfg.Raft.Barrier(ctx)
+			if err := s.cfg.Raft.Barrier(ctx); err != nil {
+				return err
+			}
+			return t.Supported(s.cfg.FSM.View(), t.now()) // otherwise another region may be the home
 		})
 	case <-c.done:
 	case <-ctx.Done():
