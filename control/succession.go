@@ -37,15 +37,15 @@ type Succession struct {
 	since time.Time
 
 	mu       sync.Mutex
-	lines    map[string]time.Time // when a line was last claimed with a right to it
-	answered map[string]time.Time // when a region last answered
-	stamps   map[string]rpc.Stamp // the newest of each region
-	echoes   map[string]rpc.Echo  // the newest of each region
-	promised map[string]promise   // votes that are committed or on their way, by line
-	backed   time.Time            // when a majority last let this region act
-	retry    map[string]time.Time // when to campaign for a line again
-	tries    map[string]int       // campaigns for a line that failed
-	cursors  map[string]uint64    // how much of this region's log each region has seen
+	lines    map[[2]string]time.Time // when a line was last claimed with a right to it, by line and region
+	answered map[string]time.Time    // when a region last answered
+	stamps   map[string]rpc.Stamp    // the newest of each region
+	echoes   map[string]rpc.Echo     // the newest of each region
+	promised map[string]promise      // votes that are committed or on their way, by line
+	backed   time.Time               // when a majority last let this region act
+	retry    map[string]time.Time    // when to campaign for a line again
+	tries    map[string]int          // campaigns for a line that failed
+	cursors  map[string]uint64       // how much of this region's log each region has seen
 }
 
 // promise is a vote of this term.
@@ -60,7 +60,7 @@ type promise struct {
 func NewSuccession(self, term string, after time.Duration, since time.Time) *Succession {
 	return &Succession{
 		self: self, term: term, after: after, since: since, backed: since,
-		lines: map[string]time.Time{}, answered: map[string]time.Time{}, stamps: map[string]rpc.Stamp{}, echoes: map[string]rpc.Echo{},
+		lines: map[[2]string]time.Time{}, answered: map[string]time.Time{}, stamps: map[string]rpc.Stamp{}, echoes: map[string]rpc.Echo{},
 		promised: map[string]promise{}, retry: map[string]time.Time{}, tries: map[string]int{}, cursors: map[string]uint64{},
 	}
 }
@@ -84,7 +84,7 @@ func (s *Succession) Heard(v raftfsm.View, region string, st *rpc.Standing, now 
 	}
 	for _, c := range st.Claims[:min(len(st.Claims), maxRegions)] {
 		if c.Epoch >= s.floor(v, c.Line) {
-			s.lines[c.Line] = now
+			s.lines[[2]string{c.Line, region}] = now
 		}
 	}
 }
@@ -195,7 +195,11 @@ func (s *Succession) lastClaimed(v raftfsm.View, line, candidate string) time.Ti
 			last = at
 		}
 	}
-	later(s.lines[line])
+	for _, region := range v.KnownRegions() {
+		if region != candidate { // nobody is in its own way
+			later(s.lines[[2]string{line, region}])
+		}
+	}
 	if _, ours := claimOf(v, line); ours {
 		later(s.backed)
 	}
@@ -262,10 +266,19 @@ func (s *Succession) told(line string) uint64 {
 	return epoch
 }
 
+// holder returns who has the apps of a line, as far as is known here. A region that was
+// taken over claims its line again for what is new there; what was taken it does not have.
+func holder(v raftfsm.View, line string) string {
+	if tk, ok := v.Takeover(line); ok {
+		return tk.To
+	}
+	return line
+}
+
 // claimOf returns this region's claim to a line, if it makes one.
 func claimOf(v raftfsm.View, line string) (starling.Claim, bool) {
 	for _, c := range v.Claims() {
-		if c.Line == line {
+		if c.Line == line && holder(v, line) == v.Region() {
 			return c, true
 		}
 	}

@@ -462,4 +462,18 @@ func TestSuccessionByHand(t *testing.T) {
 	if a.acts() || a.view().hosts() {
 		t.Error("a is the home again")
 	}
+
+	// The home that took over is lost in its turn: what it had taken goes on elsewhere.
+	i := slices.IndexFunc(p.regions, func(r *player) bool { return r.acts() })
+	for _, x := range p.regions {
+		p.cut[[2]int{i, x.i}], p.cut[[2]int{x.i, i}] = true, true
+	}
+	p.run(5 * playAfter)
+	again := slices.IndexFunc(p.regions, func(r *player) bool { return r.acts() })
+	if again < 0 || again == i {
+		t.Fatalf("after %s was lost, too, the home that acts is %d", p.regions[i].name, again)
+	}
+	p.heal()
+	p.run(time.Minute)
+	p.settled()
 }

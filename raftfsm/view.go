@@ -19,6 +19,9 @@ type View struct {
 	meta meta
 }
 
+// Region returns the region whose state this is.
+func (v View) Region() string { return v.region }
+
 // Index returns the Raft index of the last entry applied to this state.
 func (v View) Index() uint64 { return v.meta.Index }
 
