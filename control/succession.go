@@ -120,8 +120,11 @@ func (s *Succession) floor(v raftfsm.View, line string) uint64 {
 
 // Supported returns why this region may not act as a home now, nil if it may.
 func (s *Succession) Supported(v raftfsm.View, now time.Time) error {
+	if s.after == 0 {
+		return nil
+	}
 	known := v.KnownRegions()
-	if s.after == 0 || len(known) < minVoters {
+	if len(known) < minVoters {
 		return nil
 	}
 	s.mu.Lock()

@@ -23,7 +23,7 @@ import (
 // own. At no moment may two regions act as the home of one app; and when all is well
 // again, one does. STARLING_SEEDS sets how many schedules are played.
 func TestSuccession(t *testing.T) {
-	seeds := 4
+	seeds := 2
 	if n, err := strconv.Atoi(os.Getenv("STARLING_SEEDS")); err == nil {
 		seeds = n
 	}
