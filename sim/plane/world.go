@@ -118,6 +118,9 @@ func (w *world) run() {
 		w.stats.Events++
 		w.hash(uint64(e.at), e.seq)
 		e.do()
+		if w.stats.Events > maxEvents {
+			w.fail("%d events and no end", maxEvents)
+		}
 		if w.now > w.plan.active+settlesWithin && w.going == 0 && w.settled() {
 			break
 		}
@@ -127,6 +130,8 @@ func (w *world) run() {
 	}
 	w.stats.Virtual = w.now
 }
+
+const maxEvents = 5_000_000 // of a schedule; most have some ten thousand
 
 const settlesWithin = 30 * time.Second // after the faults the rest has happened
 
