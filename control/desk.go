@@ -211,7 +211,7 @@ func (t *term) proposeLeases(ctx context.Context, batch []*LeaseAsk) ([]raftfsm.
 		err = t.Supported(t.s.cfg.FSM.View(), t.now()) // committing may have taken long
 	}
 	switch {
-	case err != nil && ctx.Err() != nil:
+	case err != nil && ctx.Err() != nil && !errors.Is(err, starling.ErrOutcomeUnknown):
 		return nil, fmt.Errorf("lease: %w", errors.Join(starling.ErrNotLeader, err))
 	case err != nil:
 		return nil, fmt.Errorf("lease: %w", err)

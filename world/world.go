@@ -41,6 +41,7 @@ type World struct {
 	ca    *pki.CA
 	spawn chan func()    // run by one locked thread, so that Pdeathsig is ours for life
 	alive sync.WaitGroup // one for each running process
+	ports ports          // none where processes have hosts of their own
 }
 
 // Proc is one process of a world. Its ports stay the same over restarts.
@@ -143,10 +144,12 @@ func New(bin, dir string, size Size, hosts ...Host) (*World, error) {
 	}
 	if len(hosts) > 0 {
 		w.settle(hosts)
-	} else if err := assignPorts(w.Procs); err != nil {
+	} else if err := w.assignPorts(w.Procs); err != nil {
+		w.ports.release()
 		return nil, err
 	}
 	if err := w.writeFiles(); err != nil {
+		w.ports.release()
 		return nil, err
 	}
 	go w.spawner()
@@ -193,31 +196,22 @@ func (w *World) settle(hosts []Host) {
 	}
 }
 
-// assignPorts finds free loopback ports by holding all of them at once.
-func assignPorts(procs []*Proc) error {
-	var held []net.Listener
-	defer func() {
-		for _, l := range held {
-			l.Close()
-		}
-	}()
-	port := func() (string, error) {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return "", fmt.Errorf("free ports: %w", err)
-		}
-		held = append(held, l)
-		return l.Addr().String(), nil
-	}
+// assignPorts gives processes loopback ports of their own, for the world's life.
+func (w *World) assignPorts(procs []*Proc) error {
 	for _, p := range procs {
-		var app string
+		var app int
 		var err error
-		for _, to := range []*string{&p.HTTP, &p.gossip, &p.quic, &app} {
-			if *to, err = port(); err != nil {
+		for _, to := range []*string{&p.HTTP, &p.gossip, &p.quic} {
+			var port int
+			if port, err = w.ports.take(); err != nil {
 				return err
 			}
+			*to = loopback(port)
 		}
-		p.AppPort, p.host.IP = portOf(app), "127.0.0.1"
+		if app, err = w.ports.take(); err != nil {
+			return err
+		}
+		p.AppPort, p.host.IP = app, "127.0.0.1"
 	}
 	return nil
 }
@@ -228,10 +222,9 @@ func gossipKey() string {
 	return base64.StdEncoding.EncodeToString(key)
 }
 
-func portOf(addr string) int {
-	_, port, _ := net.SplitHostPort(addr)
-	n, _ := strconv.Atoi(port) // our own listener's address: always a number
-	return n
+func portOf(addr string) string {
+	_, port, _ := net.SplitHostPort(addr) // of settle or loopback: always has one
+	return port
 }
 
 func (w *World) writeFiles() error {
@@ -293,7 +286,7 @@ func (w *World) Forget(p *Proc) {
 func (w *World) AddServer(region, name string) (*Proc, error) {
 	w.add(region, name, starling.RoleServer)
 	p := w.Procs[len(w.Procs)-1]
-	if err := assignPorts([]*Proc{p}); err != nil {
+	if err := w.assignPorts([]*Proc{p}); err != nil {
 		return nil, err
 	}
 	if err := w.certify(p); err != nil {
@@ -337,7 +330,7 @@ func (w *World) configFor(p *Proc, gossipKey string, size Size) []byte {
 		}
 		line("}")
 	}
-	line("ports {\n  http = %d\n  quic = %d\n  gossip = %d\n}", portOf(p.HTTP), portOf(p.quic), portOf(p.gossip))
+	line("ports {\n  http = %s\n  quic = %s\n  gossip = %s\n}", portOf(p.HTTP), portOf(p.quic), portOf(p.gossip))
 	line("http {\n  bind = \"127.0.0.1\"\n  tls = false\n  acl = false\n}")
 	line("gossip {\n  key = %q\n}", gossipKey)
 	line("tls {\n  ca = \"ca.pem\"\n  cert = \"node.pem\"\n  key = \"node-key.pem\"\n}")
@@ -473,6 +466,7 @@ func (w *World) Close() error {
 	stopping.Wait()
 	w.alive.Wait()
 	close(w.spawn)
+	w.ports.release()
 	return errors.Join(errs...)
 }
 
