@@ -224,7 +224,7 @@ func verdictOf(err error) (Verdict, bool) {
 		return Fenced, true
 	case errors.Is(err, starling.ErrConflict):
 		return Refused, true
-	case errors.As(err, &dial) && dial.Op == "dial":
+	case errors.As(err, &dial) && dial.Op == "dial", errors.Is(err, starling.ErrNotLeader):
 		return Unknown, false
 	}
 	return Unknown, true

@@ -81,7 +81,7 @@ func judge(t *testing.T, load *history.Load, seed uint64, span time.Duration, fa
 	calls, unknown := load.Record.Count()
 	begun := time.Now()
 	judged, err := load.Record.Check(load.Apps, judgeWithin, historyDir(t))
-	if err != nil {
+	if err != nil || judged == 0 {
 		t.Errorf("seed %d: %d of %d apps judged: %v", seed, judged, len(load.Apps), err)
 	}
 	t.Logf("seed %d: %d calls, %d with an unknown outcome; %d of %d apps judged in %s",
