@@ -102,6 +102,10 @@ func (s *Server) submit(ctx context.Context, actor string, sub raftfsm.Submit) (
 	if err != nil {
 		return nil, false, err
 	}
+	if res.Archived != nil {
+		d, err := submittedLongAgo(*res.Archived, sub.IdempotencyKey)
+		return d, false, err
+	}
 	if res.Deployment == nil {
 		return nil, false, errors.New("submit: the state machine gave no deployment")
 	}

@@ -24,7 +24,7 @@ type History struct {
 	// long as Keep says.
 	MaxAge time.Duration
 	// Recent is how many of them stay as records, the others go into the archive; default
-	// and maximum MaxHistoryRecent. A retry with an idempotency key is recognized among these.
+	// and maximum MaxHistoryRecent. In both a retry finds its deployment by its idempotency key.
 	Recent int
 }
 
@@ -242,6 +242,20 @@ func (s *Server) deployment(v raftfsm.View, id string) (*starling.Deployment, bo
 		return nil, false
 	}
 	return ds[0], true
+}
+
+// submittedLongAgo unpacks the deployment that the archive has for an idempotency key.
+// Nothing is deployed for that key while it cannot be read.
+func submittedLongAgo(l raftfsm.Listed, idempotencyKey string) (*starling.Deployment, error) {
+	ds, err := records([]raftfsm.Listed{l})
+	if err != nil {
+		// Not as ErrCorrupt: that would tell the client to send better bytes.
+		return nil, fmt.Errorf("submit: deployment %s has this idempotency key and cannot be read: %v", l.Head.ID, err)
+	}
+	if d := ds[0]; d.IdempotencyKey == idempotencyKey {
+		return d, nil
+	}
+	return nil, fmt.Errorf("%w: this idempotency key has the same hash as that of deployment %s: use another", starling.ErrConflict, l.Head.ID)
 }
 
 // Deployments implements httpapi.Deployments.

@@ -14,8 +14,8 @@ import (
 	"github.com/starlingdeploy/starling/raftfsm"
 )
 
-// past submits and cancels deployments of two apps in turn and returns their records as
-// JSON, newest first.
+// past submits and cancels deployments of two apps in turn, with their IDs as idempotency
+// keys, and returns their records as JSON, newest first.
 func (b *bench) past(n int) (ids []string, records map[string]string) {
 	b.t.Helper()
 	one, two := b.server.cfg.Region+"-one", b.server.cfg.Region+"-two"
@@ -25,8 +25,9 @@ func (b *bench) past(n int) (ids []string, records map[string]string) {
 	records = map[string]string{}
 	for i := range n {
 		b.clock.advance(time.Minute)
-		d := b.submit(fmt.Sprintf("%s-%d", b.server.cfg.Region, i), []string{one, two, two}[i%3], art)
-		d = b.must(raftfsm.TypeFinish, raftfsm.Finish{ID: d.ID, Phase: starling.PhaseCancelled, Reason: fmt.Sprint("enough of ", i)}).Deployment
+		id := fmt.Sprintf("%s-%d", b.server.cfg.Region, i)
+		b.must(raftfsm.TypeSubmit, raftfsm.Submit{ID: id, App: []string{one, two, two}[i%3], Artifact: art, IdempotencyKey: id})
+		d := b.must(raftfsm.TypeFinish, raftfsm.Finish{ID: id, Phase: starling.PhaseCancelled, Reason: fmt.Sprint("enough of ", i)}).Deployment
 		ids = append([]string{d.ID}, ids...)
 		records[d.ID] = text(b.t, d)
 	}
@@ -197,6 +198,12 @@ func TestCopiesAreArchivedToo(t *testing.T) {
 			if d, ok := b.server.Deployment(id); !ok || d.Home != "west" {
 				t.Errorf("%s: %+v", id, d)
 			}
+			// And a retry that had been meant for the old home finds it.
+			app := map[string]string{"west-0": "west-one", "west-1399": "west-two"}[id]
+			d, created, err := b.server.Submit(t.Context(), "ann", starling.Submission{App: app, SHA: strings.Repeat("a", 40), IdempotencyKey: id})
+			if err != nil || created || d.ID != id {
+				t.Errorf("the retry of %s: %+v, created %v, %v", id, d, created, err)
+			}
 		}
 	}()
 	lead := b.elect()
@@ -215,6 +222,69 @@ func TestCopiesAreArchivedToo(t *testing.T) {
 	b.must(raftfsm.TypeMirror, raftfsm.Mirror{Batch: again})
 	if h := b.fsm.View().HistoryOf("west"); h.Ended+h.Archived != 1_400 {
 		t.Errorf("sent again: %+v", h)
+	}
+}
+
+// A retry gets the deployment it made, also out of the archive, for as long as that is there.
+func TestARetryOfWhatIsArchived(t *testing.T) {
+	b := newBench(t, "east", func(c *Config) { c.History.Recent = 100 })
+	lead := b.elect()
+	ids, want := b.past(600)
+	b.tidy(lead)
+	submit := func(app, key string) (*starling.Deployment, bool, error) {
+		return b.server.Submit(t.Context(), "ann", starling.Submission{App: app, SHA: strings.Repeat("a", 40), IdempotencyKey: key})
+	}
+	apps := []string{"east-one", "east-two", "east-two"}
+	for _, when := range []string{"archived", "restored"} {
+		for i, id := range ids {
+			app := apps[(len(ids)-1-i)%3]
+			d, created, err := submit(app, id)
+			if err != nil || created || text(t, d) != want[id] {
+				t.Fatalf("%s: the retry of %s: %+v, created %v, %v", when, id, d, created, err)
+			}
+		}
+		if d, created, err := b.server.Rollback(t.Context(), "ann", "east-one", 0, "east-0"); err != nil || created || d.ID != "east-0" {
+			t.Errorf("%s: a rollback with that key: %+v, created %v, %v", when, d, created, err)
+		}
+		var snap bytes.Buffer
+		if err := errors.Join(b.fsm.View().WriteSnapshot(&snap), b.fsm.Restore(io.NopCloser(&snap))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d, created, err := submit("east-two", "east-0"); err != nil || !created {
+		t.Errorf("the same key for another app: %+v, created %v, %v", d, created, err)
+	}
+	lead.s.cfg.History.Keep = 200
+	b.tidy(lead)
+	if _, ok := b.server.Deployment("east-0"); ok {
+		t.Fatal("the oldest is still there")
+	}
+	if d, created, err := submit("east-one", "east-0"); err != nil || !created {
+		t.Errorf("the key of what was dropped: %+v, created %v, %v", d, created, err)
+	}
+}
+
+// A retry whose deployment cannot be read is refused rather than deployed again.
+func TestARetryOfWhatCannotBeRead(t *testing.T) {
+	b := newBench(t, "east", func(c *Config) { c.History.Recent = 10 })
+	b.elect()
+	b.past(300)
+	p, err := pack("east", b.fsm.View().Archivable("east", 10))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Data = p.Data[:len(p.Data)/2]
+	b.must(raftfsm.TypeHistoryArchive, p)
+	sub := starling.Submission{App: "east-one", SHA: strings.Repeat("a", 40), IdempotencyKey: "east-255"}
+	if d, _, err := b.server.Submit(t.Context(), "ann", sub); err == nil || errors.Is(err, starling.ErrCorrupt) {
+		t.Errorf("a segment that is cut off: %+v, %v", d, err)
+	}
+	l, _ := b.fsm.View().Archived("east-0")
+	if d, err := submittedLongAgo(l, "another key with its hash"); !errors.Is(err, starling.ErrConflict) {
+		t.Errorf("another key: %+v, %v", d, err)
+	}
+	if n := len(b.fsm.View().Active()); n != 0 {
+		t.Errorf("%d new deployments", n)
 	}
 }
 

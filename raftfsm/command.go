@@ -91,7 +91,7 @@ type AppApply struct {
 // Submit queues a deployment of exactly one of SHA (the app needs a build), Artifact
 // (must be known) and Rollback. If the app has had a submission with the same
 // non-empty IdempotencyKey, that deployment is the result and nothing changes, for as
-// long as it is kept.
+// long as it is kept, be it in the archive.
 //
 // With Rollback, SHA, Artifact and deploy spec are those of the release RollbackTo (0:
 // the newest one whose artifact is not the goal's), the priority is the highest, and
@@ -100,7 +100,7 @@ type AppApply struct {
 // artifact waits for a Start, one without for a JobLease.
 //
 // Regions lists every region that takes part, this one is added; the app's deadline is
-// added to At. Result: Deployment, Created.
+// added to At. Result: Deployment or Archived, Created.
 type Submit struct {
 	ID             string          `json:"id"`
 	App            string          `json:"app"`
@@ -319,6 +319,7 @@ type Result struct {
 	Err        error
 	App        *starling.App
 	Deployment *starling.Deployment
+	Archived   *Listed // of a Submit, in place of Deployment, if that is in the archive
 	Artifact   *starling.Artifact
 	Token      *starling.Token
 	Takeover   *starling.Takeover

@@ -16,8 +16,10 @@ func (t *tx) submit(p *Submit) (Result, error) {
 		return Result{}, err
 	}
 	if p.IdempotencyKey != "" {
-		if d := t.submitted(p.App, p.IdempotencyKey); d != nil {
-			return Result{Deployment: d}, nil
+		if l, ok := t.submitted(p.App, p.IdempotencyKey); ok && l.Deployment == nil {
+			return Result{Archived: &l}, nil
+		} else if ok {
+			return Result{Deployment: l.Deployment}, nil
 		}
 	}
 	if r := t.deployment(p.ID); r != nil {
@@ -53,18 +55,6 @@ func (t *tx) submit(p *Submit) (Result, error) {
 	t.emitFor(EventDeploymentQueued, d, "")
 	t.pruneEnded(t.region)
 	return Result{Deployment: d, Created: true}, nil
-}
-
-// submitted returns the deployment that a key stands for, nil if there is none. Where a
-// region that was taken over had one that nobody else saw, the new home's counts.
-func (r reader) submitted(app, idempotencyKey string) *starling.Deployment {
-	var found *starling.Deployment
-	for d := range scan[starling.Deployment](r, tableDeployments, byKey, newKey().str(app).str(idempotencyKey)) {
-		if found == nil || d.rec.CurrentEpoch() > found.CurrentEpoch() {
-			found = d.rec
-		}
-	}
-	return found
 }
 
 func (p *Submit) check() error {

@@ -52,6 +52,9 @@ type Head struct {
 	At   int64  `json:"at"` // of its creation, Unix microseconds
 	Seq  uint64 `json:"seq"`
 	Line int    `json:"line"` // its place in Data
+	// Key is keyHash of its idempotency key, Epoch its own.
+	Key   uint64 `json:"key,omitempty"`
+	Epoch uint64 `json:"epoch,omitempty"`
 }
 
 // Listed is a deployment of a list: the record itself, or where it is in the archive.
@@ -80,11 +83,15 @@ func (t *tx) historyArchive(p *HistoryArchive) (Result, error) {
 		if r == nil || r.rec.Home != p.Home || !r.rec.Phase.Terminal() {
 			return Result{}, fmt.Errorf("%w: %.80q is no ended deployment of %s", starling.ErrConflict, id, p.Home)
 		}
-		s.Heads = append(s.Heads, Head{ID: id, App: r.rec.App, At: r.rec.CreatedAt.UnixMicro(), Seq: r.seq, Line: i})
+		s.Heads = append(s.Heads, Head{
+			ID: id, App: r.rec.App, At: r.rec.CreatedAt.UnixMicro(), Seq: r.seq, Line: i,
+			Key: keyHash(r.rec.App, r.rec.IdempotencyKey), Epoch: r.rec.Epoch,
+		})
 		drop(t, tableDeployments, r)
 	}
 	slices.SortFunc(s.Heads, func(a, b Head) int { return a.age().compare(b.age()) })
 	put(t, tableHistory, nil, &row[Segment]{rec: s})
+	t.keepKeys(s)
 	t.meta.Archived += int64(len(p.Data))
 	t.count(p.Home, func(h *home) {
 		h.Ended -= len(p.IDs)
@@ -106,6 +113,7 @@ func (t *tx) historyDrop(p *HistoryDrop) (Result, error) {
 	}
 	for _, r := range gone {
 		drop(t, tableHistory, r)
+		t.forgetKeys(r.rec)
 		t.meta.Archived -= int64(len(r.rec.Data))
 		t.count(p.Home, func(h *home) { h.Archived -= len(r.rec.Heads) })
 	}

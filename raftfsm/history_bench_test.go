@@ -109,7 +109,7 @@ func history(t testing.TB, past []pastOf) []byte {
 			for i := from; i < min(from+MaxSegmentDeployments, p.ended-p.records); i++ {
 				d := ended(s.Home, i)
 				seq++
-				s.Heads = append(s.Heads, Head{ID: d.ID, App: d.App, At: d.CreatedAt.UnixMicro(), Seq: seq, Line: i - from})
+				s.Heads = append(s.Heads, Head{ID: d.ID, App: d.App, At: d.CreatedAt.UnixMicro(), Seq: seq, Line: i - from, Key: keyHash(d.App, d.IdempotencyKey)})
 				ds = append(ds, d)
 			}
 			s.Data = packed(t, ds)
@@ -233,6 +233,7 @@ func BenchmarkHistory(b *testing.B) {
 					"list-us":   func() { m.view.History(starling.DeploymentFilter{Limit: 100}) },
 					"app-us":    func() { m.view.History(starling.DeploymentFilter{App: "region-0-app-7", Limit: 100}) },
 					"find-us":   func() { m.view.Archived("d-none") },
+					"key-us":    func() { m.view.submitted("region-0-app-7", "none") },
 				} {
 					begin := time.Now()
 					for range 10 {

@@ -3,6 +3,8 @@ package raftfsm
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -132,5 +134,96 @@ func TestWhatIsNotArchivedYetStays(t *testing.T) {
 	l.ended(15, 30)
 	if n := l.View().HistoryOf("east").Ended; n < 19 || n > 21 {
 		t.Errorf("%d records with archives in use, want twice as many", n)
+	}
+}
+
+// A key stands for its deployment wherever that is kept, and for nothing once it is dropped:
+// played against a map, with snapshots between.
+func TestArchivedKeysAgainstAModel(t *testing.T) {
+	l := newLedger(t)
+	rnd := rand.New(rand.NewPCG(4, 2))
+	kept := map[string]string{} // deployment by key
+	var records []string        // ended, not archived
+	archived := map[uint64][]string{}
+	check := func(round int) {
+		t.Helper()
+		for i := range 40 {
+			key := fmt.Sprint("k", i)
+			got, ok := l.View().submitted("a", key)
+			if want := kept[key]; ok != (want != "") || ok && got.id() != want {
+				t.Fatalf("round %d: %s stands for %+v, want %q", round, key, got, want)
+			}
+			if got, ok := l.View().submitted("b", key); ok {
+				t.Fatalf("round %d: %s of another app stands for %+v", round, key, got)
+			}
+		}
+	}
+	for round := range 400 {
+		switch rnd.IntN(8) {
+		default:
+			id, key := fmt.Sprint("d", round), []string{"", fmt.Sprint("k", rnd.IntN(40))}[min(1, rnd.IntN(5))]
+			r := l.must(TypeSubmit, Submit{ID: id, App: "a", SHA: strings.Repeat("a", 40), IdempotencyKey: key})
+			if had := kept[key]; r.Created != (had == "") || r.Archived == nil != (r.Deployment != nil) || r.Archived != nil && r.Archived.id() != had {
+				t.Fatalf("round %d: %q, which stands for %q: %+v", round, key, had, r)
+			}
+			if r.Created {
+				l.must(TypeFinish, Finish{ID: id, Phase: starling.PhaseCancelled})
+				if records = append(records, id); key != "" {
+					kept[key] = id
+				}
+			}
+		case 0:
+			n := min(len(records), 1+rnd.IntN(6))
+			if n == 0 {
+				continue
+			}
+			if l.apply(TypeHistoryArchive, HistoryArchive{Home: "east", IDs: append(slices.Clone(records[:n]), "none"), Data: []byte("x")}).Err == nil {
+				t.Fatal("archived what is not there")
+			}
+			l.must(TypeHistoryArchive, HistoryArchive{Home: "east", IDs: records[:n], Data: []byte("x")})
+			at, _ := l.View().Archived(records[0])
+			archived[at.Segment.Seq], records = records[:n], records[n:]
+		case 1:
+			if len(archived) < 5 {
+				continue
+			}
+			seqs := slices.Sorted(maps.Keys(archived))
+			l.must(TypeHistoryDrop, HistoryDrop{Home: "east", Through: seqs[1]})
+			for _, seq := range seqs[:2] {
+				maps.DeleteFunc(kept, func(_, id string) bool { return slices.Contains(archived[seq], id) })
+				delete(archived, seq)
+			}
+		case 2:
+			l.FSM = restored(t, l.FSM)
+		}
+		check(round)
+	}
+	if len(kept) < 10 || len(archived) < 2 {
+		t.Errorf("too little was kept to show anything: %d keys, %d segments", len(kept), len(archived))
+	}
+}
+
+// Where a key has two deployments, since the new home of an app had not seen that of the old
+// one, the new home's counts, in the archive as well.
+func TestAnArchivedKeyOfTwoHomes(t *testing.T) {
+	for _, first := range []string{"mine", "yours"} {
+		rs := regionsOf(t, "east", "west")
+		east, west := rs["east"], rs["west"]
+		east.history(1)
+		west.follow("east", east.fsm.View())
+		east.must(east.cmd(TypeSubmit, Submit{ID: "mine", App: "old", SHA: fmt.Sprintf("%040x", 2), IdempotencyKey: "k"}))
+		east.must(east.cmd(TypeFinish, Finish{ID: "mine", Phase: starling.PhaseCancelled}))
+		west.must(west.cmd(TypeTakeover, Takeover{From: "east", Epoch: west.fsm.View().NextEpoch("east")}))
+		west.must(west.cmd(TypeSubmit, Submit{ID: "yours", App: "old", SHA: fmt.Sprintf("%040x", 2), IdempotencyKey: "k"}))
+		west.must(west.cmd(TypeFinish, Finish{ID: "yours", Phase: starling.PhaseCancelled}))
+		west.follow("east", east.fsm.View())
+		homes := map[string]string{"mine": "east", "yours": "west"}
+		for _, id := range []string{first, map[string]string{"mine": "yours", "yours": "mine"}[first]} {
+			west.must(west.cmd(TypeHistoryArchive, HistoryArchive{Home: homes[id], IDs: []string{id}, Data: []byte("x")}))
+			l, ok := west.fsm.View().submitted("old", "k")
+			if !ok || l.id() != "yours" {
+				t.Errorf("with %s archived first, after %s the key stands for %+v", first, id, l)
+			}
+		}
 	}
 }

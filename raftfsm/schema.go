@@ -28,6 +28,7 @@ const (
 	tableBallots     = "ballots"
 	tableUnseen      = "unseen"
 	tableLanes       = "lanes" // derived from deployments, never in a snapshot
+	tableKeys        = "keys"  // derived from history, never in a snapshot
 )
 
 // The indexes.
@@ -210,6 +211,7 @@ func schema() map[string]*tableSchema {
 			byHash: func(r *row[starling.Token]) []byte { return digKey(r.rec.Hash) },
 		})
 	table(s, tableHistory, func(r *row[Segment]) []byte { return segmentKey(r.rec) }, nil)
+	table(s, tableKeys, func(r *row[bucket]) []byte { return bucketKey(r.rec.n) }, nil)
 	table(s, tableEvents, func(r *row[starling.Event]) []byte { return eventKey(position{r.rec.Index, r.rec.N}) }, nil)
 	table(s, tableTakeovers, func(r *row[starling.Takeover]) []byte { return takeoverKey(r.rec) },
 		map[string]index[starling.Takeover]{byMod: modKey[starling.Takeover]})

@@ -178,6 +178,7 @@ func readSnapshot(rd io.Reader, region string) (*database, meta, string, error) 
 		return nil, meta{}, "", err
 	}
 	t.rebuildLanes()
+	t.rebuildKeys()
 	if t.err != nil {
 		return nil, meta{}, "", t.err
 	}

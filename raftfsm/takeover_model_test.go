@@ -442,8 +442,8 @@ func (w *world) settle() {
 			}
 		}
 		// A retry finds the same deployment everywhere, and d1, which all had seen, is there.
-		if d := v.submitted("x", "k1"); d == nil || d.ID != "d1" {
-			w.fail("the key of d1 stands for %+v", d)
+		if l, _ := v.submitted("x", "k1"); l.Deployment == nil || l.Deployment.ID != "d1" {
+			w.fail("the key of d1 stands for %+v", l)
 		}
 	}
 }

@@ -154,7 +154,7 @@ func TestIdempotencyKeySurvivesATakeover(t *testing.T) {
 		if x, _ := d.fsm.View().Deployment("mine"); x == nil || x.Phase != starling.PhaseFailed {
 			t.Errorf("in %s mine is %+v", name, x)
 		}
-		if got := d.fsm.View().submitted("old", "k"); got == nil || got.ID != "yours" {
+		if got, ok := d.fsm.View().submitted("old", "k"); !ok || got.id() != "yours" {
 			t.Errorf("in %s the key stands for %+v", name, got)
 		}
 	}
