@@ -174,13 +174,21 @@ func (w *world) final() {
 }
 
 // finalOnce holds that no submission was deployed twice: where a region was lost with the
-// only record of it, that one has failed.
+// only record of it, that one has failed. Only where an operator has a region that lives
+// taken over, which goes on until it hears of it, may it have succeeded there as well; then
+// that region names it.
 func (w *world) finalOnce() {
 	v := w.regions[0].leader().fsm.View()
+	told := map[string]bool{}
+	for _, r := range w.regions {
+		for _, u := range r.leader().fsm.View().Unseen() {
+			told[u.ID] = told[u.ID] || w.plan.orders
+		}
+	}
 	for _, o := range w.acked {
 		var going []string
 		for _, f := range w.orders[o.actor()] {
-			if d, ok := v.Deployment(f.id); ok && d.Phase == starling.PhaseSucceeded {
+			if d, ok := v.Deployment(f.id); ok && d.Phase == starling.PhaseSucceeded && !told[f.id] {
 				going = append(going, f.id)
 			}
 		}
