@@ -121,8 +121,15 @@ func (l *lost) returns(home string) {
 	l.everywhere("hello", "v3")
 }
 
+// A region is lost for good, as far as the others know. The two worlds mostly wait, and do so together.
+func TestTakeover(t *testing.T) {
+	t.Run("ordered", orderedTakeover)
+	t.Run("voted", votedTakeover)
+}
+
 // An operator has another region take over; the one that was lost says what it had.
-func TestOrderedTakeover(t *testing.T) {
+func orderedTakeover(t *testing.T) {
+	t.Parallel()
 	l := aboutToBeLost(t, "")
 	if _, err := l.r2.TakeOver(t.Context(), "r1", false); !errors.Is(err, starling.ErrConflict) || !strings.Contains(err.Error(), "--force") {
 		t.Errorf("taking over a region that lives: %v", err)
@@ -186,7 +193,8 @@ func sendSignal(t *testing.T, p *world.Proc, sig syscall.Signal) {
 }
 
 // The regions that live vote, and one of them takes over.
-func TestVotedTakeover(t *testing.T) {
+func votedTakeover(t *testing.T) {
+	t.Parallel()
 	l := aboutToBeLost(t, "10s")
 	l.kill(l.server)
 	var home string
