@@ -74,6 +74,22 @@ func TestUpdateMovesOnlyWhatChangedAndRollbackNothing(t *testing.T) {
 	}
 }
 
+func TestMachineReportsToANewLeaderAtOnce(t *testing.T) {
+	t.Parallel()
+	r := newRegion(t)
+	r.startCache()
+	r.leader.elect("s1/1")
+	m := r.machine("m1")
+	r.leader.setGoal(goal(1, r.push(versionFiles("v1", "ok")), running(t)))
+	m.await(1, starling.MachineHealthy)
+	r.leader.elect("s2/2")
+	begun := time.Now()
+	m.await(1, starling.MachineHealthy)
+	if took := time.Since(begun); took > reportRefresh/2 {
+		t.Errorf("the new leader knew after %s", took)
+	}
+}
+
 func TestFailedActivationsGoBack(t *testing.T) {
 	t.Parallel()
 	hook := func(args ...string) func(*starling.Goal, string) {

@@ -15,8 +15,9 @@ import (
 // Leader is what a machine asks of the servers of its region; *rpc.Client is one.
 // It may be slow and may fail: the agent retries with back-off.
 type Leader interface {
-	// Goals returns the goals in force once they are newer than index, or after wait.
-	Goals(ctx context.Context, index uint64, wait time.Duration) (rpc.Goals, error)
+	// Goals returns the goals in force once they are newer than index or the leader is not
+	// the one that reign names, or after wait.
+	Goals(ctx context.Context, index uint64, reign string, wait time.Duration) (rpc.Goals, error)
 	// ReportMachine delivers reports, rpc.MaxReports at most.
 	ReportMachine(ctx context.Context, reports []starling.MachineReport) error
 }

@@ -20,10 +20,11 @@ const (
 // pollGoals asks the region's servers for goals until ctx ends.
 func (a *Agent) pollGoals(ctx context.Context) {
 	var index uint64
+	var reign string
 	var backoff time.Duration
 	for ctx.Err() == nil {
 		asked := time.Now()
-		goals, err := a.askGoals(ctx, index)
+		goals, err := a.askGoals(ctx, index, reign)
 		switch {
 		case err == nil:
 			if backoff > 0 {
@@ -34,6 +35,12 @@ func (a *Agent) pollGoals(ctx context.Context) {
 				backoff = goalsBackoffMin // the server does not wait: spare it
 			}
 			index = goals.Index
+			if goals.Reign != "" && goals.Reign != reign {
+				if reign != "" {
+					a.reports.recall()
+				}
+				reign = goals.Reign
+			}
 			a.run.post(goalsLearned{a: a, goals: goals.Goals})
 		case ctx.Err() != nil:
 			return
@@ -51,10 +58,10 @@ func (a *Agent) pollGoals(ctx context.Context) {
 	}
 }
 
-func (a *Agent) askGoals(ctx context.Context, index uint64) (rpc.Goals, error) {
+func (a *Agent) askGoals(ctx context.Context, index uint64, reign string) (rpc.Goals, error) {
 	ctx, cancel := context.WithTimeout(ctx, goalsWait+reportTimeout)
 	defer cancel()
-	return a.conf.Leader.Goals(ctx, index, goalsWait)
+	return a.conf.Leader.Goals(ctx, index, reign, goalsWait)
 }
 
 // goalsLearned brings the region's goals.

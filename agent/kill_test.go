@@ -130,7 +130,7 @@ func (o *outside) app(parts ...string) string {
 // fileLeader reads goals from a file and appends reports to another.
 type fileLeader struct{ goals, reports string }
 
-func (l fileLeader) Goals(ctx context.Context, index uint64, wait time.Duration) (rpc.Goals, error) {
+func (l fileLeader) Goals(ctx context.Context, index uint64, _ string, wait time.Duration) (rpc.Goals, error) {
 	deadline := time.Now().Add(wait)
 	for {
 		var g rpc.Goals

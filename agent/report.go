@@ -17,7 +17,8 @@ import (
 const (
 	reportCoalesce   = 100 * time.Millisecond // after a change of state
 	reportProgress   = time.Second            // while only numbers change
-	reportRefresh    = 15 * time.Second       // of everything, for a new leader
+	reportRefresh    = 15 * time.Second       // of everything, in case a leader lost it
+	reportSpread     = time.Second            // over which a fleet reports to a new leader
 	reportTimeout    = 10 * time.Second
 	reportBackoffMin = 250 * time.Millisecond
 	reportBackoffMax = 15 * time.Second
@@ -30,9 +31,10 @@ type reporter struct {
 	leader Leader
 	log    *slog.Logger
 
-	mu    sync.Mutex
-	apps  map[string]*reported
-	nudge chan struct{} // room for one
+	mu       sync.Mutex
+	apps     map[string]*reported
+	recalled time.Time     // when a new leader is to be told everything; zero: it has been
+	nudge    chan struct{} // room for one
 }
 
 type reported struct {
@@ -68,6 +70,17 @@ func (r *reporter) put(m starling.MachineReport) {
 	}
 }
 
+// recall has everything reported soon: there is a new leader, which knows nothing.
+func (r *reporter) recall() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.recalled = time.Now().Add(rand.N(reportSpread))
+	select {
+	case r.nudge <- struct{}{}:
+	default:
+	}
+}
+
 // drop forgets an app.
 func (r *reporter) drop(app string) {
 	r.mu.Lock()
@@ -80,18 +93,20 @@ func sameState(a, b *starling.MachineReport) bool {
 		slices.Equal(a.Kept, b.Kept) && slices.Equal(a.Distrusted, b.Distrusted)
 }
 
-// take returns what is to be sent: everything, or what is fresh. It counts as sent.
-func (r *reporter) take(everything bool) []starling.MachineReport {
+// take returns what is to be sent: everything if that is due, or what is fresh. It counts as sent.
+func (r *reporter) take(refreshed time.Time) (out []starling.MachineReport, everything bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var out []starling.MachineReport
+	if everything = !time.Now().Before(r.refresh(refreshed)); everything {
+		r.recalled = time.Time{}
+	}
 	for _, name := range slices.Sorted(maps.Keys(r.apps)) {
 		if e := r.apps[name]; (everything || e.fresh) && len(out) < rpc.MaxReports {
 			out = append(out, e.latest)
 			e.fresh, e.urgent = false, false
 		}
 	}
-	return out
+	return out, everything
 }
 
 // giveBack marks apps whose reports could not be sent.
@@ -108,14 +123,23 @@ func (r *reporter) giveBack(reports []starling.MachineReport) {
 	}
 }
 
+// refresh returns when everything is to be reported again.
+func (r *reporter) refresh(refreshed time.Time) time.Time {
+	at := refreshed.Add(reportRefresh)
+	if !r.recalled.IsZero() && r.recalled.Before(at) {
+		return r.recalled
+	}
+	return at
+}
+
 // next returns when the next post is due.
 func (r *reporter) next(last, refreshed time.Time, backoff time.Duration) time.Time {
 	if backoff > 0 {
 		return last.Add(backoff)
 	}
-	at := refreshed.Add(reportRefresh)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	at := r.refresh(refreshed)
 	for _, e := range r.apps {
 		due := at
 		switch {
@@ -141,8 +165,7 @@ func (r *reporter) run(ctx context.Context) {
 			r.pause(ctx, wait)
 			continue
 		}
-		everything := time.Since(refreshed) >= reportRefresh
-		reports := r.take(everything)
+		reports, everything := r.take(refreshed)
 		if everything {
 			refreshed = time.Now()
 		}

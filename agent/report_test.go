@@ -22,7 +22,7 @@ type scribe struct {
 	at    []time.Time
 }
 
-func (s *scribe) Goals(ctx context.Context, _ uint64, _ time.Duration) (rpc.Goals, error) {
+func (s *scribe) Goals(ctx context.Context, _ uint64, _ string, _ time.Duration) (rpc.Goals, error) {
 	<-ctx.Done()
 	return rpc.Goals{}, ctx.Err()
 }
@@ -116,6 +116,23 @@ func TestEverythingIsReportedNowAndThen(t *testing.T) {
 		time.Sleep(time.Minute)
 		if posts, _, _ := s.take(); len(posts) != 0 {
 			t.Errorf("a dropped app was reported: %+v", posts)
+		}
+	})
+}
+
+func TestANewLeaderIsToldEverythingSoon(t *testing.T) {
+	withReporter(t, func(r *reporter, s *scribe) {
+		r.put(report(starling.MachineHealthy, 1))
+		time.Sleep(2 * time.Second)
+		s.take()
+		r.recall()
+		time.Sleep(reportSpread)
+		if posts, _, _ := s.take(); len(posts) != 1 || len(posts[0]) != 1 {
+			t.Errorf("the new leader was told %+v", posts)
+		}
+		time.Sleep(reportRefresh - 2*reportSpread)
+		if posts, _, _ := s.take(); len(posts) != 0 {
+			t.Errorf("it was told again: %+v", posts)
 		}
 	})
 }

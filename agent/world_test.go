@@ -30,6 +30,7 @@ type testLeader struct {
 	mu      sync.Mutex
 	down    bool
 	index   uint64
+	reign   string
 	goals   map[string]*starling.Goal
 	changed chan struct{}
 	latest  map[[2]string]starling.MachineReport // by node and app
@@ -40,12 +41,12 @@ func newTestLeader() *testLeader {
 	return &testLeader{index: 1, goals: map[string]*starling.Goal{}, changed: make(chan struct{}), latest: map[[2]string]starling.MachineReport{}}
 }
 
-func (l *testLeader) Goals(ctx context.Context, index uint64, wait time.Duration) (rpc.Goals, error) {
+func (l *testLeader) Goals(ctx context.Context, index uint64, reign string, wait time.Duration) (rpc.Goals, error) {
 	t := time.NewTimer(wait)
 	defer t.Stop()
 	for {
 		l.mu.Lock()
-		out := rpc.Goals{Index: l.index}
+		out := rpc.Goals{Index: l.index, Reign: l.reign}
 		for _, g := range l.goals {
 			c := *g
 			out.Goals = append(out.Goals, &c)
@@ -55,7 +56,7 @@ func (l *testLeader) Goals(ctx context.Context, index uint64, wait time.Duration
 		if down {
 			return rpc.Goals{}, starling.ErrUnavailable
 		}
-		if out.Index > index {
+		if out.Index > index || out.Reign != reign {
 			return out, nil
 		}
 		select {
@@ -85,6 +86,15 @@ func (l *testLeader) setGoal(g starling.Goal) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.goals[g.App] = &g
+	l.bump()
+}
+
+// elect makes another leader, which knows of no machine.
+func (l *testLeader) elect(reign string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reign = reign
+	clear(l.latest)
 	l.bump()
 }
 

@@ -82,6 +82,7 @@ type Proposer interface {
 // Leading tells who leads.
 type Leading interface {
 	Leader() (raftnode.Peer, bool)
+	Term() uint64
 	IsLeader() bool
 	Leadership() <-chan struct{} // closed at the next change of leader
 	Bootstrapped() bool

@@ -29,6 +29,7 @@ type soloRaft struct {
 	mu      sync.Mutex
 	index   uint64
 	leads   bool
+	term    uint64
 	leader  raftnode.Peer
 	changed chan struct{}
 	removed []string
@@ -51,6 +52,7 @@ func (r *soloRaft) follow(leads bool, leader raftnode.Peer) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.leads, r.leader = leads, leader
+	r.term++
 	close(r.changed)
 	r.changed = make(chan struct{})
 }
@@ -73,6 +75,12 @@ func (r *soloRaft) Propose(_ context.Context, cmds ...raftfsm.Command) ([]raftfs
 		r.writes[c.Type]++
 	}
 	return r.fsm.Apply(&raft.Log{Index: r.index, Data: b}).([]raftfsm.Result), nil
+}
+
+func (r *soloRaft) Term() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.term
 }
 
 func (r *soloRaft) Barrier(context.Context) error { return nil }

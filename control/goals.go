@@ -17,6 +17,7 @@ import (
 type goalFeed struct {
 	mu      sync.Mutex
 	index   uint64
+	reign   string
 	body    []byte
 	changed chan struct{} // closed at the next change
 }
@@ -26,23 +27,24 @@ func (f *goalFeed) init() {
 	f.changed = make(chan struct{})
 }
 
-func (f *goalFeed) set(index uint64, body []byte) {
+func (f *goalFeed) set(index uint64, reign string, body []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.index, f.body = index, body
+	f.index, f.reign, f.body = index, reign, body
 	close(f.changed)
 	f.changed = make(chan struct{})
 }
 
-// wait returns the goals as soon as they are newer than index, or after wait.
-func (f *goalFeed) wait(ctx context.Context, index uint64, wait time.Duration) []byte {
+// wait returns the goals as soon as they are newer than index or the leader is another
+// than reign names (nil: of no matter), or after wait.
+func (f *goalFeed) wait(ctx context.Context, index uint64, reign *string, wait time.Duration) []byte {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	for {
 		f.mu.Lock()
-		have, body, changed := f.index, f.body, f.changed
+		have, lead, body, changed := f.index, f.reign, f.body, f.changed
 		f.mu.Unlock()
-		if have > index {
+		if have > index || reign != nil && lead != "" && lead != *reign {
 			return body
 		}
 		select {
@@ -55,27 +57,44 @@ func (f *goalFeed) wait(ctx context.Context, index uint64, wait time.Duration) [
 	}
 }
 
-// feedGoals encodes the goals whenever they have changed. Their index is that of the
-// state in which the change was seen, which is comparable between servers.
+// feedGoals encodes the goals whenever they, or the leader, have changed. Their index is that
+// of the state in which their change was seen, which is comparable between servers.
 func (s *Server) feedGoals(ctx context.Context) error {
 	var last []*starling.Goal
-	first := true
+	var index uint64
+	reign, first := "", true
 	for {
+		elected := s.cfg.Raft.Leadership()
 		v := s.cfg.FSM.View()
 		goals := v.Goals()
+		lead := s.leadership(reign)
 		// Records are never changed in place: the same pointers are the same goals.
-		if first && v.Index() > 0 || !slices.Equal(goals, last) {
-			body, err := json.Marshal(rpc.Goals{Index: v.Index(), Goals: slices.Concat([]*starling.Goal{}, goals)})
+		changed := first && v.Index() > 0 || !slices.Equal(goals, last)
+		if changed {
+			last, index, first = goals, v.Index(), false
+		}
+		if changed || lead != reign {
+			body, err := json.Marshal(rpc.Goals{Index: index, Goals: slices.Concat([]*starling.Goal{}, goals), Reign: lead})
 			if err != nil {
 				return fmt.Errorf("encode goals: %w", err)
 			}
-			s.goals.set(v.Index(), body)
-			last, first = goals, false
+			s.goals.set(index, lead, body)
+			reign = lead
 		}
 		select {
 		case <-s.cfg.FSM.Changed(v.Index()):
+		case <-elected:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+}
+
+// leadership names the leader and its term, as rpc.Goals does; the last one while nobody leads.
+func (s *Server) leadership(last string) string {
+	p, ok := s.cfg.Raft.Leader()
+	if !ok {
+		return last
+	}
+	return fmt.Sprintf("%s/%d", p.Name, s.cfg.Raft.Term())
 }

@@ -189,7 +189,12 @@ func (s *Server) serveGoals(w http.ResponseWriter, r *http.Request, _ *caller) e
 	if err != nil {
 		return err
 	}
-	return answerBytes(w, s.goals.wait(r.Context(), index, wait))
+	var reign *string
+	if q := r.URL.Query(); q.Has("reign") {
+		told := q.Get("reign")
+		reign = &told
+	}
+	return answerBytes(w, s.goals.wait(r.Context(), index, reign, wait))
 }
 
 func (s *Server) serveWants(w http.ResponseWriter, r *http.Request, c *caller) error {

@@ -328,7 +328,7 @@ func TestGoalsReachMachinesAtOnceAndOnlyThen(t *testing.T) {
 	go func() { done <- b.server.feedGoals(ctx) }()
 	defer func() { cancel(); <-done }()
 	m := clientOf(b.server, usMachine)
-	if g, err := m.Goals(ctx, 0, 0); err != nil || len(g.Goals) != 0 {
+	if g, err := m.Goals(ctx, 0, "", 0); err != nil || len(g.Goals) != 0 {
 		t.Fatal(g, err)
 	}
 	art := b.artifact("v1")
@@ -336,13 +336,33 @@ func TestGoalsReachMachinesAtOnceAndOnlyThen(t *testing.T) {
 	b.submit("d1", "web", art)
 	before := b.fsm.View().Index()
 	b.must(raftfsm.TypeStart, raftfsm.Start{ID: "d1"})
-	g, err := m.Goals(ctx, before, 10*time.Second)
+	g, err := m.Goals(ctx, before, "s1/1", 10*time.Second)
 	if err != nil || len(g.Goals) != 1 || g.Goals[0].Artifact != art || g.Index <= before {
 		t.Fatalf("goals %+v, %v", g, err)
 	}
 	b.app("other", nil) // no goal changes
-	if again, err := m.Goals(ctx, g.Index, 50*time.Millisecond); err != nil || again.Index != g.Index {
+	if again, err := m.Goals(ctx, g.Index, g.Reign, 50*time.Millisecond); err != nil || again.Index != g.Index {
 		t.Errorf("an unrelated change woke the machine: %+v, %v", again, err)
+	}
+}
+
+// A follower tells its machines, too, that there is another leader, which knows nothing of them.
+func TestMachinesHearOfANewLeader(t *testing.T) {
+	b := oneRegion(t, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- b.server.feedGoals(ctx) }()
+	defer func() { cancel(); <-done }()
+	m := clientOf(b.server, usMachine)
+	g, err := m.Goals(ctx, 0, "", 10*time.Second)
+	if err != nil || g.Reign == "" {
+		t.Fatal(g, err)
+	}
+	b.raft.follow(false, raftnode.Peer{}) // an election
+	time.AfterFunc(50*time.Millisecond, func() { b.raft.follow(false, raftnode.Peer{Name: "s2", Addr: "s2:1"}) })
+	next, err := m.Goals(ctx, g.Index, g.Reign, 10*time.Second)
+	if err != nil || next.Reign != "s2/3" || next.Index != g.Index {
+		t.Errorf("after %+v: %+v, %v", g, next, err)
 	}
 }
 

@@ -318,7 +318,7 @@ func (w *world) cacheActor() func(context.Context, starling.Node, *rpc.Client) e
 func (w *world) machineActor() func(context.Context, starling.Node, *rpc.Client) error {
 	var index uint64
 	return func(ctx context.Context, n starling.Node, c *rpc.Client) error {
-		goals, err := c.Goals(ctx, index, 200*time.Millisecond)
+		goals, err := c.Goals(ctx, index, "", 200*time.Millisecond)
 		if err != nil {
 			return err
 		}

@@ -52,6 +52,9 @@ func (n *Node) Stats() Stats {
 	return s
 }
 
+// Term returns the newest term that this server knows of.
+func (n *Node) Term() uint64 { return n.raft.CurrentTerm() }
+
 // PeerStats is what a server tells of its Raft to the one that leads.
 type PeerStats struct {
 	LastContact time.Duration // since the leader was heard; 0 on the leader, negative: never

@@ -57,10 +57,13 @@ func (c *Client) Fail(ctx context.Context, id string, req FailRequest) error {
 	return c.call(ctx, RouteFail, id, nil, req, nil)
 }
 
-// Goals returns the region's goals as soon as they are newer than index, or after wait.
-func (c *Client) Goals(ctx context.Context, index uint64, wait time.Duration) (Goals, error) {
+// Goals returns the region's goals as soon as they are newer than index or the leader is not
+// the one that reign names, or after wait.
+func (c *Client) Goals(ctx context.Context, index uint64, reign string, wait time.Duration) (Goals, error) {
 	var out Goals
-	return out, c.call(ctx, RouteGoals, "", blocking(index, wait), nil, &out)
+	q := blocking(index, wait)
+	q.Set("reign", reign)
+	return out, c.call(ctx, RouteGoals, "", q, nil, &out)
 }
 
 // ReportMachine delivers a machine's reports, MaxReports at most.

@@ -146,6 +146,9 @@ type FailRequest struct {
 type Goals struct {
 	Index uint64           `json:"index"`
 	Goals []*starling.Goal `json:"goals"`
+	// Reign names the leader and its term. A new leader knows of no machine: at a change,
+	// machines report everything. Empty from programs of level 1, and while nobody leads.
+	Reign string `json:"reign,omitempty"`
 }
 
 // Source is a region from which an artifact can be had.

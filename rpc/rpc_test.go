@@ -64,8 +64,8 @@ func TestRequestsAreAsTheRoutesSay(t *testing.T) {
 		"POST /rpc/v1/jobs/lease":      func() error { _, err := c.Lease(t.Context(), rpc.LeaseRequest{}); return err },
 		"POST /rpc/v1/jobs/d-1/log":    func() error { _, err := c.JobLog(t.Context(), "d-1", rpc.LogRequest{}); return err },
 		"POST /rpc/v1/jobs/a%2Fb/fail": func() error { return c.Fail(t.Context(), "a/b", rpc.FailRequest{}) },
-		"GET /rpc/v1/goals?index=7&wait=30s": func() error {
-			_, err := c.Goals(t.Context(), 7, time.Hour) // bounded by MaxWait
+		"GET /rpc/v1/goals?index=7&reign=s1%2F4&wait=30s": func() error {
+			_, err := c.Goals(t.Context(), 7, "s1/4", time.Hour) // bounded by MaxWait
 			return err
 		},
 	} {
