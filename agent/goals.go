@@ -36,10 +36,8 @@ func (a *Agent) pollGoals(ctx context.Context) {
 			}
 			index = goals.Index
 			if goals.Reign != "" && goals.Reign != reign {
-				if reign != "" {
-					a.reports.recall()
-				}
 				reign = goals.Reign
+				a.reports.recall()
 			}
 			a.run.post(goalsLearned{a: a, goals: goals.Goals})
 		case ctx.Err() != nil:

@@ -74,7 +74,9 @@ func (r *reporter) put(m starling.MachineReport) {
 func (r *reporter) recall() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.recalled = time.Now().Add(rand.N(reportSpread))
+	if r.recalled.IsZero() {
+		r.recalled = time.Now().Add(rand.N(reportSpread))
+	}
 	select {
 	case r.nudge <- struct{}{}:
 	default:

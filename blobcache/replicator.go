@@ -87,6 +87,7 @@ type Replicator struct {
 	informed    bool            // wants are known; before, a report would seem to say that all is lost
 	reported    rpc.CacheReport // the last one delivered
 	reportedAt  time.Time
+	reign       string    // of the leader that was reported to
 	reportAfter time.Time // not before, after a failure
 	reporting   bool
 
@@ -206,6 +207,9 @@ func (r *Replicator) loop(ctx context.Context, g *errgroup.Group) {
 // want takes over a new list of wanted artifacts and drafts.
 func (r *Replicator) want(w rpc.Wants) {
 	r.informed = true
+	if w.Reign != r.reign {
+		r.reign, r.reportedAt = w.Reign, time.Time{}
+	}
 	wanted := make(map[starling.Digest]bool, len(w.Wants)+len(w.Drafts))
 	for _, one := range w.Wants {
 		wanted[one.Artifact] = true

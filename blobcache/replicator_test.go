@@ -453,3 +453,15 @@ func TestReplicationPinsItsShare(t *testing.T) {
 		t.Error("an unwanted chunk outlived a store full of newer ones")
 	}
 }
+
+// A new leader knows nothing of what a cache has told the one before.
+func TestNewLeaderIsReportedTo(t *testing.T) {
+	told := time.Now()
+	r := &Replicator{reportedAt: told, reign: "s1"}
+	if r.want(rpc.Wants{Reign: "s1"}); r.reportedAt != told {
+		t.Error("the same leader is told everything again")
+	}
+	if r.want(rpc.Wants{Reign: "s2"}); !r.reportedAt.IsZero() {
+		t.Error("the new leader is told nothing before something changes")
+	}
+}

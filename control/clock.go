@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"math/rand/v2"
 	"time"
@@ -25,11 +26,14 @@ func steady(now func() time.Time, floor time.Time) func() time.Time {
 }
 
 // backoff is the pause between tries that fail, with jitter.
-type backoff struct{ pause time.Duration }
+type backoff struct {
+	pause time.Duration
+	most  time.Duration // 0: retryMax
+}
 
 // wait pauses, longer each time, until ctx ends.
 func (b *backoff) wait(ctx context.Context) error {
-	b.pause = min(max(2*b.pause, retryMin), retryMax)
+	b.pause = min(max(2*b.pause, retryMin), cmp.Or(b.most, retryMax))
 	return sleep(ctx, b.pause/2+rand.N(b.pause/2))
 }
 

@@ -159,6 +159,7 @@ const (
 	leaderHintFor        = 2 * time.Second // that such an answer is believed
 	retryMin             = 200 * time.Millisecond
 	retryMax             = 5 * time.Second
+	reportRetryMax       = time.Second      // between two tries to report to a region that may be electing
 	regionCallWithin     = 10 * time.Second // a call of another region: all attempts, a mirror batch's transfer included
 	accountWithin        = 5 * time.Second  // that a machine may take to give an account
 	maxReplayBytes       = 1 << 20          // of a request that may be sent again

@@ -143,7 +143,7 @@ func (t *term) report(ctx context.Context, home string, client *rpc.Client) erro
 	var (
 		last  []starling.RegionReport
 		sent  time.Time
-		pause backoff
+		pause = backoff{most: reportRetryMax}
 	)
 	for {
 		select {

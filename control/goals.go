@@ -67,7 +67,7 @@ func (s *Server) feedGoals(ctx context.Context) error {
 		elected := s.cfg.Raft.Leadership()
 		v := s.cfg.FSM.View()
 		goals := v.Goals()
-		lead := s.leadership(reign)
+		lead := s.leadership()
 		// Records are never changed in place: the same pointers are the same goals.
 		changed := first && v.Index() > 0 || !slices.Equal(goals, last)
 		if changed {
@@ -90,11 +90,11 @@ func (s *Server) feedGoals(ctx context.Context) error {
 	}
 }
 
-// leadership names the leader and its term, as rpc.Goals does; the last one while nobody leads.
-func (s *Server) leadership(last string) string {
+// leadership names the leader and its term, as rpc.Goals does.
+func (s *Server) leadership() string {
 	p, ok := s.cfg.Raft.Leader()
 	if !ok {
-		return last
+		return ""
 	}
 	return fmt.Sprintf("%s/%d", p.Name, s.cfg.Raft.Term())
 }

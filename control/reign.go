@@ -62,7 +62,7 @@ func NewReign(conf ReignConfig, since time.Time) *Reign {
 		marks:      newMarkBoard(),
 		home:       newHomeBoard(),
 		dirs:       newDirectories(),
-		wants:      newWantList(since),
+		wants:      newWantList(conf.Term, since),
 		decider:    NewDecider(),
 		Succession: NewSuccession(conf.Region, conf.Term, conf.TakeoverAfter, since),
 		refused:    map[string]time.Time{},

@@ -36,9 +36,9 @@ type wantList struct {
 
 // newWantList returns an empty list. Versions begin at the term's time, so that they
 // grow from leader to leader; readers only compare for difference.
-func newWantList(since time.Time) *wantList {
+func newWantList(reign string, since time.Time) *wantList {
 	return &wantList{
-		wants:   rpc.Wants{Index: uint64(max(since.UnixMilli(), 1)), Replicas: 1, Wants: []rpc.Want{}},
+		wants:   rpc.Wants{Index: uint64(max(since.UnixMilli(), 1)), Replicas: 1, Wants: []rpc.Want{}, Reign: reign},
 		changed: make(chan struct{}),
 	}
 }

@@ -183,6 +183,7 @@ type Wants struct {
 	Replicas int         `json:"replicas"` // caches that hold each chunk
 	Wants    []Want      `json:"wants"`
 	Drafts   []WantDraft `json:"drafts,omitempty"`
+	Reign    string      `json:"reign,omitempty"` // another: a new leader, which is to be told all; empty from programs of level 1
 }
 
 // CacheReport is a cache's word on what it was asked to hold.
