@@ -61,10 +61,11 @@ type Config struct {
 	Plaintext   bool
 	KeyringFile string   // keeps rotated keys over a restart; empty: memory only
 	Join        []string // gossip addresses, host or host:port, tried until one answers
-	// SnapshotPath keeps the known members, so that a restarted process rejoins by itself.
-	SnapshotPath string
-	Profile      Profile // empty: ProfileLAN
-	Logger       *slog.Logger
+	// PeersFile keeps addresses of live members, so that a restarted process rejoins by
+	// itself; empty: it relies on Join.
+	PeersFile string
+	Profile   Profile // empty: ProfileLAN
+	Logger    *slog.Logger
 }
 
 func (c *Config) check() error {
@@ -115,8 +116,6 @@ func (c *Config) serfConfig() *serf.Config {
 	conf.MinQueueDepth = maxGossipQueue
 	conf.ReconnectTimeout = reconnectTimeout
 	conf.TombstoneTimeout = tombstoneTimeout
-	conf.SnapshotPath = c.SnapshotPath
-	conf.RejoinAfterLeave = true
 	conf.KeyringFile = c.KeyringFile
 
 	ml := memberlist.DefaultLANConfig()

@@ -72,11 +72,11 @@ func (p *Pool) resolve(ctx context.Context, addrs []string) ([]string, error) {
 	return out, failed
 }
 
-// keepJoined joins the configured addresses: with back-off until another member is
-// known, and from then on, now and then, those that are no live member, so that a region
+// keepJoined joins the configured addresses or, if none answers, the remembered ones: with
+// back-off until another member is known, and from then on, now and then, those that are no live member, so that a region
 // that was cut in two for long finds together again.
-func (p *Pool) keepJoined(ctx context.Context) {
-	if len(p.conf.Join) == 0 {
+func (p *Pool) keepJoined(ctx context.Context, remembered []string) {
+	if len(p.conf.Join)+len(remembered) == 0 {
 		p.awaitCompany(ctx)
 		return
 	}
@@ -86,6 +86,9 @@ func (p *Pool) keepJoined(ctx context.Context) {
 		wait := rejoinEvery
 		if alone {
 			n, err := p.join(ctx, p.conf.Join)
+			if n == 0 && len(remembered) > 0 {
+				n, err = p.rejoin(ctx, remembered)
+			}
 			if ctx.Err() != nil {
 				return
 			}
@@ -94,7 +97,7 @@ func (p *Pool) keepJoined(ctx context.Context) {
 				p.logger.Info("joined the region's gossip", "contacted", n, "region", p.conf.Node.Region)
 			case err != nil:
 				p.logger.Warn("cannot join the region's gossip yet; check the addresses, the gossip key and the region",
-					"join", p.conf.Join, "retry_in", delay, "error", err)
+					"join", p.conf.Join, "remembered", len(remembered), "retry_in", delay, "error", err)
 			}
 			if !p.hasCompany() {
 				wait = delay

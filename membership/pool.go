@@ -8,8 +8,6 @@ import (
 	"log/slog"
 	"maps"
 	"net"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,8 +29,9 @@ type Pool struct {
 	addr   string // advertised gossip address
 
 	stop   context.CancelFunc
-	owned  sync.WaitGroup // the event loop and the join loop
+	owned  sync.WaitGroup // the event loop, the join loop, and the one that remembers peers
 	joined chan struct{}  // closed once another member was reached
+	peers  []string       // what PeersFile holds
 
 	node starling.Node // what is announced, beside reserved
 
@@ -71,7 +70,7 @@ func Start(conf Config) (*Pool, error) {
 	if sc.MemberlistConfig.Keyring, err = openKeyring(&conf); err != nil {
 		return nil, err
 	}
-	if err := checkSnapshot(conf.SnapshotPath); err != nil {
+	if p.peers, err = readPeers(conf.PeersFile); err != nil {
 		return nil, err
 	}
 	events := make(chan serf.Event, maxEventQueue)
@@ -92,7 +91,11 @@ func Start(conf Config) (*Pool, error) {
 	local := p.serf.Memberlist().LocalNode()
 	p.addr = net.JoinHostPort(local.Addr.String(), strconv.Itoa(int(local.Port)))
 	p.owned.Go(func() { p.watch(events) })
-	p.owned.Go(func() { p.keepJoined(ctx) })
+	remembered := p.peers // keepPeers owns the field from here on
+	p.owned.Go(func() { p.keepJoined(ctx, remembered) })
+	if conf.PeersFile != "" {
+		p.owned.Go(func() { p.keepPeers(ctx) })
+	}
 	return p, nil
 }
 
@@ -153,21 +156,6 @@ func bind(host string, port int, l *log.Logger) (*memberlist.NetTransport, error
 		}
 		return nil, fmt.Errorf("open gossip port %s: %w", at, err)
 	}
-}
-
-// checkSnapshot makes the directory of the snapshot and sees that the file can be written.
-func checkSnapshot(path string) error {
-	if path == "" {
-		return nil
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return fmt.Errorf("gossip snapshot: %w", err)
-	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return fmt.Errorf("gossip snapshot: %w", err)
-	}
-	return f.Close()
 }
 
 // watch drains Serf's events, which would stall it otherwise, and signals changes, at

@@ -191,22 +191,43 @@ func TestReturnsAtAnotherAddress(t *testing.T) {
 	})
 }
 
-func TestRejoinsFromSnapshot(t *testing.T) {
+// A process that was killed knows whom to join, though nobody is configured.
+func TestRejoinsWhomItKnew(t *testing.T) {
 	a := start(t, testConfig("a"))
 	conf := testConfig("b", a.Addr())
-	conf.SnapshotPath = filepath.Join(t.TempDir(), "gossip", "snapshot")
+	conf.PeersFile = filepath.Join(t.TempDir(), "gossip", "peers.json")
 	b := start(t, conf)
 	eventually(t, b, "two members", func() bool { return alive(b) == 2 })
-	if err := b.Leave(); err != nil {
+	eventually(t, b, "a remembered", func() bool {
+		peers, err := readPeers(conf.PeersFile)
+		return err == nil && len(peers) == 1 && peers[0] == a.Addr()
+	})
+	if err := b.Close(); err != nil { // without Leave: the others find it dead
 		t.Fatal(err)
 	}
-	if err := b.Close(); err != nil {
-		t.Fatal(err)
-	}
+	eventually(t, a, "b found dead", func() bool { return a.State("b") == StateFailed })
 	conf.Join = nil
 	b = start(t, conf)
 	eventually(t, b, "two members again", func() bool { return alive(b) == 2 })
 	<-b.Joined()
+	eventually(t, a, "b alive again", func() bool { return a.State("b") == StateAlive })
+}
+
+// The list of peers changes with those that are lost, not with all that come and go.
+func TestPeersAreKeptWhileTheyLive(t *testing.T) {
+	a := start(t, testConfig("a"))
+	b := start(t, testConfig("b", a.Addr()))
+	eventually(t, a, "two members", func() bool { return alive(a) == 2 })
+	peers, news := a.choosePeers(nil)
+	if !news || len(peers) != 1 || peers[0] != b.Addr() {
+		t.Fatalf("peers %v, news %v", peers, news)
+	}
+	if again, news := a.choosePeers(peers); news || len(again) != 1 {
+		t.Errorf("the same members are news: %v", again)
+	}
+	if rest, news := a.choosePeers([]string{"127.0.0.1:1", b.Addr()}); !news || len(rest) != 1 {
+		t.Errorf("a lost peer is kept: %v, %v", rest, news)
+	}
 }
 
 func TestJoinRetriesUntilSomebodyIsThere(t *testing.T) {
@@ -346,7 +367,8 @@ func TestStartRefuses(t *testing.T) {
 		"unknown profile":  {func(c *Config) { c.Profile = "moon" }, "profile"},
 		"too many to join": {func(c *Config) { c.Join = make([]string, maxJoinAddrs+1) }, "join"},
 		"no logger":        {func(c *Config) { c.Logger = nil }, "Logger"},
-		"snapshot no file": {func(c *Config) { c.SnapshotPath = dir }, "snapshot"},
+		"peers no file":    {func(c *Config) { c.PeersFile = dir }, "peers"},
+		"broken peers":     {func(c *Config) { c.PeersFile = broken }, "JSON list"},
 		"broken keyring":   {func(c *Config) { c.KeyringFile = broken }, "JSON list"},
 		"no keyring":       {func(c *Config) { c.KeyringFile, c.Key = filepath.Join(dir, "none"), nil }, "no keyring"},
 	}

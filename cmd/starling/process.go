@@ -64,7 +64,7 @@ func newProcess(cfg *Config, log *slog.Logger) (_ *process, err error) {
 	if p.pool, err = membership.Start(membership.Config{
 		Cluster: p.credentials.Identity.Cluster, Node: p.node(), Bind: cfg.gossipAddr(), Advertise: cfg.Advertise,
 		Key: key, KeyringFile: filepath.Join(cfg.DataDir, "keyring.json"), Join: cfg.Join,
-		SnapshotPath: filepath.Join(cfg.DataDir, "gossip.snapshot"), Logger: log.With("part", "gossip"),
+		PeersFile: filepath.Join(cfg.DataDir, "peers.json"), Logger: log.With("part", "gossip"),
 	}); err != nil {
 		return nil, err
 	}
