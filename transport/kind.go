@@ -17,9 +17,10 @@ const (
 	KindControl Kind = 2 // HTTP/1.1
 	KindBlob    Kind = 3 // blob protocol
 	KindSwarm   Kind = 4 // availability between two machines
+	KindCell    Kind = 5 // HTTP/1.1 within a cell, and from servers to its relays
 )
 
-const maxKind = KindSwarm
+const maxKind = KindCell
 
 // scope says how far apart the two ends of a stream may be.
 type scope byte
@@ -44,6 +45,8 @@ func (k Kind) rule() (r rule, ok bool) {
 	case KindSwarm:
 		machine := []starling.Role{starling.RoleMachine}
 		return rule{"swarm", machine, machine, oneRegion, 3}, true
+	case KindCell:
+		return rule{"cell", []starling.Role{starling.RoleMachine, starling.RoleServer}, []starling.Role{starling.RoleMachine}, oneRegion, 2}, true
 	}
 	return rule{}, false
 }

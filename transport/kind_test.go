@@ -45,8 +45,14 @@ var tableCases = []struct {
 	{KindSwarm, roles("cache", "server", "worker"), roles("machine"), true, codeCallerRole},
 	{KindSwarm, roles("machine"), roles("cache", "server", "worker"), true, codeFarRole},
 
+	{KindCell, roles("machine"), roles("machine"), true, codeNone},
+	{KindCell, roles("server"), roles("machine"), true, codeNone},
+	{KindCell, roles("server"), roles("machine"), false, codeRegion},
+	{KindCell, roles("cache", "worker"), roles("machine"), true, codeCallerRole},
+	{KindCell, roles("machine"), roles("server", "cache", "worker"), true, codeFarRole},
+
 	{0, roles("server"), roles("server"), true, codeUnknownKind},
-	{5, roles("server"), roles("server"), true, codeUnknownKind},
+	{6, roles("server"), roles("server"), true, codeUnknownKind},
 	{255, roles("server"), roles("server"), true, codeUnknownKind},
 }
 
