@@ -150,6 +150,18 @@ func TestFaultsCostTheirShare(t *testing.T) {
 	}
 }
 
+// TestFastCachesGiveOneCopy: where the caches could send the artifact many times over in
+// the time that the machines' own links take, they are still asked for one copy. What is
+// on its way through the swarm is not missed.
+func TestFastCachesGiveOneCopy(t *testing.T) {
+	cfg := Config{Seed: 1, Machines: 100, Chunks: 600, Caches: 4, CacheRate: 10_000 * mbit, Faults: Faults{Vanish: 0.05}}
+	r := run(t, cfg)
+	t.Logf("last over bound %.3f, %.3f copies", ratio(r), r.OriginCopies)
+	if r.Unfinished > 0 || ratio(r) > 1.15 || r.OriginCopies > 1.03 {
+		t.Errorf("%d never finish; want 1.15 of the bound and 1.03 copies at most", r.Unfinished)
+	}
+}
+
 // TestLiarsAreNamedSoon: within two chunks' time of the beginning, by all that are
 // linked to them. Nobody else is named; seeds checks that everywhere.
 func TestLiarsAreNamedSoon(t *testing.T) {

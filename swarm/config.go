@@ -87,6 +87,7 @@ const (
 	laggardChunks   = 3                      // of its share unseen, and
 	laggardPart     = 8                      // a part of one in so many, make a laggard
 	laggardTakes    = 2                      // in silence, in units of what a chunk takes from a cache
+	plentyHops      = 2                      // times a chunk's way through the swarm, that peers can keep this machine busy
 	minQuiet        = 100 * time.Millisecond // with little news, before the fall-back opens further
 	quietGaps       = 4                      // the same, in units of the usual time between news
 	minNews         = 4                      // pieces of news, to learn their usual rate from

@@ -68,7 +68,7 @@ func (p *Peer) look(d *download) {
 // that was ours is asked for: it is dealt out anew among the rest. It reports whether
 // there was anything.
 func (p *Peer) cover(d *download) bool {
-	if p.now < d.coverAt || d.counts[0] == 0 || len(d.share) < laggardChunks || d.filling(p.now) {
+	if p.now < d.coverAt || d.counts[0] == 0 || len(d.share) < laggardChunks || d.filling(p.now) || p.plenty(d) {
 		return false
 	}
 	d.coverAt = p.now + coverEvery

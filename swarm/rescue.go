@@ -20,12 +20,21 @@ func (p *Peer) fallBack() {
 		case d.counts[0] == 0:
 			d.phase = 0
 			d.resetMine()
-		case d.filling(p.now):
+		case d.filling(p.now), p.plenty(d):
 		case !flowing && p.cachesIdle() && d.pickMine(0, 0) < 0 && d.phase < maxPhase:
 			d.open(p.cfg.Self, p.Links() == 0)
 			d.phase++
 		}
 	}
+}
+
+// plenty reports whether peers hold so much of what is wanted that this machine's link is
+// busy for longer than a chunk needs to come through the swarm. What nobody near holds may
+// be on its way then, and is not missed: where caches are faster than machines, all of the
+// artifact has left them long before most of it has come near.
+func (p *Peer) plenty(d *download) bool {
+	near := int64(d.wants-d.counts[0]) * d.mean
+	return near > p.window(d) && float64(near) > plentyHops*float64(d.hops())*p.took.Seconds()*p.rate
 }
 
 // quiet is how long news are watched for before the fall-back may open further:
