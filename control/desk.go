@@ -11,6 +11,7 @@ import (
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/raftfsm"
+	"github.com/starlingdeploy/starling/raftnode"
 )
 
 // Bounds of the desk.
@@ -25,6 +26,7 @@ type LeaseAsk struct {
 	holding []string
 	once    bool        // it does not wait: no job now is an answer, too
 	known   bool        // it has been looked for a job that this slot has lost
+	pick    string      // the deployment that it is to get; "": the first that waits
 	taken   atomic.Bool // by the desk, or by its caller giving up
 	answer  chan leaseAnswer
 }
@@ -58,15 +60,17 @@ func (a *LeaseAsk) Withdraw() bool { return a.taken.CompareAndSwap(false, true) 
 // LeaseDesk decides which workers' questions become commands: no more than there are
 // jobs, first come, first served, so that the idle cost no log entries however many they
 // are; and as many at once as there are, so that an entry grants leases to all of them.
-// It is for one goroutine.
+// Where there are more jobs than workers it also picks which: see jobLine. It is for one
+// goroutine.
 type LeaseDesk struct {
 	waiting  []*LeaseAsk
 	busy     map[string]bool // workers whose lease is under way
 	underWay int             // leases that are; the state may still show their jobs as free
+	line     jobLine
 }
 
 // NewLeaseDesk returns a desk at which nobody waits.
-func NewLeaseDesk() *LeaseDesk { return &LeaseDesk{busy: map[string]bool{}} }
+func NewLeaseDesk() *LeaseDesk { return &LeaseDesk{busy: map[string]bool{}, line: newJobLine()} }
 
 // Add queues a question. A newer one of the same slot takes the place of the older,
 // whose caller must have gone.
@@ -93,7 +97,12 @@ func (d *LeaseDesk) Take(v raftfsm.View) []*LeaseAsk {
 	if len(d.waiting) == 0 {
 		return nil
 	}
-	free := v.CountBuildable(len(d.waiting)+d.underWay) - d.underWay
+	most := len(d.waiting) + d.underWay
+	free := v.CountBuildable(most+1) - d.underWay
+	var picks []string
+	if free > len(d.waiting) {
+		picks = d.line.order(v)
+	}
 	var batch []*LeaseAsk
 	left := d.waiting[:0]
 	for _, a := range d.waiting {
@@ -105,6 +114,10 @@ func (d *LeaseDesk) Take(v raftfsm.View) []*LeaseAsk {
 				batch = append(batch, a)
 				d.busy[a.worker] = true
 				free--
+				if len(picks) > 0 {
+					a.pick, picks = picks[0], picks[1:]
+					d.line.picked[a.pick] = true
+				}
 			}
 		case a.once:
 			if a.Withdraw() {
@@ -126,6 +139,7 @@ func (d *LeaseDesk) Done(batch []*LeaseAsk) {
 	d.underWay -= len(batch)
 	for _, a := range batch {
 		delete(d.busy, a.worker)
+		delete(d.line.picked, a.pick)
 	}
 }
 
@@ -208,6 +222,9 @@ func (t *term) proposeLeases(ctx context.Context, batch []*LeaseAsk) ([]raftfsm.
 	}
 	results, err := t.s.commit(ctx, cmds...)
 	if err == nil {
+		err = t.proposeUnpicked(ctx, batch, results)
+	}
+	if err == nil {
 		err = t.Supported(t.s.cfg.FSM.View(), t.now()) // committing may have taken long
 	}
 	switch {
@@ -219,12 +236,37 @@ func (t *term) proposeLeases(ctx context.Context, batch []*LeaseAsk) ([]raftfsm.
 	return results, nil
 }
 
+// proposeUnpicked asks again, without a pick, for those whose pick a server of the version
+// before could not follow. Of them nothing was committed.
+func (t *term) proposeUnpicked(ctx context.Context, batch []*LeaseAsk, results []raftfsm.Result) error {
+	var again []*LeaseAsk
+	var places []int
+	for i := range results {
+		if errors.Is(results[i].Err, raftnode.ErrServerTooOld) {
+			plain := &LeaseAsk{worker: batch[i].worker, holding: batch[i].holding}
+			again, places = append(again, plain), append(places, i)
+		}
+	}
+	if len(again) == 0 {
+		return nil
+	}
+	cmds, err := LeaseCommands(again, t.now())
+	if err != nil {
+		return err
+	}
+	more, err := t.s.commit(ctx, cmds...)
+	for k := range more {
+		results[places[k]] = more[k]
+	}
+	return err
+}
+
 // LeaseCommands makes one command of each question.
 func LeaseCommands(batch []*LeaseAsk, now time.Time) ([]raftfsm.Command, error) {
 	cmds := make([]raftfsm.Command, len(batch))
 	for i, a := range batch {
 		var err error
-		cmds[i], err = raftfsm.NewCommand(raftfsm.TypeJobLease, now, "worker:"+a.worker, raftfsm.JobLease{Worker: a.worker, Holding: a.holding})
+		cmds[i], err = raftfsm.NewCommand(raftfsm.TypeJobLease, now, "worker:"+a.worker, raftfsm.JobLease{Worker: a.worker, Holding: a.holding, Deployment: a.pick})
 		if err != nil {
 			return nil, err
 		}

@@ -36,13 +36,9 @@ func workersOf(batch []*LeaseAsk) (out []string) {
 // granted commits a batch's questions, in one entry, without telling the desk.
 func (b *bench) granted(batch []*LeaseAsk) []raftfsm.Result {
 	b.t.Helper()
-	cmds := make([]raftfsm.Command, len(batch))
-	for i, a := range batch {
-		c, err := raftfsm.NewCommand(raftfsm.TypeJobLease, b.clock.Now(), "test", raftfsm.JobLease{Worker: a.worker, Holding: a.holding})
-		if err != nil {
-			b.t.Fatal(err)
-		}
-		cmds[i] = c
+	cmds, err := LeaseCommands(batch, b.clock.Now())
+	if err != nil {
+		b.t.Fatal(err)
 	}
 	res, err := b.raft.Propose(context.Background(), cmds...)
 	if err != nil {

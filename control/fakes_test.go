@@ -35,6 +35,7 @@ type soloRaft struct {
 	removed []string
 	others  []starling.RaftPeer // in the configuration, beside itself
 	left    bool                // it is not in the configuration itself
+	speaks  int                 // the level of the oldest of its servers; 0: the present one
 	refuse  error               // what the next proposals are refused with, before they are committed; nil: they are not
 	writes  map[raftfsm.Type]int
 }
@@ -66,6 +67,9 @@ func (r *soloRaft) Propose(_ context.Context, cmds ...raftfsm.Command) ([]raftfs
 	if r.refuse != nil {
 		return slices.Repeat([]raftfsm.Result{{Err: r.refuse}}, len(cmds)), nil
 	}
+	if out, ok := r.tooNew(cmds); ok {
+		return out, nil
+	}
 	b, err := raftfsm.Encode(cmds)
 	if err != nil {
 		return nil, err
@@ -75,6 +79,17 @@ func (r *soloRaft) Propose(_ context.Context, cmds ...raftfsm.Command) ([]raftfs
 		r.writes[c.Type]++
 	}
 	return r.fsm.Apply(&raft.Log{Index: r.index, Data: b}).([]raftfsm.Result), nil
+}
+
+// tooNew refuses commands that one of the servers cannot follow, all of them if it does one.
+func (r *soloRaft) tooNew(cmds []raftfsm.Command) (out []raftfsm.Result, refused bool) {
+	for _, c := range cmds {
+		if r.speaks > 0 && c.Needs() > r.speaks {
+			err := fmt.Errorf("%w: %w", starling.ErrConflict, raftnode.ErrServerTooOld)
+			return slices.Repeat([]raftfsm.Result{{Err: err}}, len(cmds)), true
+		}
+	}
+	return nil, false
 }
 
 func (r *soloRaft) Term() uint64 {

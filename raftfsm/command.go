@@ -73,8 +73,15 @@ func NewCommand(t Type, at time.Time, actor string, payload any) (Command, error
 		return Command{}, fmt.Errorf("command %s: %w", t, err)
 	}
 	c := Command{Type: t, At: at, Actor: actor, Data: b}
-	if m, ok := payload.(Mirror); ok && (m.Batch.Moves() || m.Batch.Floor > 0) {
-		c.Level = levelMoves
+	switch p := payload.(type) {
+	case Mirror:
+		if p.Batch.Moves() || p.Batch.Floor > 0 {
+			c.Level = levelMoves
+		}
+	case JobLease:
+		if p.Deployment != "" {
+			c.Level = levelPicks
+		}
 	}
 	return c, nil
 }
@@ -187,10 +194,13 @@ type Pause struct {
 // that already holds a job it does not list in Holding has lost it: such a job is
 // queued again first (or fails, like any lost job). The same question twice in one
 // entry gets the same answer, so that a token is never given twice.
-// Result: Deployment, or none.
+//
+// Deployment is the one that the leader has picked; if it may not be leased now, or is
+// empty, the worker gets the first. Result: Deployment, or none.
 type JobLease struct {
-	Worker  string   `json:"worker"` // worker name / slot
-	Holding []string `json:"holding,omitempty"`
+	Worker     string   `json:"worker"` // worker name / slot
+	Holding    []string `json:"holding,omitempty"`
+	Deployment string   `json:"deployment,omitempty"`
 }
 
 // JobRequeue takes a lost worker's job back; after MaxBuildAttempts it fails. Result: Deployment.

@@ -28,13 +28,27 @@ func (t *tx) jobLease(p *JobLease) (Result, error) {
 			return Result{}, err
 		}
 	}
-	for l := range scan[lane](t.reader, tableLanes, byBuild, nil) {
-		if t.leased[l.rec.next] {
-			continue // its token would be the same again
-		}
-		return t.lease(t.deployment(l.rec.next), p.Worker)
+	if next := t.toBuild(p.Deployment); next != "" {
+		return t.lease(t.deployment(next), p.Worker)
 	}
 	return Result{}, nil
+}
+
+// toBuild returns the picked deployment if it may be leased now, or else the first that may
+// be; "" if there is none.
+func (t *tx) toBuild(picked string) string {
+	if r := t.deployment(picked); r != nil {
+		l := get[lane](t.reader, tableLanes, byID, strKey(r.rec.App))
+		if l != nil && l.rec.next == picked && l.rec.build && !t.leased[picked] {
+			return picked
+		}
+	}
+	for l := range scan[lane](t.reader, tableLanes, byBuild, nil) {
+		if !t.leased[l.rec.next] { // else its token would be the same again
+			return l.rec.next
+		}
+	}
+	return ""
 }
 
 func (t *tx) lease(r *row[starling.Deployment], worker string) (Result, error) {

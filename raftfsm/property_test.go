@@ -146,7 +146,11 @@ func (g *generator) payload(v View) (Type, any) {
 				holding = append(holding, r.rec.ID)
 			}
 		}
-		return TypeJobLease, JobLease{Worker: w, Holding: holding}
+		lease := JobLease{Worker: w, Holding: holding}
+		if g.one(4) {
+			lease.Deployment = id
+		}
+		return TypeJobLease, lease
 	case 21:
 		return TypeJobRequeue, JobRequeue{ID: id, Lease: lease, Reason: "lost"}
 	case 22:
