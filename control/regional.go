@@ -1,11 +1,13 @@
 package control
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/raftfsm"
+	"github.com/starlingdeploy/starling/rpc"
 )
 
 // regional decides on what is this region's own, wherever the apps are homed: which
@@ -41,36 +43,47 @@ func (r *Reign) regional(v raftfsm.View, now time.Time) []Decision {
 // regionUpserts commits where each region's servers are, so that every server of
 // this region finds the others after a restart or an election.
 func (r *Reign) regionUpserts(v raftfsm.View) []Decision {
-	known := map[string][]string{}
+	known := map[string]raftfsm.Region{}
 	for _, r := range v.Regions() {
-		known[r.Name] = r.Servers
+		known[r.Name] = r
 	}
 	var out []Decision
-	upsert := func(name string, servers []string) {
+	upsert := func(name string, servers []string, nodes []starling.Node) {
 		slices.Sort(servers)
 		servers = slices.Compact(servers)
 		servers = servers[:min(len(servers), maxServersPerRegion)]
 		have, ok := known[name]
-		if ok && (len(servers) == 0 || slices.Equal(have, servers)) {
+		if ok && (len(servers) == 0 || slices.Equal(have.Servers, servers)) && sameNodes(have.Nodes, nodes) {
 			return
 		}
-		out = append(out, Decision{raftfsm.TypeRegionUpsert, raftfsm.RegionUpsert{Region: raftfsm.Region{Name: name, Servers: servers}}})
+		out = append(out, Decision{raftfsm.TypeRegionUpsert, raftfsm.RegionUpsert{Region: raftfsm.Region{Name: name, Servers: servers, Nodes: nodes}}})
 	}
+	d := r.directory()
 	var own []string
-	for _, n := range r.nodes() {
-		if n.Has(starling.RoleServer) {
-			own = append(own, n.Addr)
-		}
+	for _, n := range d.Servers {
+		own = append(own, n.Addr)
 	}
-	upsert(r.conf.Region, own)
+	upsert(r.conf.Region, own, toldNodes(d))
 	for _, name := range r.otherRegions(v) {
 		servers := r.dirs.servers(name)
 		if _, ok := known[name]; !ok && len(servers) == 0 {
 			servers = slices.Clone(r.conf.Regions[name])
 		}
-		upsert(name, servers)
+		upsert(name, servers, nil)
 	}
 	return out
+}
+
+// toldNodes lists a region's servers and caches for its machines, each once, by name,
+// without what they do not need: a change of that would be a commit.
+func toldNodes(d rpc.Directory) []starling.Node {
+	var out []starling.Node
+	for _, n := range slices.Concat(d.Servers, d.Caches) {
+		n.Tags, n.HTTP = nil, ""
+		out = append(out, n)
+	}
+	slices.SortStableFunc(out, func(a, b starling.Node) int { return cmp.Compare(a.Name, b.Name) })
+	return slices.CompactFunc(out, func(a, b starling.Node) bool { return a.Name == b.Name })
 }
 
 func (s *Server) otherRegions(v raftfsm.View) []string {

@@ -250,6 +250,9 @@ type ArtifactPlaced struct {
 type Region struct {
 	Name    string   `json:"name"`
 	Servers []string `json:"servers,omitempty"` // QUIC addresses
+	// Nodes are this region's own servers and caches, sorted by name, as machines are told
+	// of them. No transition reads them, and programs of level 1 do not keep them.
+	Nodes []starling.Node `json:"nodes,omitempty"`
 }
 
 // RegionUpsert records a region.

@@ -2,6 +2,7 @@ package raftfsm
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 
 	"github.com/starlingdeploy/starling"
@@ -20,11 +21,21 @@ func (t *tx) regionUpsert(p *RegionUpsert) (Result, error) {
 			return Result{}, err
 		}
 	}
+	if len(g.Nodes) > MaxRegionNodes {
+		return Result{}, starling.Invalidf("region.nodes", "%d nodes, more than %d", len(g.Nodes), MaxRegionNodes)
+	}
+	for _, n := range g.Nodes {
+		for _, text := range []string{n.Name, n.Zone, n.Rack, n.Addr, n.HTTP} {
+			if err := checkText("region.nodes", text, MaxServerAddrBytes); err != nil {
+				return Result{}, err
+			}
+		}
+	}
 	old := get[Region](t.reader, tableRegions, byID, strKey(g.Name))
 	switch {
 	case old == nil && len(t.regions()) >= MaxRegions:
 		return Result{}, fmt.Errorf("%w: there are %d regions already", starling.ErrConflict, MaxRegions)
-	case old != nil && slices.Equal(old.rec.Servers, g.Servers):
+	case old != nil && slices.Equal(old.rec.Servers, g.Servers) && reflect.DeepEqual(old.rec.Nodes, g.Nodes):
 		return Result{}, nil
 	}
 	put(t, tableRegions, old, &row[Region]{rec: &g})

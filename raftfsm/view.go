@@ -224,6 +224,15 @@ func (v View) Releases(app string) []*starling.Release {
 // Regions returns the known regions, by name.
 func (v View) Regions() []Region { return v.regions() }
 
+// Directory returns this region's own record: where its servers and caches are. It is nil
+// before the first leader has written it, and another one after each change.
+func (v View) Directory() *Region {
+	if r := get[Region](v.reader, tableRegions, byID, strKey(v.region)); r != nil {
+		return r.rec
+	}
+	return nil
+}
+
 // MirrorIndex returns the Index of the last batch applied from a home; 0: none yet.
 func (v View) MirrorIndex(name string) uint64 { return v.mirrored(name) }
 
