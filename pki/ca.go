@@ -69,7 +69,7 @@ func NewCA(cluster string, now time.Time) (*CA, error) {
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		BasicConstraintsValid: true,
 		IsCA:                  true,
-		MaxPathLenZero:        true,
+		MaxPathLen:            1, // for enrolment authorities
 		URIs:                  []*url.URL{clusterURI(cluster)},
 		// A CA speaks for its own cluster only, whatever its operator makes it sign.
 		PermittedDNSDomainsCritical: true,
@@ -92,22 +92,22 @@ func LoadCA(certPEM, keyPEM []byte) (*CA, error) {
 	if !cert.IsCA {
 		return nil, fmt.Errorf("CA certificate: %s is a node's certificate, not a CA's", cert.Subject.CommonName)
 	}
-	if len(cert.URIs) != 1 || starling.CheckName("cluster", cert.URIs[0].Host) != nil ||
-		cert.URIs[0].String() != clusterURI(cert.URIs[0].Host).String() {
+	cluster, ok := clusterOf(cert)
+	if !ok {
 		return nil, errors.New("CA certificate: it names no cluster: make one with `starling tls ca create`")
 	}
 	parsed, err := parseKey("CA key", keyPEM)
 	if err != nil {
 		return nil, err
 	}
-	key, ok := parsed.(*ecdsa.PrivateKey)
-	if !ok {
+	key, isECDSA := parsed.(*ecdsa.PrivateKey)
+	if !isECDSA {
 		return nil, fmt.Errorf("CA key: it is a %T, want ECDSA", parsed)
 	}
 	if !key.PublicKey.Equal(cert.PublicKey) {
 		return nil, errors.New("CA key: it does not belong to the CA certificate")
 	}
-	return &CA{cluster: cert.URIs[0].Host, cert: cert, key: key}, nil
+	return &CA{cluster: cluster, cert: cert, key: key}, nil
 }
 
 // Cluster returns the name of the cluster.
@@ -127,7 +127,7 @@ func (ca *CA) Issue(r Request, now time.Time) (certPEM, keyPEM []byte, err error
 	if len(r.Roles) == 0 {
 		return nil, nil, starling.Invalidf("roles", "none: give at least one of %v", starling.Roles)
 	}
-	template, err := ca.leaf(r, now)
+	template, err := leaf(r, ca.cert, now)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -158,7 +158,7 @@ func (ca *CA) IssueHTTP(r Request, now time.Time) (certPEM, keyPEM []byte, err e
 	if len(r.Hosts)+len(r.IPs) == 0 {
 		return nil, nil, starling.Invalidf("hosts", "none: give the DNS names or IP addresses that the server is reached at")
 	}
-	template, err := ca.leaf(r, now)
+	template, err := leaf(r, ca.cert, now)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -171,7 +171,7 @@ func (ca *CA) IssueHTTP(r Request, now time.Time) (certPEM, keyPEM []byte, err e
 }
 
 // leaf fills in what both kinds of certificate have in common.
-func (ca *CA) leaf(r Request, now time.Time) (*x509.Certificate, error) {
+func leaf(r Request, issuer *x509.Certificate, now time.Time) (*x509.Certificate, error) {
 	if len(r.Hosts) > maxHosts || len(r.IPs) > maxHosts {
 		return nil, starling.Invalidf("hosts", "more than %d", maxHosts)
 	}
@@ -185,23 +185,9 @@ func (ca *CA) leaf(r Request, now time.Time) (*x509.Certificate, error) {
 			return nil, starling.Invalidf("ips", "%d bytes are not an IP address", len(ip))
 		}
 	}
-	if r.TTL < 0 {
-		return nil, starling.Invalidf("ttl", "%s is negative", r.TTL)
-	}
-	ttl := r.TTL
-	if ttl == 0 {
-		ttl = DefaultTTL
-	}
-	until := now.Add(ttl)
-	if until.After(ca.cert.NotAfter) {
-		until = ca.cert.NotAfter
-	}
-	from := now.Add(-ClockSlack)
-	if from.Before(ca.cert.NotBefore) {
-		from = ca.cert.NotBefore
-	}
-	if !until.After(from) {
-		return nil, fmt.Errorf("the CA's certificate expired at %s, and this clock says %s", stamp(ca.cert.NotAfter), stamp(now))
+	from, until, err := lifetime(r.TTL, issuer, now)
+	if err != nil {
+		return nil, err
 	}
 	return &x509.Certificate{
 		Subject:               pkix.Name{Organization: []string{"Starling"}, CommonName: r.Name},
@@ -212,6 +198,28 @@ func (ca *CA) leaf(r Request, now time.Time) (*x509.Certificate, error) {
 		DNSNames:              r.Hosts,
 		IPAddresses:           r.IPs,
 	}, nil
+}
+
+// lifetime is that of a certificate, within its issuer's own.
+func lifetime(ttl time.Duration, issuer *x509.Certificate, now time.Time) (from, until time.Time, err error) {
+	if ttl < 0 {
+		return from, until, starling.Invalidf("ttl", "%s is negative", ttl)
+	}
+	if ttl == 0 {
+		ttl = DefaultTTL
+	}
+	until = now.Add(ttl)
+	if until.After(issuer.NotAfter) {
+		until = issuer.NotAfter
+	}
+	from = now.Add(-ClockSlack)
+	if from.Before(issuer.NotBefore) {
+		from = issuer.NotBefore
+	}
+	if !until.After(now) {
+		return from, until, fmt.Errorf("the CA's certificate expired at %s, and this clock says %s", stamp(issuer.NotAfter), stamp(now))
+	}
+	return from, until, nil
 }
 
 // checkHost accepts a DNS name, with "*" allowed as its first label.

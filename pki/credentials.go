@@ -31,7 +31,9 @@ type Credentials struct {
 	Leaf        *x509.Certificate
 	Identity    starling.Identity
 
-	key ed25519.PrivateKey
+	key     ed25519.PrivateKey
+	root    *x509.Certificate // the CA below which Certificate is
+	revoked *Revocations      // may be nil
 }
 
 // Load reads credentials. caPEM may hold several CAs, while one takes over from
@@ -74,9 +76,11 @@ func Load(caPEM, certPEM, keyPEM []byte) (*Credentials, error) {
 		c.Certificate.Certificate = append(c.Certificate.Certificate, cert.Raw)
 	}
 	// At the start of the certificate's own life: a question of trust, not of time.
-	if _, err := c.Verify(c.Certificate.Certificate, c.Leaf.NotBefore); err != nil {
+	verified, _, err := c.verify(c.Certificate.Certificate, c.Leaf.NotBefore)
+	if err != nil {
 		return nil, fmt.Errorf("the certificate does not fit the CA: %w", err)
 	}
+	c.root = verified[len(verified)-1]
 	return c, nil
 }
 
@@ -123,31 +127,56 @@ func (c *Credentials) Chain() [][]byte { return c.Certificate.Certificate }
 // check against the leaf's public key.
 func (c *Credentials) Signer() ed25519.PrivateKey { return c.key }
 
+// WithRevocations returns the same credentials, which refuse whoever is on the list.
+func (c *Credentials) WithRevocations(r *Revocations) *Credentials {
+	out := *c
+	out.revoked = r
+	return &out
+}
+
+// Revoked refuses an identity whose certificates are void by now, whatever they say.
+func (c *Credentials) Revoked(id starling.Identity) error { return c.revoked.Check(id) }
+
+// Root returns the CA's certificate in DER, for those who know its fingerprint only.
+func (c *Credentials) Root() []byte { return c.root.Raw }
+
 // Verify judges a chain of DER certificates, leaf first, as presented by a peer or kept with a
 // signature. The leaf must be a node's Ed25519 certificate, valid at the given time,
-// signed by one of c's CAs, and name c's own cluster.
+// signed by one of c's CAs, or below one by an Enroller that may, name c's own cluster, and not be
+// revoked.
 func (c *Credentials) Verify(chain [][]byte, at time.Time) (starling.Identity, error) {
+	_, id, err := c.verify(chain, at)
+	if err == nil {
+		err = c.revoked.Check(id)
+	}
+	if err != nil {
+		return starling.Identity{}, err
+	}
+	return id, nil
+}
+
+// verify also returns the chain up to the CA.
+func (c *Credentials) verify(chain [][]byte, at time.Time) (verified []*x509.Certificate, id starling.Identity, err error) {
 	var none starling.Identity
 	certs, err := parseChain(chain)
 	if err != nil {
-		return none, err
+		return nil, none, err
 	}
 	leaf := certs[0]
-	id, err := IdentityOf(leaf)
-	if err != nil {
-		return none, err
+	if id, err = IdentityOf(leaf); err != nil {
+		return nil, none, err
 	}
 	if _, ok := leaf.PublicKey.(ed25519.PublicKey); !ok {
-		return none, refusedf("%s/%s: its key is a %T, want Ed25519", id.Region, id.Name, leaf.PublicKey)
+		return nil, none, refusedf("%s/%s: its key is a %T, want Ed25519", id.Region, id.Name, leaf.PublicKey)
 	}
 	if id.Cluster != c.Identity.Cluster {
-		return none, refusedf("%s/%s is of cluster %s, this is cluster %s", id.Region, id.Name, id.Cluster, c.Identity.Cluster)
+		return nil, none, refusedf("%s/%s is of cluster %s, this is cluster %s", id.Region, id.Name, id.Cluster, c.Identity.Cluster)
 	}
 	if !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageServerAuth) {
-		return none, refusedf("%s/%s: it is not for servers", id.Region, id.Name)
+		return nil, none, refusedf("%s/%s: it is not for servers", id.Region, id.Name)
 	}
 	if err := checkTime(leaf, id, at); err != nil {
-		return none, err
+		return nil, none, err
 	}
 	opts := x509.VerifyOptions{
 		Roots:         c.Roots,
@@ -158,15 +187,21 @@ func (c *Credentials) Verify(chain [][]byte, at time.Time) (starling.Identity, e
 	for _, cert := range certs[1:] {
 		opts.Intermediates.AddCert(cert)
 	}
-	if _, err := leaf.Verify(opts); err != nil {
+	chains, err := leaf.Verify(opts)
+	if err != nil {
 		var unknown x509.UnknownAuthorityError
 		if errors.As(err, &unknown) {
-			return none, refusedf("%s/%s claims to be of cluster %s, but was signed by another CA: it is of another cluster of that name, or the CA was made anew",
+			return nil, none, refusedf("%s/%s claims to be of cluster %s, but was signed by another CA: it is of another cluster of that name, or the CA was made anew",
 				id.Region, id.Name, id.Cluster)
 		}
-		return none, refusedf("%s/%s: %w", id.Region, id.Name, err)
+		return nil, none, refusedf("%s/%s: %w", id.Region, id.Name, err)
 	}
-	return id, nil
+	for _, chain := range chains {
+		if err = checkIssuers(chain, id); err == nil {
+			return chain, id, nil
+		}
+	}
+	return nil, none, err
 }
 
 // checkTime tells both times, because either clock may be the wrong one.

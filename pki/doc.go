@@ -11,5 +11,8 @@
 // reached at. The CA itself signs with ECDSA P-256, because browsers, which meet it
 // under the certificates of IssueHTTP, do not verify Ed25519.
 //
+// Below the CA may stand one Enroller for each region, whose key servers hold: it signs the machines
+// that enrol there, and nothing else that it might sign is believed.
+//
 // Every refusal of a certificate wraps starling.ErrForbidden.
 package pki

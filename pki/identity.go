@@ -15,6 +15,34 @@ const scheme = "spiffe"
 // clusterURI names the cluster itself; the CA's certificate carries it.
 func clusterURI(cluster string) *url.URL { return &url.URL{Scheme: scheme, Host: cluster} }
 
+// clusterOf returns the cluster that a CA's certificate names.
+func clusterOf(cert *x509.Certificate) (string, bool) {
+	if len(cert.URIs) != 1 || starling.CheckName("cluster", cert.URIs[0].Host) != nil ||
+		cert.URIs[0].String() != clusterURI(cert.URIs[0].Host).String() {
+		return "", false
+	}
+	return cert.URIs[0].Host, true
+}
+
+// enrolURI names what an enrolment authority may sign: machines of one region.
+func enrolURI(cluster, region string) *url.URL {
+	return &url.URL{Scheme: scheme, Host: cluster, Path: "/region/" + region + "/enrol"}
+}
+
+// enrolRegionOf returns the cluster and region of an enrolment authority's certificate.
+func enrolRegionOf(cert *x509.Certificate) (cluster, region string, ok bool) {
+	if !cert.IsCA || len(cert.URIs) != 1 {
+		return "", "", false
+	}
+	u := cert.URIs[0]
+	part := strings.Split(u.Path, "/")
+	if len(part) != 4 || u.String() != enrolURI(u.Host, part[2]).String() ||
+		starling.CheckName("cluster", u.Host) != nil || starling.CheckName("region", part[2]) != nil {
+		return "", "", false
+	}
+	return u.Host, part[2], true
+}
+
 // roleURI is the one accepted form of an identity's SAN.
 func roleURI(cluster, region string, role starling.Role, name string) *url.URL {
 	return &url.URL{

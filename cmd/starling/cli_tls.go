@@ -23,11 +23,14 @@ const (
 	keyFile     = "node-key.pem"
 	httpFile    = "http.pem"
 	httpKeyFile = "http-key.pem"
+
+	enrolFile    = "enrol.pem"
+	enrolKeyFile = "enrol-key.pem"
 )
 
 func tlsCommand() *cobra.Command {
 	return group("tls", "Make the cluster's certificates",
-		group("ca", "The cluster's own authority", caCreateCommand()),
+		group("ca", "The cluster's own authority", caCreateCommand(), caEnrolCommand()),
 		group("cert", "Certificates of processes", certCreateCommand()))
 }
 
@@ -58,6 +61,40 @@ func caCreateCommand() *cobra.Command {
 	}
 	c.Flags().StringVar(&dir, "dir", ".", "folder to write to")
 	c.Flags().StringVar(&cluster, "cluster", "starling", "name of the cluster")
+	return c
+}
+
+func caEnrolCommand() *cobra.Command {
+	var dir, caDir, region string
+	var ttl time.Duration
+	c := &cobra.Command{
+		Use:   "enrol",
+		Short: "Make a region's enrolment authority, with which its servers sign the machines that enrol",
+		Long: "Writes " + enrolFile + " and " + enrolKeyFile + " for all servers of the region (tls { enrol_cert, enrol_key }).\n" +
+			"They can make machines of that region and nothing else; the authority's own key stays offline.",
+		Args: exactArgs(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ca, err := loadCA(caDir)
+			if err != nil {
+				return err
+			}
+			certPEM, keyPEM, err := ca.IssueEnroller(region, ttl, time.Now())
+			if err != nil {
+				return err
+			}
+			if err := writeNew(dir, map[string][]byte{enrolFile: certPEM, enrolKeyFile: keyPEM}); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "wrote %s and %s for the servers of %s, valid for %s\n",
+				filepath.Join(dir, enrolFile), filepath.Join(dir, enrolKeyFile), region, ttl)
+			return nil
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&dir, "dir", ".", "folder to write to")
+	f.StringVar(&caDir, "ca-dir", ".", "folder with "+caFile+" and "+caKeyFile)
+	f.StringVar(&region, "region", "", "region whose machines it signs")
+	f.DurationVar(&ttl, "ttl", pki.DefaultTTL, "how long it is valid; no certificate that it signs is valid for longer")
 	return c
 }
 
