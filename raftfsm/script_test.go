@@ -148,7 +148,11 @@ func (s *stage) command(f []string) Command {
 	if err != nil {
 		panic(err)
 	}
-	return Command{Type: Type(f[0]), At: s.clock, Actor: s.actor, Data: b}
+	c := Command{Type: Type(f[0]), At: s.clock, Actor: s.actor, Data: b}
+	if _, picks := payload["deployment"]; picks && c.Type == TypeJobLease {
+		c.Level = levelPicks
+	}
+	return c
 }
 
 func (s *stage) propose(cmds []Command) string {
