@@ -25,12 +25,14 @@ type MachineReport struct {
 	State      MachineState `json:"state"`
 	Running    Digest       `json:"running,omitzero"` // artifact of the current release
 	ChunksDone int          `json:"chunks_done"`
-	Bytes      Bytes        `json:"bytes"`
-	Reason     string       `json:"reason,omitempty"` // of a failure, MaxReasonBytes at most
-	Kept       []Digest     `json:"kept,omitempty"`   // releases on disk
-	Distrusted []Distrust   `json:"distrusted,omitempty"`
-	FetchMS    int64        `json:"fetch_ms,omitempty"` // from the goal's fetch stage to the release on disk, or until now
-	Bound      Bound        `json:"bound,omitempty"`    // what most of that time was spent on
+	// ChunksTotal is the artifact's; 0: the manifest is not had yet.
+	ChunksTotal int        `json:"chunks_total,omitempty"`
+	Bytes       Bytes      `json:"bytes"`
+	Reason      string     `json:"reason,omitempty"` // of a failure, MaxReasonBytes at most
+	Kept        []Digest   `json:"kept,omitempty"`   // releases on disk
+	Distrusted  []Distrust `json:"distrusted,omitempty"`
+	FetchMS     int64      `json:"fetch_ms,omitempty"` // from the goal's fetch stage to the release on disk, or until now
+	Bound       Bound      `json:"bound,omitempty"`    // what most of that time was spent on
 }
 
 // Bounds of what a merged report names.

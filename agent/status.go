@@ -32,7 +32,7 @@ func (p *app) publish() {
 		rel, m.Bytes = d.rel, d.bytes
 	}
 	if rel != nil {
-		m.ChunksDone, m.Bytes.Artifact = rel.tree.Held(), rel.manifest.Bytes()
+		m.ChunksDone, m.ChunksTotal, m.Bytes.Artifact = rel.tree.Held(), len(rel.manifest.Chunks), rel.manifest.Bytes()
 	}
 	if p.book != nil {
 		m.FetchMS, m.Bound = p.book.summary()

@@ -45,18 +45,16 @@ func (c *Client) ReportCell(ctx context.Context, r CellReport) (CellReportRespon
 	return out, c.call(ctx, RouteCellReport, "", nil, r, &out)
 }
 
-// CellFeed asks a member of the own cell for a newer feed than that of an index, or of
-// another reign. It does not wait.
-func (c *Client) CellFeed(ctx context.Context, index uint64, reign string) (CellFeedResponse, error) {
+// CellFeed asks a member of the own cell for what is newer than the caller has. It does not wait.
+func (c *Client) CellFeed(ctx context.Context, have FeedCursor) (CellFeedResponse, error) {
 	var out CellFeedResponse
-	q := blocking(index, 0)
-	q.Set("reign", reign)
-	return out, c.call(ctx, RouteCellFeed, "", q, nil, &out)
+	return out, c.call(ctx, RouteCellFeed, "", have.query(0), nil, &out)
 }
 
 // ReportToCell delivers a machine's reports to the speaker of its cell, MaxReports at most.
-func (c *Client) ReportToCell(ctx context.Context, reports []starling.MachineReport) error {
-	return c.call(ctx, RouteCellReports, "", nil, reports, nil)
+func (c *Client) ReportToCell(ctx context.Context, reports []starling.MachineReport) (CellReportsResponse, error) {
+	var out CellReportsResponse
+	return out, c.call(ctx, RouteCellReports, "", nil, reports, &out)
 }
 
 // CellMachine asks a relay about a member of its cell.

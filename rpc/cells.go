@@ -14,13 +14,13 @@ const (
 	RouteEnrol      = "POST /rpc/v1/enrol"             // any server; callers: nobody yet
 	RouteRenew      = "POST /rpc/v1/machines/renew"    // any server; callers: machine
 	RouteRegister   = "POST /rpc/v1/machines/register" // leader; callers: machine
-	RouteFeed       = "GET /rpc/v1/feed"               // any server; callers: machine (a cell's relays); ?index=&reign=&cell=&version=&wait=
+	RouteFeed       = "GET /rpc/v1/feed"               // any server; callers: machine (a cell's relays); a FeedCursor, ?wait=
 	RouteCellReport = "POST /rpc/v1/cells/report"      // leader; callers: machine (a cell's relays)
 )
 
 // Routes that a machine serves within its cell, and to the servers of its region.
 const (
-	RouteCellFeed    = "GET /cell/v1/feed"     // any member; callers: machine; ?index=&reign=&wait=
+	RouteCellFeed    = "GET /cell/v1/feed"     // any member; callers: machine; a FeedCursor, answered at once
 	RouteCellReports = "POST /cell/v1/reports" // the cell's speaker; callers: machine
 	RouteCellMachine = "GET /cell/v1/machine"  // any relay; callers: server; ?name=: a member, and what it last reported
 	RouteCellMembers = "GET /cell/v1/members"  // any relay; callers: server; all members, and what they last reported
@@ -80,20 +80,21 @@ type Ticket struct {
 	Region   string            `json:"region"`
 	Cell     string            `json:"cell"`
 	Slot     int               `json:"slot"`
-	Tags     map[string]string `json:"tags,omitempty"` // the machine's, as recorded
-	Key      []byte            `json:"key,omitempty"`  // of the cell's gossip, of 16, 24 or 32 bytes; empty: plain text
+	Version  uint64            `json:"version,omitempty"` // of the cell's roster, which names the machine
+	Tags     map[string]string `json:"tags,omitempty"`    // the machine's, as recorded
+	Key      []byte            `json:"key,omitempty"`     // of the cell's gossip, of 16, 24 or 32 bytes; empty: plain text
 	KeyEpoch uint64            `json:"key_epoch"`
 	Seeds    []string          `json:"seeds,omitempty"` // gossip addresses of other members, MaxTicketSeeds at most
 	Servers  []string          `json:"servers"`         // QUIC addresses
 }
 
 // Feed is what the machines of a region are told. Its index is that of the state in
-// which it was last seen to change, comparable between servers.
+// which it was last seen to change, comparable between servers; its Edition orders feeds.
 type Feed struct {
 	Index   uint64           `json:"index"`
 	Region  string           `json:"region"`
 	Reign   string           `json:"reign,omitempty"` // the leader and its term, as in Goals
-	At      time.Time        `json:"at"`              // by the clock of the server that signed it
+	At      time.Time        `json:"at"`              // when the server that signed it saw it change
 	Goals   []*starling.Goal `json:"goals"`
 	Servers []starling.Node  `json:"servers"`
 	Caches  []starling.Node  `json:"caches"`
@@ -131,6 +132,14 @@ type Roster []string
 type CellFeedResponse struct {
 	Signed json.RawMessage `json:"signed,omitempty"` // a SignedFeed; missing if the caller's is as new
 	Moved  bool            `json:"moved,omitempty"`  // the caller is not of this cell any more: it registers again
+	// Speaker and Term say to whom members report. What another term was told is forgotten.
+	Speaker string `json:"speaker,omitempty"`
+	Term    uint64 `json:"term,omitempty"`
+}
+
+// CellReportsResponse takes a member's reports.
+type CellReportsResponse struct {
+	Term uint64 `json:"term"` // of the speaker; if another was told, everything is reported again
 }
 
 // CellReport is a cell's word on itself, from the member that speaks for it. Two halves of
@@ -142,6 +151,12 @@ type CellReport struct {
 	Gossip  string         `json:"gossip"`  // its gossip address, a seed for others
 	Alive   starling.Slots `json:"alive"`   // members that it sees, itself included
 	Apps    []CellApp      `json:"apps"`    // goals in force, MaxReports at most
+	// A report may hold only those apps that have changed since an earlier one of the same
+	// relay. Seq counts its reports; Base is the Seq that this one builds on, 0: on none.
+	Seq  uint64 `json:"seq,omitempty"`
+	Base uint64 `json:"base,omitempty"`
+	// Gone are apps of the earlier report that have no goal any more.
+	Gone []string `json:"gone,omitempty"`
 }
 
 // CellApp is the merged state of those machines of a cell that a goal targets.
@@ -161,6 +176,7 @@ type CellApp struct {
 type CellReportResponse struct {
 	Reign string   `json:"reign"`
 	Seeds []string `json:"seeds,omitempty"` // of another part of the cell, which this one should join
+	Whole bool     `json:"whole,omitempty"` // the base is not known here: everything is to be said again
 }
 
 // CellMember is one member of a cell and its last word on each app.
