@@ -3,6 +3,7 @@ package starling
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Sentinel errors. Callers test them with errors.Is; httpapi maps each to a status.
@@ -17,8 +18,25 @@ var (
 	ErrOutcomeUnknown = errors.New("the outcome is unknown")
 
 	ErrForbidden = errors.New("forbidden")
-	ErrCorrupt   = errors.New("corrupt") // bytes do not match their digest
+	ErrClock     = errors.New("the clocks disagree") // by more than certificates allow for
+	ErrCorrupt   = errors.New("corrupt")             // bytes do not match their digest
 )
+
+// BusyError says that a bound was reached, and when there may be room again. It wraps ErrUnavailable.
+type BusyError struct {
+	What  string
+	After time.Duration // 0: unknown
+}
+
+func (e *BusyError) Error() string {
+	if e.After == 0 {
+		return e.What
+	}
+	return fmt.Sprintf("%s: try again in %s", e.What, e.After.Round(time.Millisecond))
+}
+
+// Unwrap makes a BusyError an ErrUnavailable.
+func (e *BusyError) Unwrap() error { return ErrUnavailable }
 
 // FieldError says what is wrong with one field of the input, and what to do.
 type FieldError struct {

@@ -3,7 +3,10 @@ package pki
 import (
 	"crypto/tls"
 	"net"
+	"slices"
 	"time"
+
+	"github.com/starlingdeploy/starling"
 )
 
 // TLS builds the configurations of mutually authenticated connections between nodes.
@@ -18,6 +21,10 @@ type TLS struct {
 	Current func() *Credentials                // those to use from now on
 	Now     func() time.Time                   // nil: time.Now
 	Refused func(remote net.Addr, cause error) // told of every refused client; may be nil
+
+	// Enrol is the protocol of callers without a certificate, who get to know this side's. Empty:
+	// there are none.
+	Enrol string
 }
 
 // Server returns the configuration of the accepting side. It takes the credentials
@@ -27,6 +34,9 @@ func (t TLS) Server() *tls.Config {
 		MinVersion: tls.VersionTLS13,
 		NextProtos: []string{t.ALPN},
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			if t.Enrol != "" && slices.Equal(hello.SupportedProtos, []string{t.Enrol}) {
+				return t.enrolment(), nil
+			}
 			return t.config(func(err error) {
 				if t.Refused != nil && hello.Conn != nil {
 					t.Refused(hello.Conn.RemoteAddr(), err)
@@ -59,6 +69,49 @@ func (t TLS) config(refused func(error)) *tls.Config {
 	}
 }
 
+// enrolment is the accepting side's configuration for a caller without a certificate. The chain
+// includes the CA's certificate, of which the caller knows the fingerprint only.
+func (t TLS) enrolment() *tls.Config {
+	c := t.Current()
+	own := tls.Certificate{
+		PrivateKey: c.Certificate.PrivateKey, Leaf: c.Leaf,
+		Certificate: append(slices.Clone(c.Certificate.Certificate), c.Root()),
+	}
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		NextProtos:             []string{t.Enrol},
+		SessionTicketsDisabled: true,
+		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &own, nil },
+	}
+}
+
+// EnrolTLS is the configuration of one connection of a caller without a certificate, who knows
+// the fingerprint of the cluster's CA. It gets to know the server and the CA's certificate (PEM).
+func EnrolTLS(alpn string, ca starling.Digest, now func() time.Time, verified func(starling.Identity, []byte)) *tls.Config {
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		NextProtos:             []string{alpn},
+		SessionTicketsDisabled: true,
+		InsecureSkipVerify:     true, // judged in VerifyConnection
+		VerifyConnection: func(state tls.ConnectionState) error {
+			id, caPEM, err := VerifyServer(rawChain(state), ca, now())
+			if err != nil {
+				return err
+			}
+			verified(id, caPEM)
+			return nil
+		},
+	}
+}
+
+func rawChain(state tls.ConnectionState) [][]byte {
+	chain := make([][]byte, len(state.PeerCertificates))
+	for i, cert := range state.PeerCertificates {
+		chain[i] = cert.Raw
+	}
+	return chain
+}
+
 func (t TLS) verify(c *Credentials, state tls.ConnectionState) error {
 	if state.NegotiatedProtocol != t.ALPN {
 		return refusedf("the far side speaks %.40q, want %q", state.NegotiatedProtocol, t.ALPN)
@@ -67,10 +120,6 @@ func (t TLS) verify(c *Credentials, state tls.ConnectionState) error {
 	if t.Now != nil {
 		now = t.Now
 	}
-	chain := make([][]byte, len(state.PeerCertificates))
-	for i, cert := range state.PeerCertificates {
-		chain[i] = cert.Raw
-	}
-	_, err := c.Verify(chain, now())
+	_, err := c.Verify(rawChain(state), now())
 	return err
 }

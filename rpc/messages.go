@@ -39,9 +39,11 @@ const (
 // Problem is the body of an error answer.
 type Problem struct {
 	Status int    `json:"status"`
-	Kind   string `json:"kind"` // not_found, conflict, fenced, not_leader, unavailable, forbidden, invalid
+	Kind   string `json:"kind"` // not_found, conflict, fenced, not_leader, unavailable, forbidden, clock, invalid
 	Field  string `json:"field,omitempty"`
 	Detail string `json:"detail"`
+	// RetryAfterMS is when a bound that was reached may leave room again; 0: no such thing.
+	RetryAfterMS int64 `json:"retry_after_ms,omitempty"`
 }
 
 // Status is a server's word on itself.

@@ -5,9 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
+	"time"
 
 	"github.com/starlingdeploy/starling"
 )
+
+// MaxRetryAfter is the longest time for which a server may send anybody away.
+const MaxRetryAfter = time.Minute
 
 // kinds maps the domain's sentinel errors to the wire and back.
 var kinds = []struct {
@@ -18,6 +23,7 @@ var kinds = []struct {
 	{starling.ErrNotFound, "not_found", http.StatusNotFound},
 	{starling.ErrFenced, "fenced", http.StatusGone},
 	{starling.ErrConflict, "conflict", http.StatusConflict},
+	{starling.ErrClock, "clock", http.StatusForbidden},
 	{starling.ErrForbidden, "forbidden", http.StatusForbidden},
 	{starling.ErrNotLeader, "not_leader", http.StatusServiceUnavailable},
 	{starling.ErrUnavailable, "unavailable", http.StatusServiceUnavailable},
@@ -28,6 +34,10 @@ func ProblemOf(err error) Problem {
 	var field *starling.FieldError
 	if errors.As(err, &field) {
 		return Problem{Status: http.StatusBadRequest, Kind: "invalid", Field: field.Field, Detail: field.Problem}
+	}
+	var busy *starling.BusyError
+	if errors.As(err, &busy) {
+		return Problem{Status: http.StatusServiceUnavailable, Kind: "unavailable", Detail: busy.What, RetryAfterMS: max(1, busy.After.Milliseconds())}
 	}
 	for _, k := range kinds {
 		if errors.Is(err, k.err) {
@@ -42,6 +52,9 @@ func (p Problem) Err() error {
 	if p.Kind == "invalid" {
 		return &starling.FieldError{Field: p.Field, Problem: p.Detail}
 	}
+	if p.RetryAfterMS > 0 {
+		return &starling.BusyError{What: p.Detail, After: time.Duration(min(p.RetryAfterMS, MaxRetryAfter.Milliseconds())) * time.Millisecond}
+	}
 	for _, k := range kinds {
 		if k.kind == p.Kind {
 			return fmt.Errorf("%w: %s", k.err, p.Detail)
@@ -54,6 +67,9 @@ func (p Problem) Err() error {
 func WriteProblem(w http.ResponseWriter, err error) {
 	p := ProblemOf(err)
 	w.Header().Set("Content-Type", "application/problem+json")
+	if p.RetryAfterMS > 0 { // RFC 9110, section 10.2.3, in whole seconds
+		w.Header().Set("Retry-After", strconv.FormatInt((p.RetryAfterMS+999)/1000, 10))
+	}
 	w.WriteHeader(p.Status)
 	_ = json.NewEncoder(w).Encode(p) // the caller is gone: nobody is left to tell
 }

@@ -26,6 +26,10 @@ func (e *Endpoint) acceptConnections() {
 
 // serve welcomes a verified connection and accepts its streams until it ends.
 func (e *Endpoint) serve(q *quic.Conn) {
+	if q.ConnectionState().TLS.NegotiatedProtocol == enrolALPN {
+		e.serveEnrolment(q)
+		return
+	}
 	l, err := newLink(q, e.credentials.Load(), false)
 	if err != nil { // the handshake has verified just this
 		e.refusedHandshake(q.RemoteAddr(), err)

@@ -27,6 +27,9 @@ type Config struct {
 	AcceptQueueStreams      int   // per kind, waiting for Accept
 	ReceiveBudgetBytes      int64 // unread received bytes of all connections, beyond initialConnectionWindowBytes each
 
+	// Enrolment lets machines without a certificate in; nil: nobody.
+	Enrolment *Enrolment
+
 	// DisableGRO reads packet by packet even where the kernel could merge them.
 	DisableGRO bool
 	// ReceiveCoalesce, if not 0, is the least time between two reads of the socket, unless the first
@@ -126,6 +129,9 @@ func (c *Config) setDefaults() error {
 	}
 	if c.MaxStreamWindowBytes < minStreamWindowBytes || c.MaxStreamWindowBytes > maxStreamWindowBytes {
 		return fmt.Errorf("MaxStreamWindowBytes is %d, want %d to %d", c.MaxStreamWindowBytes, minStreamWindowBytes, maxStreamWindowBytes)
+	}
+	if err := c.Enrolment.check(); err != nil {
+		return err
 	}
 	if c.idleTimeout == 0 {
 		c.idleTimeout = defaultIdleTimeout

@@ -224,7 +224,7 @@ func (e *Endpoint) dialAddress(ctx context.Context, addr string) (*link, error) 
 	if err := self.Valid(e.cfg.now()); err != nil {
 		return nil, fmt.Errorf("this node's own certificate: %w", err)
 	}
-	remotes, err := e.resolve(ctx, addr)
+	remotes, err := resolve(ctx, addr, e.socket.bound().Addr())
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", starling.ErrUnavailable, err)
 	}
@@ -269,21 +269,7 @@ func (e *Endpoint) attemptError(err error) error {
 
 // welcomed waits for the word that the far side has verified this side and has room for it.
 func (e *Endpoint) welcomed(ctx context.Context, l *link) error {
-	ctx, cancel := context.WithTimeout(ctx, welcomeTimeout)
-	defer cancel()
-	stream, err := l.quic.AcceptUniStream(ctx)
-	if err != nil {
-		return err
-	}
-	if err := stream.SetReadDeadline(time.Now().Add(welcomeTimeout)); err != nil {
-		return err
-	}
-	// To its end: to cancel it would cross with the far side's closing it.
-	word, err := io.ReadAll(io.LimitReader(stream, maxWelcomeBytes))
-	if err != nil {
-		return err
-	}
-	if err := checkWelcome(word); err != nil {
+	if err := awaitWelcome(ctx, l.quic); err != nil {
 		return err
 	}
 	switch e.join(l) {
@@ -297,6 +283,24 @@ func (e *Endpoint) welcomed(ctx context.Context, l *link) error {
 	}
 }
 
+func awaitWelcome(ctx context.Context, q *quic.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, welcomeTimeout)
+	defer cancel()
+	stream, err := q.AcceptUniStream(ctx)
+	if err != nil {
+		return err
+	}
+	if err := stream.SetReadDeadline(time.Now().Add(welcomeTimeout)); err != nil {
+		return err
+	}
+	// To its end: to cancel it would cross with the far side's closing it.
+	word, err := io.ReadAll(io.LimitReader(stream, maxWelcomeBytes))
+	if err != nil {
+		return err
+	}
+	return checkWelcome(word)
+}
+
 // checkWelcome reads the version of the protocol. Later versions may say more after it.
 func checkWelcome(word []byte) error {
 	if len(word) == 0 {
@@ -308,8 +312,8 @@ func checkWelcome(word []byte) error {
 	return nil
 }
 
-// resolve returns the addresses to dial that the socket's own family can reach.
-func (e *Endpoint) resolve(ctx context.Context, addr string) ([]netip.AddrPort, error) {
+// resolve returns the addresses to dial that the family of the socket's own address can reach.
+func resolve(ctx context.Context, addr string, bound netip.Addr) ([]netip.AddrPort, error) {
 	host, portText, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, err
@@ -322,7 +326,6 @@ func (e *Endpoint) resolve(ctx context.Context, addr string) ([]netip.AddrPort, 
 	if err != nil {
 		return nil, err
 	}
-	bound := e.socket.bound().Addr()
 	var found []netip.AddrPort
 	for _, ip := range ips {
 		ip = ip.Unmap()

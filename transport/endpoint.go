@@ -30,6 +30,7 @@ type Endpoint struct {
 	listener    *quic.Listener
 	diallingCfg *quic.Config
 	budget      *windowBudget
+	enrolment   *admission              // nil: nobody enrols here
 	queues      [maxKind + 1]chan *Conn // by kind
 	counters    counters
 	refusalLog  *rate.Limiter // bounds log lines that strangers can cause
@@ -67,6 +68,9 @@ type Stats struct {
 	BytesOut     uint64 // written to streams
 	Refused      uint64 // connections and streams, for their certificate or against the table
 	Busy         uint64 // connections and streams, because a bound was reached
+	Enrolling    int    // open connections of machines that enrol
+	EnrolSince   uint64 // such connections, since the endpoint began
+	EnrolBusy    uint64 // such connections sent away until later
 	FailedDials  uint64 // attempts to connect
 	GRO          bool   // whether the kernel merges received packets
 	SocketReads  uint64 // system calls that received something
@@ -116,6 +120,10 @@ func listen(cfg Config, s *socket) (*Endpoint, error) {
 	e.ctx, e.end = context.WithCancel(context.Background())
 	e.credentials.Store(cfg.Credentials)
 	e.tls = pki.TLS{ALPN: alpn, Current: e.credentials.Load, Now: cfg.now, Refused: e.refusedHandshake}
+	if cfg.Enrolment != nil {
+		e.tls.Enrol = enrolALPN
+		e.enrolment = newAdmission(*cfg.Enrolment)
+	}
 	e.diallingCfg = cfg.dialling(e.budget)
 	for k := range e.queues {
 		e.queues[k] = make(chan *Conn, cfg.AcceptQueueStreams)
@@ -173,6 +181,25 @@ func (e *Endpoint) SetCredentials(c *pki.Credentials) {
 	}
 }
 
+// ExpelRevoked closes the connections of peers whose certificates are void by now. New ones are
+// refused as they come.
+func (e *Endpoint) ExpelRevoked() {
+	c := e.credentials.Load()
+	var out []*link
+	e.mu.Lock()
+	for l := range e.links {
+		if c.Revoked(l.peer) != nil {
+			l.retired.Store(true)
+			out = append(out, l)
+		}
+	}
+	e.mu.Unlock()
+	for _, l := range out {
+		e.counters.refused.Add(1)
+		l.close(codeRevoked, "this machine was revoked")
+	}
+}
+
 // Stats returns the current numbers.
 func (e *Endpoint) Stats() Stats {
 	e.mu.Lock()
@@ -181,7 +208,7 @@ func (e *Endpoint) Stats() Stats {
 	e.budget.mu.Lock()
 	left := e.budget.leftBytes
 	e.budget.mu.Unlock()
-	return Stats{
+	st := Stats{
 		Connections:  connections,
 		Streams:      int(e.counters.streams.Load()),
 		Accepted:     e.counters.accepted.Load(),
@@ -196,6 +223,10 @@ func (e *Endpoint) Stats() Stats {
 		BudgetBytes:  left,
 		ReceiveBytes: e.socket.receiveBytes,
 	}
+	if e.enrolment != nil {
+		st.Enrolling, st.EnrolSince, st.EnrolBusy = e.enrolment.stats()
+	}
+	return st
 }
 
 // Close ends all connections and streams, then the socket. Bytes that the far side has

@@ -29,6 +29,8 @@ const (
 	codeExpired     code = 8 // a certificate expired while the connection was open
 	codeIdle        code = 9 // unused for long
 	codeAbort       code = 10
+	codeEnrolBusy   code = 11 // a bound on enrolment was reached; the reason says when to try again
+	codeRevoked     code = 12 // the far side's certificate is void
 )
 
 // cryptoErrors is the range of QUIC error codes that carry a TLS alert (RFC 9001, section 4.8).
@@ -41,9 +43,14 @@ const (
 func explain(c code, k Kind, caller, far starling.Identity) error {
 	r, _ := k.rule()
 	switch c {
+	case codeRevoked:
+		return fmt.Errorf("%w: %s/%s or %s/%s was revoked", starling.ErrForbidden, caller.Region, caller.Name, far.Region, far.Name)
 	case codeUnknownKind:
 		return fmt.Errorf("%w: there are no streams of %s", starling.ErrForbidden, k)
 	case codeCallerRole:
+		if len(r.caller) == 0 {
+			return fmt.Errorf("%w: %s streams are for machines without a certificate", starling.ErrForbidden, k)
+		}
 		return fmt.Errorf("%w: the caller's certificate of %s/%s lacks role %s for %s streams",
 			starling.ErrForbidden, caller.Region, caller.Name, roleNames(r.caller), k)
 	case codeFarRole:
@@ -81,13 +88,19 @@ func connError(err error) error {
 		if !app.Remote {
 			return net.ErrClosed
 		}
+		switch code(app.ErrorCode) {
+		case codeEnrolBusy:
+			return &starling.BusyError{What: "the server has too many machines enrolling", After: retryAfter(app.ErrorMessage)}
+		case codeRevoked:
+			return fmt.Errorf("%w: the far side closed the connection: %.200q", starling.ErrForbidden, app.ErrorMessage)
+		}
 		return fmt.Errorf("%w: the far side closed the connection: %.200q", starling.ErrUnavailable, app.ErrorMessage)
 	case errors.As(err, &tls) && tls.ErrorCode >= cryptoErrorFirst && tls.ErrorCode <= cryptoErrorLast:
 		if errors.Is(err, starling.ErrForbidden) { // our own verdict on the far side's certificate
 			return err
 		}
 		if tls.Remote {
-			return fmt.Errorf("%w: the far side refused this node's certificate: it is of another cluster or CA, expired, or a clock is wrong; the far side's log says which: %w",
+			return fmt.Errorf("%w: the far side refused this node's certificate: it is of another cluster or CA, expired, revoked, or a clock is wrong; the far side's log says which: %w",
 				starling.ErrForbidden, err)
 		}
 		return fmt.Errorf("%w: the far side is no node of this cluster: %w", starling.ErrForbidden, err)

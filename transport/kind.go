@@ -18,9 +18,10 @@ const (
 	KindBlob    Kind = 3 // blob protocol
 	KindSwarm   Kind = 4 // availability between two machines
 	KindCell    Kind = 5 // HTTP/1.1 within a cell, and from servers to its relays
+	KindEnrol   Kind = 6 // HTTP/1.1 from machines that have no certificate yet, on connections of their own
 )
 
-const maxKind = KindCell
+const maxKind = KindEnrol
 
 // scope says how far apart the two ends of a stream may be.
 type scope byte
@@ -47,6 +48,8 @@ func (k Kind) rule() (r rule, ok bool) {
 		return rule{"swarm", machine, machine, oneRegion, 3}, true
 	case KindCell:
 		return rule{"cell", []starling.Role{starling.RoleMachine, starling.RoleServer}, []starling.Role{starling.RoleMachine}, oneRegion, 2}, true
+	case KindEnrol: // whoever has a certificate has no need to
+		return rule{"enrol", nil, []starling.Role{starling.RoleServer}, anywhere, 2}, true
 	}
 	return rule{}, false
 }

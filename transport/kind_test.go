@@ -52,7 +52,7 @@ var tableCases = []struct {
 	{KindCell, roles("machine"), roles("server", "cache", "worker"), true, codeFarRole},
 
 	{0, roles("server"), roles("server"), true, codeUnknownKind},
-	{6, roles("server"), roles("server"), true, codeUnknownKind},
+	{7, roles("server"), roles("server"), true, codeUnknownKind},
 	{255, roles("server"), roles("server"), true, codeUnknownKind},
 }
 
