@@ -56,26 +56,9 @@ func TestMachineBoardMergesReportsWithTheMembership(t *testing.T) {
 	if c, _ := b.count(&g2, at); c.Due != 1 || c.Healthy != 0 || c.Staged != 2 {
 		t.Errorf("while staging: %+v", c)
 	}
-	b.keepApps(nil)
-	if len(b.apps) != 0 || len(b.tallies) != 0 {
+	b.keepApps(nil, at)
+	if b.tally.Apps() != 0 {
 		t.Error("an app without a goal is remembered")
-	}
-}
-
-func TestManyMachinesAreRecountedRarely(t *testing.T) {
-	b := newMachineBoard("us")
-	b.setMembers(newMemberList(machineNodes("us", recountLargeMachines)...).Members())
-	g := &starling.Goal{App: "web", Generation: starling.Generation{Epoch: 1, Sequence: 1}, Deployment: "d1", Stage: starling.StageFetch}
-	at := time.Unix(100, 0)
-	b.count(g, at)
-	if _, err := b.record(g, starling.MachineReport{Node: "m1", App: "web", Generation: g.Generation, State: starling.MachineStaged}, at); err != nil {
-		t.Fatal(err)
-	}
-	if c, _ := b.count(g, at.Add(recountLargeAfter-1)); c.Staged != 0 {
-		t.Error("recounted too soon")
-	}
-	if c, _ := b.count(g, at.Add(recountLargeAfter)); c.Staged != 1 {
-		t.Error("not recounted")
 	}
 }
 
@@ -253,7 +236,10 @@ func BenchmarkCount(b *testing.B) {
 	board.count(g, at)
 	for b.Loop() {
 		at = at.Add(time.Second)
-		board.tallies["web"].fresh = false
+		r := starling.MachineReport{Node: "m0", Generation: g.Generation, State: starling.MachineHealthy, FetchMS: at.Unix()}
+		if _, err := board.record(g, r, at); err != nil {
+			b.Fatal(err)
+		}
 		if c, _ := board.count(g, at); c.Healthy != machines {
 			b.Fatalf("%+v", c)
 		}

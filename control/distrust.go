@@ -18,25 +18,6 @@ func plainDistrust(all []starling.Distrust) []starling.Distrust {
 	return out
 }
 
-// countAccused adds what one machine says of others, each once.
-func countAccused(sum map[starling.Distrust]*starling.Accused, region string, r *starling.MachineReport) {
-	for i, d := range r.Distrusted {
-		key := starling.Distrust{Node: d.Node, Cache: d.Cache}
-		again := slices.ContainsFunc(r.Distrusted[:i], func(x starling.Distrust) bool { return x.Node == d.Node && x.Cache == d.Cache })
-		a := sum[key]
-		switch {
-		case again:
-		case a != nil:
-			a.Accusers++
-			if r.Node < a.By {
-				a.By, a.Reason = r.Node, d.Reason
-			}
-		case len(sum) < maxAccusedPerApp:
-			sum[key] = &starling.Accused{Node: d.Node, Region: region, Cache: d.Cache, Reason: d.Reason, By: r.Node, Accusers: 1}
-		}
-	}
-}
-
 // checkNamed bounds the machines that another region's report names.
 func checkNamed(r *starling.RegionReport) {
 	c := &r.Counts

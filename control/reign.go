@@ -98,7 +98,7 @@ func (r *Reign) liveWorkers() int {
 // Decide is one look: the region's own affairs, then those of the apps homed here.
 func (r *Reign) Decide(v raftfsm.View, now time.Time) []Decision {
 	goals := v.Goals()
-	r.machines.keepApps(goals)
+	r.machines.keepApps(goals, now)
 	r.caches.keepGoals(goals, v.Placed)
 	r.marks.keepGoals(goals)
 	r.wants.update(v, r.dirs, r.conf.Region, min(r.conf.Replicas, r.caches.count()))
