@@ -2,6 +2,7 @@ package starling
 
 import (
 	"math"
+	"math/bits"
 	"slices"
 	"time"
 )
@@ -32,11 +33,12 @@ type Machine struct {
 	Zone       string            `json:"zone,omitempty"`
 	Rack       string            `json:"rack,omitempty"`
 	Tags       map[string]string `json:"tags,omitempty"`
-	Cell       string            `json:"cell"`
-	Slot       int               `json:"slot"`             // its place in the cell's bitmaps, 0 to MaxCellMachines-1
-	Gossip     string            `json:"gossip,omitempty"` // host:port in its cell, as last registered: a seed for others
-	Key        Digest            `json:"key,omitzero"`     // SHA-256 of its public key; zero: its certificate was made by hand
-	Token      string            `json:"token,omitempty"`  // ID of the join token that it came with
+	Granted    []string          `json:"granted,omitempty"` // what its token says of it and it cannot change: keys of Tags, and "zone"; sorted
+	Cell       string            `json:"cell,omitempty"`    // empty: none, since it is revoked, or was and has not been heard since
+	Slot       int               `json:"slot"`              // its place in the cell's bitmaps, 0 to MaxCellMachines-1
+	Gossip     string            `json:"gossip,omitempty"`  // host:port in its cell, as last registered: a seed for others
+	Key        Digest            `json:"key,omitzero"`      // SHA-256 of its public key; zero: its certificate was made by hand
+	Token      string            `json:"token,omitempty"`   // ID of the join token that it came with
 	Standing   Standing          `json:"standing"`
 	EnrolledAt time.Time         `json:"enrolled_at"`
 }
@@ -44,11 +46,13 @@ type Machine struct {
 // Cell is a set of machines that gossip in one pool and swarm together, near each other
 // as far as their numbers allow. Its name is unique in its region.
 type Cell struct {
-	Name     string `json:"name"`
-	Zone     string `json:"zone,omitempty"`
-	Machines int    `json:"machines"`
-	KeyEpoch uint64 `json:"key_epoch"` // of its gossip key; grows with each rotation
-	Version  uint64 `json:"version"`   // Raft index of the last change to who belongs to it, or to its key
+	Name      string    `json:"name"`
+	Zone      string    `json:"zone,omitempty"` // of most of its machines when it was made
+	Machines  int       `json:"machines"`
+	Racks     int       `json:"racks"`     // that they stand in; those that name none stand in none
+	KeyEpoch  uint64    `json:"key_epoch"` // of its gossip key; grows with each rotation
+	Version   uint64    `json:"version"`   // Raft index of the last change to who belongs to it, or to its key
+	ChangedAt time.Time `json:"changed_at"`
 }
 
 // JoinToken lets machines enrol. Its secret is shown once and kept hashed.
@@ -77,6 +81,30 @@ func (s *Slots) Set(slot int) {
 		*s = append(*s, 0)
 	}
 	(*s)[slot/8] |= 1 << (slot % 8)
+}
+
+// Clear takes a slot out.
+func (s Slots) Clear(slot int) {
+	if slot >= 0 && slot/8 < len(s) {
+		s[slot/8] &^= 1 << (slot % 8)
+	}
+}
+
+// Free returns the lowest slot that is not in the set, -1 if there is none.
+func (s Slots) Free() int {
+	for i, b := range s {
+		if b != 0xff {
+			return within(i*8 + bits.TrailingZeros8(^b))
+		}
+	}
+	return within(len(s) * 8)
+}
+
+func within(slot int) int {
+	if slot >= MaxCellMachines {
+		return -1
+	}
+	return slot
 }
 
 // Has reports whether a slot is in the set.

@@ -28,6 +28,8 @@ const (
 	MaxTakeoverRecords      = 500  // moved by an entry, rounded up to all of one app
 	MaxTakeoversKept        = 96   // stages of this region's takeovers of one other; the oldest go first
 	MaxUnseenKept           = 1000 // records that nobody else had seen, named for people; the oldest go first
+	MaxRevokedMachines      = 10_000
+	MaxDrainingMachines     = 10_000
 )
 
 // limits are the bounds that history grows into; tests that reach them set lower ones.
@@ -38,10 +40,11 @@ type limits struct {
 	tokens    int   // per region
 	takeover  int   // records moved by an entry
 	archive   int64 // bytes of segments
+	machines  int   // of the region
 }
 
 func defaultLimits() limits {
-	return limits{MaxEventsKept, MaxEndedDeployments, MaxArtifactsPerRegion, MaxTokensPerRegion, MaxTakeoverRecords, MaxArchiveBytes}
+	return limits{MaxEventsKept, MaxEndedDeployments, MaxArtifactsPerRegion, MaxTokensPerRegion, MaxTakeoverRecords, MaxArchiveBytes, starling.MaxMachinesPerRegion}
 }
 
 // Bounds of the input.
@@ -54,6 +57,9 @@ const (
 	MaxHolding             = 64       // jobs listed in a lease
 	MaxTokenNameBytes      = 128
 	MaxServerAddrBytes     = 256
+	MaxMachineWordBytes    = 128 // a zone, a rack
+	MaxMachineTagsBytes    = 512 // keys and values of all tags: gossip carries no more
+	MaxJoinTokenLife       = 366 * 24 * time.Hour
 
 	maxYear = 9000 // of a time; JSON has no years above 9999
 )

@@ -36,7 +36,8 @@ type Command struct {
 // Type names a command, noun.verb.
 type Type string
 
-// The commands. Each is described at its payload.
+// The commands. Each is described at its payload; those of machines and cells are in
+// roster.go.
 const (
 	TypeAppApply         Type = "app.apply"
 	TypeSubmit           Type = "deployment.submit"
@@ -64,6 +65,15 @@ const (
 	TypeVote             Type = "region.vote"
 	TypeTakeover         Type = "region.takeover"
 	TypeReturned         Type = "region.returned"
+	TypeMachineEnrol     Type = "machine.enrol"
+	TypeMachineRegister  Type = "machine.register"
+	TypeMachineStanding  Type = "machine.standing"
+	TypeMachineRemove    Type = "machine.remove"
+	TypeCellSplit        Type = "cell.split"
+	TypeCellMerge        Type = "cell.merge"
+	TypeCellRotate       Type = "cell.rotate"
+	TypeJoinTokenCreate  Type = "jointoken.create"
+	TypeJoinTokenRevoke  Type = "jointoken.revoke"
 )
 
 // NewCommand marshals a payload into a command.
@@ -337,5 +347,8 @@ type Result struct {
 	Token      *starling.Token
 	Takeover   *starling.Takeover
 	Ballot     *Ballot
+	Machine    *starling.Machine
+	Cell       *starling.Cell
+	JoinToken  *starling.JoinToken
 	Created    bool
 }

@@ -150,5 +150,5 @@ func handlerOf(t Type) handler {
 	case TypeReturned:
 		return on((*tx).returned)
 	}
-	return nil
+	return rosterHandlerOf(t)
 }

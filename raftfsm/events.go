@@ -25,6 +25,16 @@ const (
 	EventRegionTakenOver    = "region.taken_over"   // Detail: which, by whom, how far
 	EventRegionReturned     = "region.returned"     // Detail: the region
 	EventRegionFenced       = "region.fenced"       // Detail: by whom, and how much nobody else had seen
+	EventMachineEnrolled    = "machine.enrolled"    // Detail: the first of the entry, and how many more came in it
+	EventMachineStanding    = "machine.standing"    // Detail: the machine, and what it is now
+	EventMachineRemoved     = "machine.removed"     // Detail: the machine
+	EventCellOpened         = "cell.opened"         // Detail: the cell
+	EventCellClosed         = "cell.closed"         // Detail: the cell, which has no machines any more
+	EventCellSplit          = "cell.split"          // Detail: the cell, and the new one
+	EventCellMerged         = "cell.merged"         // Detail: the cell, and the one that took its machines
+	EventCellRotated        = "cell.rotated"        // Detail: the cell, or how many
+	EventJoinTokenCreated   = "jointoken.created"   // Detail: the token's ID
+	EventJoinTokenRevoked   = "jointoken.revoked"   // Detail: the token's ID
 )
 
 // emit adds an event to the ring. Its place, time and actor are the command's, its

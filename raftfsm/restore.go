@@ -50,6 +50,7 @@ func (v View) Summary() (starling.SnapshotInfo, error) {
 //   - deployments under way end as failed, since nobody knows what became of them;
 //   - each goal gets a generation above all that machines may have seen, so that they
 //     turn to what it names, and so will the goals of apps that the snapshot lacks;
+//   - cells count as changed, so that their machines see who belongs to them now;
 //   - what may have been changed since counts as changed, so that other regions get it.
 func (v View) Restored(rd io.Reader, at time.Time, actor string) (View, error) {
 	return v.goOn(rd, at, actor, v.meta.Recovered)
@@ -111,6 +112,7 @@ func (t *tx) resume(taken time.Time) error {
 	for _, k := range own[starling.Token](t, tableTokens) {
 		put(t, tableTokens, k, &row[starling.Token]{rec: k.rec, mod: t.step(), seq: k.seq})
 	}
+	t.renewCells()
 	t.meta.Floor = t.step()
 	t.meta.Level = max(t.meta.Level, RestoredLevel) // older programs do not know the floor
 	return t.err

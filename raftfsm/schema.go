@@ -27,8 +27,13 @@ const (
 	tableTakeovers   = "takeovers"
 	tableBallots     = "ballots"
 	tableUnseen      = "unseen"
+	tableMachines    = "machines"
+	tableCells       = "cells"
+	tableJoinTokens  = "jointokens"
 	tableLanes       = "lanes" // derived from deployments, never in a snapshot
 	tableKeys        = "keys"  // derived from history, never in a snapshot
+	tableRacks       = "racks" // derived from machines, never in a snapshot
+	tableSlots       = "slots" // derived from machines, never in a snapshot
 )
 
 // The indexes.
@@ -45,8 +50,12 @@ const (
 	byArtifact = "artifact" // by the artifact that a record needs or names
 	byRegion   = "region"   // per region, oldest first
 	byHash     = "hash"
-	byBuild    = "build" // lanes whose next deployment wants a worker
-	byStart    = "start" // lanes whose next deployment has its artifact
+	byBuild    = "build"    // lanes whose next deployment wants a worker
+	byStart    = "start"    // lanes whose next deployment has its artifact
+	byCell     = "cell"     // machines of a cell, by slot
+	byStanding = "standing" // machines that are draining or revoked
+	byZone     = "zone"     // cells of a zone, the smallest first
+	bySize     = "size"     // cells, the smallest first
 )
 
 // row is one stored record. Rows and records are never changed once put.
@@ -71,8 +80,10 @@ type meta struct {
 	// generations up to it. 0: never.
 	Floor uint64 `json:"floor,omitempty"`
 	// Recovered counts how often the region went on without most of its servers.
-	Recovered int   `json:"recovered,omitempty"`
-	Archived  int64 `json:"archived,omitempty"` // bytes of the archive's segments
+	Recovered int    `json:"recovered,omitempty"`
+	Archived  int64  `json:"archived,omitempty"` // bytes of the archive's segments
+	Cells     uint64 `json:"cells,omitempty"`    // that there ever were: their names are never used again
+	Machines  int    `json:"machines,omitempty"`
 }
 
 // position is the place of an event in the order of all events.
@@ -226,6 +237,7 @@ func schema() map[string]*tableSchema {
 				return optional(!r.rec.build, newKey().urgency(r.rec.priority).uint(r.rec.seq))
 			},
 		})
+	rosterTables(s)
 	return s
 }
 

@@ -202,7 +202,7 @@ func (s *stage) direct(f []string) string {
 }
 
 func resultText(r Result) string {
-	for _, e := range []error{starling.ErrNotFound, starling.ErrConflict, starling.ErrFenced, starling.ErrUnavailable} {
+	for _, e := range []error{starling.ErrNotFound, starling.ErrConflict, starling.ErrFenced, starling.ErrUnavailable, starling.ErrForbidden} {
 		if errors.Is(r.Err, e) {
 			return "REFUSED " + r.Err.Error()
 		}
@@ -234,6 +234,15 @@ func resultText(r Result) string {
 	}
 	if r.Token != nil {
 		out += fmt.Sprintf(" token %s %s revoked=%v", r.Token.ID, r.Token.Role, r.Token.Revoked)
+	}
+	if r.Machine != nil {
+		out += " " + machineText(r.Machine)
+	}
+	if r.Cell != nil {
+		out += " " + cellText(r.Cell)
+	}
+	if r.JoinToken != nil {
+		out += " " + joinTokenText(r.JoinToken)
 	}
 	return out
 }

@@ -73,6 +73,18 @@ func show(v View, kind, name string) string {
 		for _, k := range v.Tokens() {
 			p("%s %s@%s revoked=%v", k.ID, k.Role, k.Region, k.Revoked)
 		}
+	case "machines":
+		for m := range v.Machines("") {
+			p("%s", machineText(m))
+		}
+	case "cells":
+		for _, c := range v.Cells() {
+			p("%s, racks %d, version %d, changed %s", cellText(c), c.Racks, c.Version, clockText(c.ChangedAt))
+		}
+	case "jointokens":
+		for _, k := range v.JoinTokens() {
+			p("%s", joinTokenText(k))
+		}
 	case "regions":
 		for _, g := range v.Regions() {
 			p("%s %v", g.Name, g.Servers)
@@ -144,6 +156,19 @@ func deploymentText(d *starling.Deployment) string {
 
 func artifactText(a *starling.Artifact) string {
 	return fmt.Sprintf("artifact %s of %q from %s by %q, %d bytes", a.Digest.Short(), a.App, a.Region, a.Actor, a.Bytes)
+}
+
+func machineText(m *starling.Machine) string {
+	return fmt.Sprintf("machine %s in %q/%q tags %v granted %v: %s, cell %q slot %d at %q, by %q at %s",
+		m.Name, m.Zone, m.Rack, m.Tags, m.Granted, m.Standing, m.Cell, m.Slot, m.Gossip, m.Token, clockText(m.EnrolledAt))
+}
+
+func cellText(c *starling.Cell) string {
+	return fmt.Sprintf("cell %s in %q: %d machines, key %d", c.Name, c.Zone, c.Machines, c.KeyEpoch)
+}
+
+func joinTokenText(k *starling.JoinToken) string {
+	return fmt.Sprintf("join token %s in %q tags %v: %d of %d uses, revoked=%v, until %s", k.ID, k.Zone, k.Tags, k.Uses, k.MaxUses, k.Revoked, clockText(k.ExpiresAt))
 }
 
 // bytesOf returns a snapshot of a state.

@@ -53,7 +53,7 @@ type line struct {
 func stored() []string {
 	return []string{tableMeta, tableHomes, tableRegions, tableApps, tableArtifacts, tableBuilds, tablePlaced,
 		tableDeployments, tableGoals, tableReleases, tableTokens, tableEvents,
-		tableTakeovers, tableBallots, tableUnseen, tableHistory}
+		tableTakeovers, tableBallots, tableUnseen, tableHistory, tableCells, tableJoinTokens, tableMachines}
 }
 
 // snapshot is a state on its way to disk.
@@ -179,6 +179,7 @@ func readSnapshot(rd io.Reader, region string) (*database, meta, string, error) 
 	}
 	t.rebuildLanes()
 	t.rebuildKeys()
+	t.rebuildRoster()
 	if t.err != nil {
 		return nil, meta{}, "", t.err
 	}
@@ -316,6 +317,12 @@ func insert(x *txn, l *line) error {
 		return insertLine[Ballot](x, l)
 	case tableUnseen:
 		return insertLine[starling.Unseen](x, l)
+	case tableMachines:
+		return insertLine[starling.Machine](x, l)
+	case tableCells:
+		return insertLine[starling.Cell](x, l)
+	case tableJoinTokens:
+		return insertLine[starling.JoinToken](x, l)
 	}
 	return fmt.Errorf("table %.40q is not known", l.Table)
 }

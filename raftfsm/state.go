@@ -72,7 +72,8 @@ type tx struct {
 	undo  []change
 	err   error // of the database: a fault in the schema
 
-	leased map[string]bool // deployments leased in this entry
+	leased   map[string]bool // deployments leased in this entry
+	enrolled enrolments      // in this entry
 }
 
 // change is what undoing one write takes.
