@@ -40,17 +40,21 @@ func (t *tx) assign(zone, rack string, most int) string {
 			return c.Name
 		}
 	}
-	tried = 0
-	for o := range t.txn.scanBackFrom(tableCells, bySize, newKey().slot(most/4)) {
-		c := o.(*row[starling.Cell]).rec
-		if tried++; tried > cellChoices {
-			break
-		}
-		if fits(c) {
-			return c.Name
-		}
+	if only := t.onlyCell(); only != nil && only.Machines < most/4 && fits(only) {
+		return only.Name
 	}
 	return t.openCell(zone)
+}
+
+// onlyCell returns the cell of a region that has one.
+func (t *tx) onlyCell() (only *starling.Cell) {
+	for r := range scan[starling.Cell](t.reader, tableCells, byID, nil) {
+		if only != nil {
+			return nil
+		}
+		only = r.rec
+	}
+	return only
 }
 
 // cellOfRack returns the cell with room that has most machines of a rack.

@@ -14,7 +14,7 @@ import (
 //  2. the fullest cell of its zone below two thirds of p.Max, which leaves the last third
 //     to those racks. A rack that is new to a cell counts as at least a 32nd of that, so
 //     that racks which fill up side by side do not all end up in all cells;
-//  3. the fullest cell of any zone below a quarter of p.Max: few machines share one;
+//  3. the region's only cell, below a quarter of p.Max: few machines share one;
 //  4. a new one.
 
 // MachineFacts is what a machine says of itself.
@@ -154,7 +154,6 @@ func rosterTables(s map[string]*tableSchema) {
 	table(s, tableCells, func(r *row[starling.Cell]) []byte { return strKey(r.rec.Name) },
 		map[string]index[starling.Cell]{
 			byZone: func(r *row[starling.Cell]) []byte { return newKey().str(r.rec.Zone).slot(r.rec.Machines) },
-			bySize: func(r *row[starling.Cell]) []byte { return newKey().slot(r.rec.Machines) },
 		})
 	table(s, tableJoinTokens, func(r *row[starling.JoinToken]) []byte { return strKey(r.rec.ID) }, nil)
 	table(s, tableRacks, func(r *row[rackShare]) []byte { return rackKey(r.rec.zone, r.rec.rack, r.rec.cell) }, nil)

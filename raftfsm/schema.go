@@ -55,7 +55,6 @@ const (
 	byCell     = "cell"     // machines of a cell, by slot
 	byStanding = "standing" // machines that are draining or revoked
 	byZone     = "zone"     // cells of a zone, the smallest first
-	bySize     = "size"     // cells, the smallest first
 )
 
 // row is one stored record. Rows and records are never changed once put.
