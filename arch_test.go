@@ -39,6 +39,7 @@ var floors = map[string]int{
 	"bench":      4,
 	"chaos":      4,
 
+	"bench/trial":        3,
 	"cmd/starling":       5,
 	"cmd/starling-bench": 5,
 }

@@ -9,9 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"time"
 
+	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/artifact"
+	"github.com/starlingdeploy/starling/bench/trial"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,6 +23,7 @@ type ChunkConfig struct {
 	Bytes int64  // of random content
 	Seed  uint64 // of the content
 	Dir   string // where the content is written first; a memory file system is best
+	Tell  trial.Progress
 }
 
 // ChunkResult is its result. Rates are in 10^6 bytes per second.
@@ -37,13 +41,28 @@ type ChunkResult struct {
 	SHA256MBPerS float64 `json:"sha256_mb_per_s"`
 }
 
+// maxChunkBenchBytes bounds the content, which lies in memory as a rule.
+const maxChunkBenchBytes = 64 << 30
+
+// Check refuses what cannot be measured.
+func (c *ChunkConfig) Check() error {
+	if c.Bytes < 1 || c.Bytes > maxChunkBenchBytes {
+		return starling.Invalidf("--bytes", "%d is not within 1 and %d", c.Bytes, int64(maxChunkBenchBytes))
+	}
+	return nil
+}
+
 // Run writes the content once and cuts it once.
 func (c ChunkConfig) Run(ctx context.Context) (*ChunkResult, error) {
+	if err := c.Check(); err != nil {
+		return nil, err
+	}
 	dir, err := os.MkdirTemp(c.Dir, "starling-bench-")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
+	c.Tell.Tell("writing the content", 0, 0, "")
 	if err := writeRandom(filepath.Join(dir, "content"), c.Bytes, c.Seed); err != nil {
 		return nil, err
 	}
@@ -53,7 +72,11 @@ func (c ChunkConfig) Run(ctx context.Context) (*ChunkResult, error) {
 	}
 	defer root.Close()
 	cpu, began := selfCPU(), time.Now()
-	m, err := artifact.Pack(ctx, root, func(artifact.Piece) error { return nil })
+	var cut atomic.Int64 // pieces come from several goroutines
+	m, err := artifact.Pack(ctx, root, func(p artifact.Piece) error {
+		c.Tell.Tell("cutting", float64(cut.Add(int64(len(p.Data))))/1e6, float64(c.Bytes)/1e6, "MB")
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}

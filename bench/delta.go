@@ -82,6 +82,7 @@ func (d *distribution) runDelta(ctx context.Context, seed uint64) (*DeltaResult,
 		}
 	}
 	res := &DeltaResult{}
+	d.cfg.Tell.Tell("pushing the changed artifact", 0, 0, "")
 	second, err := pushRandom(ctx, d.api, d.world.Dir, d.cfg.Bytes, seed, func(name string) (err error) {
 		res.ChangedBytes, res.Places, err = changeScattered(name, d.cfg.Delta, seed)
 		return err

@@ -102,7 +102,7 @@ func (d *distribution) deploy(ctx context.Context) error {
 
 // follow waits for the deployment's success.
 func (d *distribution) follow(ctx context.Context, id string) (usage, *starling.Deployment, error) {
-	end, err := d.api.Wait(ctx, id, pollEvery, nil)
+	end, err := d.api.Wait(ctx, id, pollEvery, d.tell)
 	if err != nil {
 		return usage{}, nil, err
 	}
@@ -112,6 +112,11 @@ func (d *distribution) follow(ctx context.Context, id string) (usage, *starling.
 	d.began = machinesBegan(end)
 	after, err := d.account.usage()
 	return after, end, err
+}
+
+// tell tells how far the deployment is.
+func (d *distribution) tell(v *starling.Deployment) {
+	d.cfg.Tell.Tell("distributing", float64(max(v.Machines.Staged, v.Machines.Healthy)), float64(d.cfg.Machines), "machines")
 }
 
 // machinesBegan returns when a deployment's machines could begin, to the millisecond as
@@ -151,6 +156,7 @@ func (d *distribution) followFaults(ctx context.Context, id string) (after usage
 		if v, err = d.api.Deployment(ctx, id); err != nil {
 			return after, nil, err
 		}
+		d.tell(v)
 		if d.began.IsZero() {
 			d.began = machinesBegan(v)
 			continue

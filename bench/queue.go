@@ -10,6 +10,7 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 
 	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/bench/trial"
 )
 
 // QueueConfig measures job cycles: a client submits a job, leases one, and ends it, and
@@ -23,6 +24,7 @@ type QueueConfig struct {
 	Rounds   int           // of each system, in turns; the results are medians
 	Dir      string        // where both systems put their data
 	Postgres bool          // measure PostgreSQL beside
+	Tell     trial.Progress
 }
 
 // Bounds of QueueConfig.
@@ -34,11 +36,11 @@ const (
 
 // QueueResult is its result.
 type QueueResult struct {
-	Servers  int          `json:"servers"`
-	Rounds   int          `json:"rounds"`
-	Computer Computer     `json:"computer"`
-	Postgres string       `json:"postgres,omitempty"` // version
-	Results  []QueuePoint `json:"results"`
+	Servers  int            `json:"servers"`
+	Rounds   int            `json:"rounds"`
+	Computer trial.Computer `json:"computer"`
+	Postgres string         `json:"postgres,omitempty"` // version
+	Results  []QueuePoint   `json:"results"`
 }
 
 // QueuePoint is the result with one number of clients, medians of the rounds.
@@ -98,7 +100,7 @@ func (c QueueConfig) Run(ctx context.Context) (*QueueResult, error) {
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
-	res := &QueueResult{Servers: c.Servers, Rounds: c.Rounds, Computer: thisComputer()}
+	res := &QueueResult{Servers: c.Servers, Rounds: c.Rounds, Computer: trial.ThisComputer()}
 	var pg *postgres
 	if c.Postgres {
 		var err error

@@ -34,8 +34,10 @@ const (
 // round measures this system with each number of clients, in one region that lives as long.
 func (c QueueConfig) round(ctx context.Context, samples map[int][]queueSample) error {
 	size := world.Size{Regions: 1, Servers: c.Servers}
+	c.Tell.Tell("starting a region", 0, 0, "")
 	return inWorld(ctx, c.Bin, c.Dir, size, func(w *world.World, _ *client.Client) error {
-		for _, n := range c.Clients {
+		for i, n := range c.Clients {
+			c.tell(ours, i, n)
 			s, err := c.sample(ctx, w, n)
 			if err != nil {
 				return fmt.Errorf("%d clients: %w", n, errors.Join(err, w.Crashed()))
@@ -44,6 +46,11 @@ func (c QueueConfig) round(ctx context.Context, samples map[int][]queueSample) e
 		}
 		return nil
 	})
+}
+
+// tell tells what is measured next.
+func (c QueueConfig) tell(system string, measured, clients int) {
+	c.Tell.Tell(fmt.Sprintf("%s, %d clients", system, clients), float64(measured), float64(len(c.Clients)), "measurements")
 }
 
 // queueClients are the clients of one measurement, and where they count.

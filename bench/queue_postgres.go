@@ -128,11 +128,13 @@ func tailOf(s string) string { return strings.TrimSpace(s[max(0, len(s)-1000):])
 
 // round measures PostgreSQL with each number of clients, in a cluster that lives as long.
 func (pg *postgres) round(ctx context.Context, c QueueConfig, samples map[int][]queueSample) (err error) {
+	c.Tell.Tell("starting PostgreSQL", 0, 0, "")
 	if err := pg.start(ctx, c.Dir); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, pg.stop()) }()
-	for _, n := range c.Clients {
+	for i, n := range c.Clients {
+		c.tell("PostgreSQL", i, n)
 		s, err := pg.sample(ctx, n, c.Duration)
 		if err != nil {
 			return fmt.Errorf("%d clients: %w", n, err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/artifact"
+	"github.com/starlingdeploy/starling/bench/trial"
 	"github.com/starlingdeploy/starling/client"
 	"github.com/starlingdeploy/starling/lab"
 	"github.com/starlingdeploy/starling/world"
@@ -31,6 +32,7 @@ type SwarmConfig struct {
 	Compare  []string // other programs to measure beside it, see Rivals
 	Faults   []Fault  // befall Starling only; not with Delta
 	Delta    float64  // over 0: a second artifact with this share of the bytes changed follows
+	Tell     trial.Progress
 }
 
 // SwarmResult is its result. Times count from the moment the machines may fetch to the
@@ -49,7 +51,7 @@ type SwarmResult struct {
 	RSSMBMax    float64 `json:"rss_mb_max"`   // the largest machine or cache, of all rounds
 	Network     string  `json:"network"`
 
-	Computer Computer `json:"computer"`
+	Computer trial.Computer `json:"computer"`
 
 	Cap    *CapResult     `json:"cap,omitempty"`    // of all rounds
 	Delta  *DeltaResult   `json:"delta,omitempty"`  // of the round with the median ratio
@@ -96,12 +98,12 @@ func (c SwarmConfig) Check() error {
 }
 
 // Run measures all rounds. In a lab (see lab.Isolate) the hosts are network namespaces.
-func (c SwarmConfig) Run(ctx context.Context) (*SwarmResult, error) {
+func (c SwarmConfig) Run(ctx context.Context) (_ *SwarmResult, failed error) {
 	c.Caches, c.Rounds = max(c.Caches, 1), max(c.Rounds, 1)
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
-	res := &SwarmResult{Machines: c.Machines, Bytes: c.Bytes, RateMbit: c.RateMbit, Network: "loopback", Computer: thisComputer()}
+	res := &SwarmResult{Machines: c.Machines, Bytes: c.Bytes, RateMbit: c.RateMbit, Network: "loopback", Computer: trial.ThisComputer()}
 	if c.RateMbit > 0 {
 		res.BoundS = float64(c.Bytes) * 8 / 1e6 / float64(c.RateMbit)
 	}
@@ -111,6 +113,7 @@ func (c SwarmConfig) Run(ctx context.Context) (*SwarmResult, error) {
 		if s, err = newStand(c.Caches, c.Machines); err != nil {
 			return nil, err
 		}
+		defer func() { failed = errors.Join(failed, s.lab.Down()) }()
 		res.Network = s.String()
 	} else if c.RateMbit > 0 || len(c.Compare) > 0 || len(c.Faults) > 0 || c.CapMbit > 0 {
 		return nil, starling.Invalidf("--rate", "shaped links, caps, rivals and faults need network namespaces: run as root on Linux")
@@ -121,7 +124,8 @@ func (c SwarmConfig) Run(ctx context.Context) (*SwarmResult, error) {
 	}
 	res.Notes = notes
 	for i := range c.Rounds {
-		for _, system := range systems {
+		for k, system := range systems {
+			c.Tell.Tell("starting "+system.name, float64(i*len(systems)+k), float64(c.Rounds*len(systems)), "rounds")
 			r, err := system.run(ctx, c.Seed+uint64(i))
 			if err != nil {
 				err = fmt.Errorf("%s, round %d: %w", system.name, i+1, err)
@@ -222,6 +226,7 @@ func (c SwarmConfig) round(ctx context.Context, s *stand, seed uint64) (*Round, 
 	size := world.Size{Regions: 1, Servers: 1, Caches: c.Caches, Machines: c.Machines, CapMbit: c.CapMbit}
 	r := &Round{}
 	err := inWorld(ctx, c.Bin, c.Dir, size, func(w *world.World, api *client.Client) error {
+		c.Tell.Tell("pushing the artifact", 0, 0, "")
 		record, err := pushRandom(ctx, api, w.Dir, c.Bytes, seed, nil)
 		if err != nil {
 			return err

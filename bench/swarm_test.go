@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"os/exec"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/bench/trial"
 	"github.com/starlingdeploy/starling/lab"
 )
 
@@ -127,10 +129,10 @@ func checkPlain(t *testing.T, res *SwarmResult) {
 		t.Errorf("delta %+v", d)
 	}
 	var page bytes.Buffer
-	if err := WriteReport(&page, res, About{Command: "<script>", At: time.Now()}); err != nil {
+	if err := writeReport(&page, res, "<script>"); err != nil {
 		t.Fatal(err)
 	}
-	if n := strings.Count(page.String(), `class="machine"`); n < 2*res.Machines*len(res.Rounds) {
+	if n := strings.Count(page.String(), `class="many`); n < 2*res.Machines*len(res.Rounds) {
 		t.Errorf("%d curves", n)
 	}
 }
@@ -371,6 +373,16 @@ func TestChangeScattered(t *testing.T) {
 	}
 }
 
+// writeReport writes the page of one run with a result.
+func writeReport(w io.Writer, res *SwarmResult, command string) error {
+	result, err := json.Marshal(res)
+	if err != nil {
+		return err
+	}
+	one := &trial.Repeat{At: time.Now(), Result: result, Pictures: res.pictures(), Notes: res.Notes}
+	return trial.WriteReport(w, &trial.File{Schema: trial.Schema, Command: command, Version: "v1", Runs: []*trial.Run{{Scenario: "swarm", Repeats: []*trial.Repeat{one}}}})
+}
+
 func TestReport(t *testing.T) {
 	samples := func(n int) (out []Sample) {
 		for i := range n {
@@ -384,7 +396,7 @@ func TestReport(t *testing.T) {
 		{System: "aria2", DoneS: []float64{12, 13}, LastS: 13, MedianS: 12}, // without samples
 	}}
 	var page bytes.Buffer
-	if err := WriteReport(&page, res, About{Command: `x --html "<script>"`, Version: "v1"}); err != nil {
+	if err := writeReport(&page, res, `x --html "<script>"`); err != nil {
 		t.Fatal(err)
 	}
 	text := page.String()
@@ -400,17 +412,5 @@ func TestReport(t *testing.T) {
 	}
 	if len(text) > 100_000 {
 		t.Errorf("%d bytes for few curves", len(text))
-	}
-}
-
-func TestTicks(t *testing.T) {
-	for limit, want := range map[float64]string{51: "[0 10 20 30 40 50]", 18.2: "[0 5 10 15]", 0.7: "[0 0.2 0.4 0.6]"} {
-		var got []string
-		for _, v := range ticks(limit, 6) {
-			got = append(got, number(v))
-		}
-		if s := "[" + strings.Join(got, " ") + "]"; s != want {
-			t.Errorf("%v: %s", limit, s)
-		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/bench/trial"
 	"github.com/starlingdeploy/starling/lab"
 )
 
@@ -33,6 +34,7 @@ type Config struct {
 	Dir      string // where the data goes; "": where temporary files go
 	Keep     bool   // the processes' logs, also without a broken promise
 	Log      *slog.Logger
+	Tell     trial.Progress
 }
 
 // Bounds of a run.
@@ -104,6 +106,7 @@ func (c Config) Run(ctx context.Context) (res *Result, err error) {
 		}
 		err = errors.Join(err, os.RemoveAll(dir))
 	}()
+	c.Tell.Tell("starting all processes", 0, 0, "")
 	if r.stage, err = newStage(&c, dir); err != nil {
 		return nil, err
 	}
@@ -118,6 +121,7 @@ func (c Config) Run(ctx context.Context) (res *Result, err error) {
 	if err := errors.Join(r.rehearse(), r.prepare(ctx, dir)); err != nil {
 		return nil, err
 	}
+	c.Tell.Tell("faults", 0, c.Duration.Seconds(), "s")
 	c.Log.Info("ready", "processes", len(r.stage.actors), "cells", len(r.cells), "seed", c.Seed)
 	return r.observed(ctx)
 }
@@ -204,6 +208,7 @@ func (r *run) observed(ctx context.Context) (*Result, error) {
 		if err := r.harm(watching); err != nil {
 			return err
 		}
+		r.Tell.Tell("waiting for all to agree", 0, 0, "")
 		var err error
 		res, err = r.conclude(watching)
 		return err
@@ -349,6 +354,7 @@ func (r *run) blow(during context.Context, c Cell, region string, random *rand.R
 	}
 	err = r.stage.heal(b)
 	b.end = time.Now()
+	r.Tell.Tell("faults", min(b.end.Sub(r.began), r.Duration).Seconds(), r.Duration.Seconds(), "s")
 	if failed != nil {
 		r.Log.Warn("could not strike", "what", c.String(), "victim", b.Victim, "err", failed)
 		r.miss(c)

@@ -69,7 +69,7 @@ func newStage(c *Config, dir string) (s *stage, err error) {
 	}
 	socket := filepath.Join(dir, "syncs")
 	if s.syncs, err = faults.ListenSyncs(socket); err != nil {
-		return nil, err
+		return nil, errors.Join(err, s.lab.Down())
 	}
 	defer func() {
 		if err != nil {
@@ -143,7 +143,7 @@ func (s *stage) close() error {
 	if s.syncs != nil {
 		errs = append(errs, s.syncs.Close())
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, s.lab.Down())...)
 }
 
 // signal sends a signal to the process if it runs.

@@ -69,6 +69,16 @@ func Up(hosts int) (*Lab, error) {
 	return l, nil
 }
 
+// Down removes the hosts, on which nothing may run any more, so that another Up can follow.
+func (l *Lab) Down() error {
+	var errs []error
+	for _, h := range l.hosts {
+		// The cable first: with its namespace it would go some time later.
+		errs = append(errs, run("ip link del "+h.port, "ip netns del "+h.Name))
+	}
+	return errors.Join(append(errs, run("ip link del sw0", "umount /run/netns"))...)
+}
+
 // Hosts returns the hosts in order.
 func (l *Lab) Hosts() []Host { return l.hosts }
 

@@ -18,7 +18,7 @@ import (
 const helper = "STARLING_LAB_TEST"
 
 func TestMain(m *testing.M) {
-	do := map[string]func() error{"shaped": shaped, "muted": muted, "cut": cut, "serve": serve}[os.Getenv(helper)]
+	do := map[string]func() error{"shaped": shaped, "muted": muted, "cut": cut, "again": again, "serve": serve}[os.Getenv(helper)]
 	if do == nil {
 		os.Exit(m.Run())
 	}
@@ -51,6 +51,27 @@ func TestShapedTransfer(t *testing.T) {
 func TestMutedHostIsNotHeard(t *testing.T) { inLab(t, "muted") }
 
 func TestCutLosesOneWay(t *testing.T) { inLab(t, "cut") }
+
+func TestUpAgainAfterDown(t *testing.T) { inLab(t, "again") }
+
+func again() error {
+	for _, hosts := range []int{3, 2} {
+		l, err := Up(hosts)
+		if err != nil {
+			return err
+		}
+		if n, err := l.Counters(); err != nil || len(n) != hosts {
+			return fmt.Errorf("counters of %d of %d hosts, %w", len(n), hosts, err)
+		}
+		if err := l.Down(); err != nil {
+			return err
+		}
+		if left, err := filepath.Glob("/run/netns/h*"); err != nil || len(left) > 0 {
+			return fmt.Errorf("left behind: %v, %w", left, err)
+		}
+	}
+	return nil
+}
 
 func TestUpRefuses(t *testing.T) {
 	for _, hosts := range []int{-1, 0, MaxHosts + 1} {
