@@ -28,28 +28,16 @@ const (
 	joinRetryMin       = 500 * time.Millisecond
 	joinRetryMax       = 30 * time.Second
 	rejoinEvery        = time.Minute // look at Join addresses that are not alive members
-	reconnectTimeout   = time.Hour   // a failed member is listed, and tried, for so long
-	tombstoneTimeout   = time.Hour   // a member that left is listed for so long
-	deadReclaim        = time.Millisecond
-	maxBindTries       = 10 // for port 0: UDP and TCP must both be free
+	maxBindTries       = 10          // for port 0: UDP and TCP must both be free
 	maxLogLineBytes    = 2048
 	maxResolve         = 5 * time.Second
 	resolvedAddrsBound = 16 // addresses taken from one DNS name
 )
 
-// Profile is a set of gossip timings.
-type Profile string
-
-// The profiles. With ProfileLAN a dead member is found within about five seconds in a
-// small pool; with ProfileLocal, for one computer and tests, within about two.
-const (
-	ProfileLAN   Profile = "lan"
-	ProfileLocal Profile = "local"
-)
-
-// Config says how to take part in a region's pool.
+// Config says how to take part in a pool: a region's, or that of one of its cells.
 type Config struct {
 	Cluster string        // members of another cluster are refused
+	Cell    string        // the cell whose pool it is; empty: the region's
 	Node    starling.Node // what this process announces; Alive is ignored
 	Bind    string        // ip:port, UDP and TCP; port 0 takes a free one
 	// Advertise is the host or host:port that others reach this process at. Empty: the
@@ -64,7 +52,7 @@ type Config struct {
 	// PeersFile keeps addresses of live members, so that a restarted process rejoins by
 	// itself; empty: it relies on Join.
 	PeersFile string
-	Profile   Profile // empty: ProfileLAN
+	Profile   Profile // empty: ProfileCell in a cell, else ProfileRegion
 	Logger    *slog.Logger
 }
 
@@ -95,12 +83,15 @@ func (c *Config) check() error {
 			return starling.Invalidf("gossip_key", "has %d bytes: use 16, 24 or 32", len(c.Key))
 		}
 	}
-	switch c.Profile {
-	case "", ProfileLAN, ProfileLocal:
-		return nil
-	default:
-		return starling.Invalidf("gossip_profile", "%.40q: use lan or local", string(c.Profile))
+	if c.Cell != "" {
+		if err := starling.CheckName("cell", c.Cell); err != nil {
+			return err
+		}
+		if c.Profile == "" {
+			c.Profile = ProfileCell
+		}
 	}
+	return c.Profile.check()
 }
 
 // serfConfig returns the configuration that does not depend on sockets, keys or tags.
@@ -108,32 +99,14 @@ func (c *Config) serfConfig() *serf.Config {
 	conf := serf.DefaultConfig()
 	conf.NodeName = c.Node.Name
 	conf.ValidateNodeNames = true
-	// Of two members with one name the older stays; the loser must not stop itself, since
-	// that would let anybody who can gossip silence a server.
+	// Serf's resolution ends a member that gets no answer, the elder of two as well, when
+	// packets are lost. Ours is in conflict.go.
 	conf.EnableNameConflictResolution = false
 	conf.DisableCoordinates = true
 	conf.MsgpackUseNewTimeFormat = true
 	conf.MinQueueDepth = maxGossipQueue
-	conf.ReconnectTimeout = reconnectTimeout
-	conf.TombstoneTimeout = tombstoneTimeout
 	conf.KeyringFile = c.KeyringFile
-
-	ml := memberlist.DefaultLANConfig()
-	if c.Profile == ProfileLocal {
-		ml = memberlist.DefaultLocalConfig()
-		ml.ProbeInterval = 300 * time.Millisecond
-		ml.GossipInterval = 50 * time.Millisecond
-		ml.RetransmitMult = 4
-		ml.PushPullInterval = 5 * time.Second
-		ml.SuspicionMaxTimeoutMult = 3
-		conf.BroadcastTimeout = 2 * time.Second
-		conf.LeavePropagateDelay = 200 * time.Millisecond
-		conf.ReapInterval = time.Second
-		conf.ReconnectInterval = time.Second
-	}
-	// A name whose old address is dead may come back at a new one at once.
-	ml.DeadNodeReclaimTime = deadReclaim
-	conf.MemberlistConfig = ml
+	c.Profile.apply(conf)
 	return conf
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strconv"
 	"time"
 
@@ -72,11 +73,27 @@ func (p *Pool) resolve(ctx context.Context, addrs []string) ([]string, error) {
 	return out, failed
 }
 
+// Seed replaces the addresses to join when this process is alone. Malformed ones are skipped.
+func (p *Pool) Seed(addrs []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.seeds = slices.Clone(addrs[:min(len(addrs), maxJoinAddrs)])
+}
+
+func (p *Pool) seeded() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.seeds
+}
+
 // keepJoined joins the configured addresses or, if none answers, the remembered ones: with
-// back-off until another member is known, and from then on, now and then, those that are no live member, so that a region
-// that was cut in two for long finds together again.
+// back-off until another member is known, and from then on, now and then, those that are no
+// live member, so that a region that was cut in two for long finds together again. The
+// parts of a cell are brought together by their servers instead, and a cell's members join
+// by one that answers: each would send all members it knows.
 func (p *Pool) keepJoined(ctx context.Context, remembered []string) {
-	if len(p.conf.Join)+len(remembered) == 0 {
+	inCell := p.conf.Cell != ""
+	if !inCell && len(p.conf.Join)+len(remembered) == 0 {
 		p.awaitCompany(ctx)
 		return
 	}
@@ -85,25 +102,15 @@ func (p *Pool) keepJoined(ctx context.Context, remembered []string) {
 		alone := !p.hasCompany()
 		wait := rejoinEvery
 		if alone {
-			n, err := p.join(ctx, p.conf.Join)
-			if n == 0 && len(remembered) > 0 {
-				n, err = p.rejoin(ctx, remembered)
-			}
+			p.joinSomebody(ctx, remembered, delay)
 			if ctx.Err() != nil {
 				return
-			}
-			switch {
-			case n > 0:
-				p.logger.Info("joined the region's gossip", "contacted", n, "region", p.conf.Node.Region)
-			case err != nil:
-				p.logger.Warn("cannot join the region's gossip yet; check the addresses, the gossip key and the region",
-					"join", p.conf.Join, "remembered", len(remembered), "retry_in", delay, "error", err)
 			}
 			if !p.hasCompany() {
 				wait = delay
 				delay = min(2*delay, joinRetryMax)
 			}
-		} else {
+		} else if !inCell {
 			p.joinAbsent(ctx)
 		}
 		if p.hasCompany() {
@@ -113,6 +120,29 @@ func (p *Pool) keepJoined(ctx context.Context, remembered []string) {
 		if !p.sleep(ctx, wait) {
 			return
 		}
+	}
+}
+
+// joinSomebody tries seeds, then remembered members.
+func (p *Pool) joinSomebody(ctx context.Context, remembered []string, delay time.Duration) {
+	seeds := p.seeded()
+	var n int
+	var err error
+	if p.conf.Cell != "" {
+		n, err = p.rejoin(ctx, seeds)
+	} else {
+		n, err = p.join(ctx, seeds)
+	}
+	if n == 0 && len(remembered) > 0 {
+		n, err = p.rejoin(ctx, remembered)
+	}
+	switch {
+	case ctx.Err() != nil:
+	case n > 0:
+		p.logger.Info("joined the gossip", "contacted", n, "region", p.conf.Node.Region, "cell", p.conf.Cell)
+	case err != nil:
+		p.logger.Warn("cannot join the gossip yet; check the addresses, the gossip key and the region",
+			"join", seeds, "remembered", len(remembered), "retry_in", delay, "error", err)
 	}
 }
 

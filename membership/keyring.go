@@ -1,6 +1,8 @@
 package membership
 
 import (
+	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -9,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/google/renameio/v2"
 	"github.com/hashicorp/memberlist"
@@ -17,7 +20,11 @@ import (
 	"github.com/starlingdeploy/starling"
 )
 
-const maxKeyringFileBytes = 64 << 10
+const (
+	maxKeyringFileBytes = 64 << 10
+	rotateTries         = 3 // of each step of a rotation
+	rotatePause         = time.Second
+)
 
 // openKeyring returns the keys to gossip with: those of the keyring file, or the
 // configured one, which then begins the file. Nil: plain text.
@@ -131,4 +138,75 @@ func (p *Pool) keyring(verb, key string, do func(*serf.KeyManager, string) (*ser
 		return report, fmt.Errorf("gossip keyring %s: %w", verb, err)
 	}
 	return report, nil
+}
+
+// SetKey makes a key this member's only one, without telling others: it was away when they
+// rotated.
+func (p *Pool) SetKey(key []byte) error {
+	if p.ring == nil {
+		return fmt.Errorf("gossip keyring: gossip is plain text: %w", starling.ErrConflict)
+	}
+	if err := p.ring.AddKey(key); err != nil {
+		return starling.Invalidf("key", "has %d bytes: use 16, 24 or 32", len(key))
+	}
+	if err := p.ring.UseKey(key); err != nil {
+		return fmt.Errorf("gossip keyring: %w", err)
+	}
+	for _, old := range p.ring.GetKeys() {
+		if bytes.Equal(old, key) {
+			continue
+		}
+		if err := p.ring.RemoveKey(old); err != nil {
+			return fmt.Errorf("gossip keyring: %w", err)
+		}
+	}
+	if p.conf.KeyringFile == "" {
+		return nil
+	}
+	if err := writeKeyring(p.conf.KeyringFile, [][]byte{key}); err != nil {
+		return fmt.Errorf("gossip keyring: %w", err)
+	}
+	return nil
+}
+
+// Rotate gives all members a new key and takes every other from them: InstallKey, UseKey,
+// RemoveKey, each tried a few times. A member that does not answer is left behind: it finds
+// itself alone and has to be given the key otherwise, see SetKey. Rotating to the key
+// that is in use changes nothing.
+func (p *Pool) Rotate(ctx context.Context, key []byte) error {
+	if err := p.rotateStep(ctx, "install", p.InstallKey, key); err != nil {
+		return err
+	}
+	if err := p.rotateStep(ctx, "use", p.UseKey, key); err != nil {
+		return err
+	}
+	for _, old := range p.ring.GetKeys() {
+		if bytes.Equal(old, key) {
+			continue
+		}
+		if err := p.rotateStep(ctx, "remove", p.RemoveKey, old); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rotateStep fails only if no member has taken the step.
+func (p *Pool) rotateStep(ctx context.Context, verb string, do func([]byte) (KeyReport, error), key []byte) error {
+	for try := 1; ; try++ {
+		r, err := do(key)
+		if err == nil || r.Answered == 0 {
+			return err
+		}
+		p.logger.Warn("not all members took a step of the gossip key's rotation",
+			"step", verb, "try", try, "members", r.Members, "answered", r.Answered, "error", err)
+		if try == rotateTries {
+			return nil
+		}
+		select {
+		case <-time.After(rotatePause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -21,24 +22,32 @@ import (
 	"github.com/starlingdeploy/starling"
 )
 
-// Pool is this process's part in the region's gossip. Its methods are safe for concurrent use.
+// Pool is this process's part in the gossip of its region or of its cell. Its methods are safe for concurrent use.
 type Pool struct {
 	conf   Config
 	logger *slog.Logger
 	serf   *serf.Serf
 	addr   string // advertised gossip address
 
+	ring *memberlist.Keyring // nil: plain text
+
 	stop   context.CancelFunc
-	owned  sync.WaitGroup // the event loop, the join loop, and the one that remembers peers
+	owned  sync.WaitGroup // the pool's goroutines
 	joined chan struct{}  // closed once another member was reached
 	peers  []string       // what PeersFile holds
 
-	node starling.Node // what is announced, beside reserved
-
 	mu      sync.Mutex
 	changed chan struct{}
+	seeds   []string // to join when alone
+	news    news     // of cells; news.nudge is not guarded
 
-	tagMu    sync.Mutex // held while an announcement waits to be sent
+	self    atomic.Pointer[string] // addr, once it is known
+	doubled chan struct{}          // room for one: somebody else goes by this process's name
+	failed  chan struct{}
+	failure error // set before failed is closed
+
+	tagMu    sync.Mutex    // held while an announcement waits to be sent
+	node     starling.Node // what is announced, beside reserved
 	reserved map[string]string
 }
 
@@ -56,20 +65,25 @@ func Start(conf Config) (*Pool, error) {
 		changed:  make(chan struct{}),
 		node:     conf.Node,
 		reserved: make(map[string]string),
+		seeds:    conf.Join,
+		news:     news{next: make(chan struct{}), nudge: make(chan struct{}, 1)},
+		doubled:  make(chan struct{}, 1),
+		failed:   make(chan struct{}),
 	}
 	p.node.Tags = maps.Clone(conf.Node.Tags)
-	tags, err := encodeTags(conf.Cluster, &p.node, nil)
+	tags, err := encodeTags(conf.Cluster, conf.Cell, &p.node, nil)
 	if err != nil {
 		return nil, err
 	}
 	sc := conf.serfConfig()
 	sc.Tags = tags
-	sc.Merge = gate{conf.Cluster, conf.Node.Region}
+	sc.Merge = gate{cluster: conf.Cluster, region: conf.Node.Region, cell: conf.Cell, seen: p.noteDouble}
 	sc.Logger = newLog(conf.Logger)
 	sc.MemberlistConfig.Logger = sc.Logger
-	if sc.MemberlistConfig.Keyring, err = openKeyring(&conf); err != nil {
+	if p.ring, err = openKeyring(&conf); err != nil {
 		return nil, err
 	}
+	sc.MemberlistConfig.Keyring = p.ring
 	if p.peers, err = readPeers(conf.PeersFile); err != nil {
 		return nil, err
 	}
@@ -90,7 +104,12 @@ func Start(conf Config) (*Pool, error) {
 	}
 	local := p.serf.Memberlist().LocalNode()
 	p.addr = net.JoinHostPort(local.Addr.String(), strconv.Itoa(int(local.Port)))
+	p.self.Store(&p.addr)
 	p.owned.Go(func() { p.watch(events) })
+	if conf.Cell != "" {
+		p.owned.Go(func() { p.keepAnnouncing(ctx) })
+		p.owned.Go(func() { p.watchDouble(ctx) })
+	}
 	remembered := p.peers // keepPeers owns the field from here on
 	p.owned.Go(func() { p.keepJoined(ctx, remembered) })
 	if conf.PeersFile != "" {
@@ -158,7 +177,7 @@ func bind(host string, port int, l *log.Logger) (*memberlist.NetTransport, error
 	}
 }
 
-// watch drains Serf's events, which would stall it otherwise, and signals changes, at
+// watch drains Serf's events, which would stall it otherwise, and signals changes of members, at
 // most once every changeCoalesce. It ends when Serf has shut down.
 func (p *Pool) watch(events <-chan serf.Event) {
 	timer := time.NewTimer(changeCoalesce)
@@ -166,10 +185,17 @@ func (p *Pool) watch(events <-chan serf.Event) {
 	pending := false
 	for {
 		select {
-		case <-events:
-			if !pending {
-				pending = true
-				timer.Reset(changeCoalesce)
+		case e := <-events:
+			switch e := e.(type) {
+			case serf.UserEvent:
+				p.hear(e)
+			case *serf.Query:
+				p.answer(e)
+			default:
+				if !pending {
+					pending = true
+					timer.Reset(changeCoalesce)
+				}
 			}
 		case <-timer.C:
 			pending = false
@@ -263,7 +289,7 @@ func (p *Pool) SetTag(key, value string) error {
 	} else {
 		reserved[key] = value
 	}
-	tags, err := encodeTags(p.conf.Cluster, &p.node, reserved)
+	tags, err := encodeTags(p.conf.Cluster, p.conf.Cell, &p.node, reserved)
 	if err != nil {
 		return err
 	}
@@ -271,6 +297,26 @@ func (p *Pool) SetTag(key, value string) error {
 	// The tags are in force from here on; an error says that the broadcast is still queued.
 	if err := p.serf.SetTags(tags); err != nil {
 		p.logger.Warn("announcing a tag takes long", "tag", key, "error", err)
+	}
+	return nil
+}
+
+// SetRoles announces other roles of this process.
+func (p *Pool) SetRoles(roles []starling.Role) error {
+	p.tagMu.Lock()
+	defer p.tagMu.Unlock()
+	if slices.Equal(p.node.Roles, roles) {
+		return nil
+	}
+	node := p.node
+	node.Roles = slices.Clone(roles)
+	tags, err := encodeTags(p.conf.Cluster, p.conf.Cell, &node, p.reserved)
+	if err != nil {
+		return err
+	}
+	p.node = node
+	if err := p.serf.SetTags(tags); err != nil {
+		p.logger.Warn("announcing roles takes long", "error", err)
 	}
 	return nil
 }

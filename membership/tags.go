@@ -22,6 +22,7 @@ const (
 	tagRack     = "k"
 	tagAddr     = "q"
 	tagHTTP     = "h"
+	tagCell     = "l"
 	prefixFree  = "."
 	prefixOwned = "_"
 )
@@ -38,7 +39,7 @@ var roleLetters = []struct {
 
 // encodeTags returns the Serf tags of a node with its reserved tags. It fails with a
 // field error when their encoding exceeds what gossip can carry.
-func encodeTags(cluster string, n *starling.Node, reserved map[string]string) (map[string]string, error) {
+func encodeTags(cluster, cell string, n *starling.Node, reserved map[string]string) (map[string]string, error) {
 	tags := map[string]string{tagCluster: cluster, tagRegion: n.Region}
 	for _, r := range n.Roles {
 		if !slices.Contains(starling.Roles, r) {
@@ -52,7 +53,7 @@ func encodeTags(cluster string, n *starling.Node, reserved map[string]string) (m
 		}
 	}
 	for k, v := range map[string]string{
-		tagRoles: letters.String(), tagZone: n.Zone, tagRack: n.Rack, tagAddr: n.Addr, tagHTTP: n.HTTP,
+		tagRoles: letters.String(), tagZone: n.Zone, tagRack: n.Rack, tagAddr: n.Addr, tagHTTP: n.HTTP, tagCell: cell,
 	} {
 		if v != "" {
 			tags[k] = v
@@ -115,9 +116,12 @@ func decodeNode(m *serf.Member) starling.Node {
 	return n
 }
 
-// gate refuses members of another cluster or region, and malformed ones, before they
+// gate refuses members of another cluster, region or cell, and malformed ones, before they
 // enter the pool, by join or by gossip.
-type gate struct{ cluster, region string }
+type gate struct {
+	cluster, region, cell string
+	seen                  func(*serf.Member) // told of every member that passes; must not wait
+}
 
 // NotifyMerge implements serf.MergeDelegate.
 func (g gate) NotifyMerge(members []*serf.Member) error {
@@ -125,12 +129,14 @@ func (g gate) NotifyMerge(members []*serf.Member) error {
 		if err := starling.CheckName("name", m.Name); err != nil {
 			return fmt.Errorf("member refused: %w", err)
 		}
-		if c := m.Tags[tagCluster]; c != g.cluster {
-			return fmt.Errorf("member %s refused: it is of cluster %.63q, this is cluster %q", m.Name, c, g.cluster)
+		for _, t := range []struct{ what, key, ours string }{
+			{"cluster", tagCluster, g.cluster}, {"region", tagRegion, g.region}, {"cell", tagCell, g.cell},
+		} {
+			if theirs := m.Tags[t.key]; theirs != t.ours {
+				return fmt.Errorf("member %s refused: it is of %s %.63q, this is %s %q", m.Name, t.what, theirs, t.what, t.ours)
+			}
 		}
-		if r := m.Tags[tagRegion]; r != g.region {
-			return fmt.Errorf("member %s refused: it is of region %.63q, this is region %q", m.Name, r, g.region)
-		}
+		g.seen(m)
 	}
 	return nil
 }

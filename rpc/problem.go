@@ -77,6 +77,9 @@ func WriteProblem(w http.ResponseWriter, err error) {
 func decodeProblem(status int, body []byte) error {
 	var p Problem
 	if err := json.Unmarshal(body, &p); err != nil || p.Kind == "" {
+		if status == http.StatusNotFound { // a program that does not have the route
+			return fmt.Errorf("%w: status %d: %.200q", starling.ErrNotFound, status, body)
+		}
 		return fmt.Errorf("status %d: %.200q", status, body)
 	}
 	return p.Err()

@@ -70,6 +70,9 @@ type Size struct {
 	CapMbit  int  // upload and download limit of each cache and machine; 0: none
 
 	TakeoverAfter string // of each server; empty: off
+	CellMax       int    // machines of a cell before it is split; 0: the default
+	// Previous writes configurations that the program of the version before reads too.
+	Previous bool
 }
 
 // Client returns a client of a server's API.
@@ -307,11 +310,12 @@ func (w *World) Issue(req pki.Request) (*pki.Credentials, error) {
 func (w *World) configFor(p *Proc, gossipKey string, size Size) []byte {
 	var b bytes.Buffer
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	var join []string
+	var join, servers []string
 	regions := map[string][]string{}
 	for _, s := range w.WithRole(starling.RoleServer) {
 		if s.Region == p.Region {
 			join = append(join, strconv.Quote(s.gossip))
+			servers = append(servers, strconv.Quote(s.quic))
 		} else {
 			regions[s.Region] = append(regions[s.Region], strconv.Quote(s.quic))
 		}
@@ -323,6 +327,9 @@ func (w *World) configFor(p *Proc, gossipKey string, size Size) []byte {
 	line("data_dir = %q", "data")
 	line("bind = %q", p.host.IP)
 	line("join = [%s]", strings.Join(join, ", "))
+	if p.Role == starling.RoleMachine && !size.Previous {
+		line("servers = [%s]", strings.Join(servers, ", "))
+	}
 	if p.Role == starling.RoleServer {
 		line("regions = {")
 		for r, addrs := range regions {
@@ -340,7 +347,11 @@ func (w *World) configFor(p *Proc, gossipKey string, size Size) []byte {
 		if size.TakeoverAfter != "" {
 			takeover = fmt.Sprintf("  takeover_after = %q\n", size.TakeoverAfter)
 		}
-		line("server {\n  enabled = true\n  bootstrap_expect = %d\n%s  autopilot {\n    server_stabilization_time = \"1s\"\n  }\n}", size.Servers, takeover)
+		cells := ""
+		if size.CellMax > 0 {
+			cells = fmt.Sprintf("  cells {\n    max = %d\n  }\n", size.CellMax)
+		}
+		line("server {\n  enabled = true\n  bootstrap_expect = %d\n%s%s  autopilot {\n    server_stabilization_time = \"1s\"\n  }\n}", size.Servers, takeover, cells)
 		if size.Together {
 			line("cache {\n  enabled = true\n  max_bytes = \"20GiB\"\n}")
 		}

@@ -27,6 +27,7 @@ type Config struct {
 	Bind      string              `hcl:"bind,optional"`
 	Advertise string              `hcl:"advertise,optional"`
 	Join      []string            `hcl:"join,optional"`    // gossip addresses in this region
+	Servers   []string            `hcl:"servers,optional"` // QUIC addresses of this region's servers; machines only
 	Regions   map[string][]string `hcl:"regions,optional"` // QUIC addresses of other regions' servers
 	LogLevel  string              `hcl:"log_level,optional"`
 
@@ -42,11 +43,13 @@ type Config struct {
 	Tuning  *TuningBlock  `hcl:"transport,block"`
 }
 
-// Ports holds the three ports of a process; 0 takes a free one.
+// Ports holds the ports of a process; 0 takes a free one. A process that is nothing but a
+// machine gossips in its cell on Gossip, one that is more besides on Cell.
 type Ports struct {
 	HTTP   *int `hcl:"http,optional"`
 	QUIC   *int `hcl:"quic,optional"`
 	Gossip *int `hcl:"gossip,optional"`
+	Cell   *int `hcl:"cell,optional"`
 }
 
 // ServerBlock is the server role.
@@ -61,6 +64,7 @@ type ServerBlock struct {
 
 	Autopilot *AutopilotBlock `hcl:"autopilot,block"`
 	History   *HistoryBlock   `hcl:"history,block"`
+	Cells     *CellsBlock     `hcl:"cells,block"`
 }
 
 // CacheBlock is the cache role.
@@ -146,6 +150,7 @@ const (
 	defaultHTTPPort   = 7470
 	defaultQUICPort   = 7471
 	defaultGossipPort = 7472
+	defaultCellPort   = 7473
 )
 
 // loadConfig reads agent files as one. An argument that stands in two files is an
@@ -240,6 +245,9 @@ func (c *Config) checkRoles() error {
 		if _, err := c.history(); err != nil {
 			return err
 		}
+		if _, err := c.cellMax(); err != nil {
+			return err
+		}
 	}
 	if c.Worker != nil && c.Worker.Slots == 0 {
 		c.Worker.Slots = 1
@@ -283,6 +291,11 @@ func (c *Config) checkAddresses() error {
 	if ip := net.ParseIP(c.Advertise); ip == nil || ip.IsUnspecified() {
 		return starling.Invalidf("advertise", "%q: others need one IP address to reach this process (--advertise)", c.Advertise)
 	}
+	for _, a := range c.Servers {
+		if _, port, err := net.SplitHostPort(a); err != nil || port == "" {
+			return starling.Invalidf("servers", "%q: want host:port of a server's QUIC, e.g. 10.0.0.2:%d", a, defaultQUICPort)
+		}
+	}
 	bind := net.ParseIP(c.httpBind())
 	if bind == nil {
 		return starling.Invalidf("http.bind", "%q is not an IP address", c.httpBind())
@@ -297,6 +310,9 @@ func (c *Config) checkAddresses() error {
 func (c *Config) checkIdentity() error {
 	if c.TLS == nil {
 		return starling.Invalidf("tls", "every process needs a certificate: see `starling tls ca create` and `starling tls cert create`, or use --dev")
+	}
+	if c.Gossip == nil && c.isOnlyMachine() {
+		return nil // it is given its cell's
 	}
 	if c.Gossip == nil || (c.Gossip.Key == "") == (c.Gossip.KeyFile == "") {
 		return starling.Invalidf("gossip", "set key or key_file, made by `starling operator gossip keyring generate`")
@@ -362,8 +378,12 @@ func (c *Config) gossipAddr() string {
 	return c.listenOn(c.Bind, func(p *Ports) *int { return p.Gossip }, defaultGossipPort)
 }
 
-// gossipKey decodes the region's gossip key.
+// gossipKey decodes the region's gossip key. It is nil where there is none, of a machine
+// that is given its cell's.
 func (c *Config) gossipKey() ([]byte, error) {
+	if c.Gossip == nil {
+		return nil, nil
+	}
 	text := c.Gossip.Key
 	if c.Gossip.KeyFile != "" {
 		b, err := os.ReadFile(c.Gossip.KeyFile)

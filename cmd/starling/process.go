@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -26,7 +27,9 @@ type process struct {
 	log         *slog.Logger
 	credentials *pki.Credentials
 	endpoint    *transport.Endpoint
-	pool        *membership.Pool
+	pool        *membership.Pool  // the region's; nil: a machine that is in its cell's only
+	around      *surroundings     // of a machine; nil: it is none
+	members     pool              // whom this process knows: pool or around
 	servers     *rpc.Client       // the servers of this region
 	toServers   *anyServer        // and the way to them
 	stop        func()            // ends the process in good order; runAgent sets it
@@ -44,10 +47,6 @@ func newProcess(cfg *Config, log *slog.Logger) (_ *process, err error) {
 	if p.credentials, err = p.loadIdentity(); err != nil {
 		return nil, err
 	}
-	key, err := cfg.gossipKey()
-	if err != nil {
-		return nil, err
-	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.close())
@@ -61,12 +60,19 @@ func newProcess(cfg *Config, log *slog.Logger) (_ *process, err error) {
 	if p.endpoint, err = p.listenQUIC(); err != nil {
 		return nil, err
 	}
-	if p.pool, err = membership.Start(membership.Config{
-		Cluster: p.credentials.Identity.Cluster, Node: p.node(), Bind: cfg.gossipAddr(), Advertise: cfg.Advertise,
-		Key: key, KeyringFile: filepath.Join(cfg.DataDir, "keyring.json"), Join: cfg.Join,
-		PeersFile: filepath.Join(cfg.DataDir, "peers.json"), Logger: log.With("part", "gossip"),
-	}); err != nil {
-		return nil, err
+	if cfg.isMachine() {
+		p.around = newSurroundings()
+		p.members = p.around
+	}
+	if !cfg.isOnlyMachine() {
+		if p.pool, err = p.openRegion(p.ownRoles()...); err != nil {
+			return nil, err
+		}
+		if p.around == nil {
+			p.members = p.pool
+		} else {
+			p.around.region = p.pool
+		}
 	}
 	p.toServers = p.newAnyServer()
 	p.servers = &rpc.Client{HTTP: &http.Client{Transport: p.toServers}}
@@ -76,7 +82,7 @@ func newProcess(cfg *Config, log *slog.Logger) (_ *process, err error) {
 	}
 	p.blobs = blobcache.NewClient(blobcache.NewLimit(download).Reads(p.dialBlob))
 	p.blobs.Role = cfg.roles()[0]
-	p.caches = blobcache.NewRegion(p.blobs, p.pool.Members, p.replicas())
+	p.caches = blobcache.NewRegion(p.blobs, p.members.Members, p.replicas())
 	return p, nil
 }
 
@@ -98,13 +104,31 @@ func (p *process) loadIdentity() (*pki.Credentials, error) {
 	return c, nil
 }
 
-// node is what this process announces in the gossip.
-func (p *process) node() starling.Node {
+// ownRoles are the roles that this process announces in the region's pool: machines are in their cells'.
+func (p *process) ownRoles() []starling.Role {
+	return slices.DeleteFunc(p.cfg.roles(), func(r starling.Role) bool { return r == starling.RoleMachine })
+}
+
+// openRegion begins to take part in the region's gossip.
+func (p *process) openRegion(roles ...starling.Role) (*membership.Pool, error) {
+	key, err := p.cfg.gossipKey()
+	if err != nil {
+		return nil, err
+	}
+	return membership.Start(membership.Config{
+		Cluster: p.credentials.Identity.Cluster, Node: p.node(roles...), Bind: p.cfg.gossipAddr(), Advertise: p.cfg.Advertise,
+		Key: key, KeyringFile: filepath.Join(p.cfg.DataDir, "keyring.json"), Join: p.cfg.Join,
+		PeersFile: filepath.Join(p.cfg.DataDir, "peers.json"), Logger: p.log.With("part", "gossip"),
+	})
+}
+
+// node is what this process announces in a pool.
+func (p *process) node(roles ...starling.Role) starling.Node {
 	n := starling.Node{
 		Name: p.cfg.Name, Region: p.cfg.Region, Zone: p.cfg.Zone, Rack: p.cfg.Rack,
-		Roles: p.cfg.roles(), Addr: p.endpoint.Addr(), Alive: true,
+		Roles: roles, Addr: p.endpoint.Addr(), Alive: true,
 	}
-	if p.cfg.isMachine() {
+	if slices.Contains(roles, starling.RoleMachine) {
 		n.Tags = p.cfg.Machine.Tags
 	}
 	if p.cfg.isServer() {

@@ -179,7 +179,7 @@ func runAgent(ctx context.Context, cfg *Config, log *slog.Logger, ready func(*pr
 	g, ctx := errgroup.WithContext(ctx)
 	starting := p.startRoles(ctx, g)
 	if starting == nil {
-		log.Info("running", "roles", cfg.roles(), "quic", p.endpoint.Addr(), "gossip", p.pool.Addr(), "version", version)
+		log.Info("running", "roles", cfg.roles(), "quic", p.endpoint.Addr(), "version", version)
 		if ready != nil {
 			ready(p)
 		}

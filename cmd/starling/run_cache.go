@@ -30,7 +30,7 @@ func (p *process) runCache(ctx context.Context, g *errgroup.Group) error {
 	}
 	patcher := blobcache.NewPatcher()
 	others := blobcache.NewRegion(p.blobs, func() []starling.Node {
-		return slices.DeleteFunc(p.pool.Members(), func(n starling.Node) bool { return n.Name == p.cfg.Name })
+		return slices.DeleteFunc(p.members.Members(), func(n starling.Node) bool { return n.Name == p.cfg.Name })
 	}, p.replicas())
 	upload, _, err := p.cfg.caps()
 	if err != nil {
@@ -48,7 +48,7 @@ func (p *process) runCache(ctx context.Context, g *errgroup.Group) error {
 	})
 	replicator = blobcache.NewReplicator(blobcache.ReplicatorConfig{
 		Name: p.cfg.Name, Store: store, Client: p.blobs, Control: p.servers,
-		Members: p.pool.Members, Changed: p.pool.Changed,
+		Members: p.members.Members, Changed: p.members.Changed,
 		Verify: func(envelope []byte, artifact starling.Digest) (*starling.Manifest, error) {
 			m, _, err := p.verify(envelope, artifact)
 			return m, err

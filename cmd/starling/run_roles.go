@@ -41,9 +41,13 @@ func (p *process) runMachine(ctx context.Context, g *errgroup.Group) error {
 	if p.cfg.isCache() {
 		accept = nil // the cache role serves for both
 	}
+	place, err := p.newPlace()
+	if err != nil {
+		return err
+	}
 	a, err := agent.New(agent.Config{
-		Node: p.node(), DataDir: filepath.Join(p.cfg.DataDir, "machine"), Env: p.cfg.Machine.Env,
-		Leader: p.servers, Members: p.pool,
+		Node: p.node(starling.RoleMachine), DataDir: filepath.Join(p.cfg.DataDir, "machine"), Env: p.cfg.Machine.Env,
+		Leader: place.guide, Members: p.around,
 		DialBlob: p.dialBlob, AcceptBlob: accept,
 		DialSwarm: p.dialSwarm, AcceptSwarm: p.accept(transport.KindSwarm),
 		Verify:               p.verify,
@@ -54,7 +58,11 @@ func (p *process) runMachine(ctx context.Context, g *errgroup.Group) error {
 		return err
 	}
 	p.releases, p.account = a.Source(), a.Account
+	g.Go(func() error { return place.run(ctx) })
 	g.Go(func() error { return a.Run(ctx) })
+	if p.pool != nil {
+		g.Go(func() error { p.around.follow(ctx, p.pool); return nil })
+	}
 	return nil
 }
 

@@ -59,15 +59,30 @@ func (p *process) newAnyServer() *anyServer {
 	}
 }
 
-// ownServers lists the live servers of this region. Each process begins at another
-// one, so that the load spreads over followers too.
+// ownServers lists the live servers of this region. Each process begins at another one, so
+// that the load spreads over followers too. Those that a machine was given come last, in
+// case what it knows is of long ago.
 func (p *process) ownServers() []string {
 	var addrs []string
-	for _, n := range p.pool.Members() {
+	for _, n := range p.members.Members() {
 		if n.Alive && n.Has(starling.RoleServer) {
 			addrs = append(addrs, n.Addr)
 		}
 	}
+	addrs = p.turned(addrs)
+	if !p.cfg.isMachine() {
+		return addrs
+	}
+	for _, a := range p.turned(p.cfg.firstServers()) {
+		if !slices.Contains(addrs, a) {
+			addrs = append(addrs, a)
+		}
+	}
+	return addrs
+}
+
+// turned returns addresses beginning with this process's own first.
+func (p *process) turned(addrs []string) []string {
 	if len(addrs) == 0 {
 		return nil
 	}
@@ -100,7 +115,7 @@ func (a *anyServer) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}
 	if len(errs) == 0 {
-		return nil, fmt.Errorf("%w: the gossip knows no live server of region %s", starling.ErrUnavailable, a.region)
+		return nil, fmt.Errorf("%w: no live server of region %s is known", starling.ErrUnavailable, a.region)
 	}
 	return nil, errors.Join(errs...)
 }

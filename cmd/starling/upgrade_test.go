@@ -281,7 +281,7 @@ func TestRollingUpgradeAndBack(t *testing.T) {
 		t.Skip("a world of processes, each exchanged twice")
 	}
 	old := previousBinary(t)
-	c := asProcesses(t, world.Size{Regions: 1, Servers: 3, Caches: 1, Workers: 1, Machines: 2}, old)
+	c := asProcesses(t, world.Size{Regions: 1, Servers: 3, Caches: 1, Workers: 1, Machines: 2, Previous: true}, old)
 	r := newRepo(t)
 	apps := []string{"a1", "a2", "a3"}
 	api := c.client(c.w.WithRole(starling.RoleServer)[0])
