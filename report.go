@@ -93,4 +93,6 @@ type RegionReport struct {
 	Counts     Counts      `json:"counts"`
 	Bytes      Bytes       `json:"bytes"`
 	Marks      RegionMarks `json:"marks,omitzero"`
+	Progress   Progress    `json:"progress,omitempty"` // of the machines in cells
+	Fetch      Durations   `json:"fetch,omitempty"`    // of those that hold the artifact
 }

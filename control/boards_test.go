@@ -36,7 +36,8 @@ func TestMachineBoardMergesReportsWithTheMembership(t *testing.T) {
 	say("m4", g.Generation, starling.MachineHealthy)                               // dead
 	say("m5", g.Generation, starling.MachineHealthy)                               // not a target
 	want := starling.Counts{Target: 4, Staged: 2, Due: 4, Healthy: 1, Failed: 1, Absent: 1}
-	c, moved := b.count(g, at)
+	merged := b.count(g, at)
+	c, moved := merged.Counts, merged.Bytes
 	if len(c.Samples) != 1 || c.Samples[0].Node != "m2" || c.Samples[0].Region != "us" {
 		t.Errorf("samples %+v", c.Samples)
 	}
@@ -53,7 +54,7 @@ func TestMachineBoardMergesReportsWithTheMembership(t *testing.T) {
 	// Before activation nothing is due but what has failed.
 	g2 := *g
 	g2.Revision, g2.Stage, g2.Cutoff = 4, starling.StageFetch, 0
-	if c, _ := b.count(&g2, at); c.Due != 1 || c.Healthy != 0 || c.Staged != 2 {
+	if c := b.count(&g2, at).Counts; c.Due != 1 || c.Healthy != 0 || c.Staged != 2 {
 		t.Errorf("while staging: %+v", c)
 	}
 	b.keepApps(nil, at)
@@ -240,7 +241,7 @@ func BenchmarkCount(b *testing.B) {
 		if _, err := board.record(g, r, at); err != nil {
 			b.Fatal(err)
 		}
-		if c, _ := board.count(g, at); c.Healthy != machines {
+		if c := board.count(g, at).Counts; c.Healthy != machines {
 			b.Fatalf("%+v", c)
 		}
 	}

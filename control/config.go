@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/raftfsm"
 	"github.com/starlingdeploy/starling/raftnode"
+	"github.com/starlingdeploy/starling/rpc"
 )
 
 // Config is what a server needs of the others. Fields without a default are required.
@@ -36,6 +38,17 @@ type Config struct {
 	// Account asks the machine at a QUIC address how an artifact came to it, for
 	// starling.DecodeAccount. Nil: machines cannot be asked.
 	Account func(ctx context.Context, addr string, artifact starling.Digest) ([]byte, error)
+
+	// CellMax is how many machines a cell may have before it is split; default
+	// starling.MaxCellMachines, which is the most.
+	CellMax int
+	// SignFeed signs what machines are told, as cell.SignFeed does. Nil: the region has no cells.
+	SignFeed func(feed *rpc.Feed) (json.RawMessage, error)
+	// CellKey is the gossip key of a cell in an epoch, of 16, 24 or 32 bytes. Nil: plain text.
+	CellKey func(cell string, epoch uint64) ([]byte, error)
+	// DialCell opens a cell stream to the machine at a QUIC address. Nil: machines cannot
+	// be asked.
+	DialCell func(ctx context.Context, addr string) (net.Conn, error)
 
 	// Stop ends this process in good order, once its server has left for good. Nil: it
 	// cannot be told to leave.
@@ -178,6 +191,18 @@ const (
 	maxIdempotencyBytes = 128
 	maxTokenNameBytes   = 128
 	missingBatchDigests = 8192
+	standingsEvery      = 100 * time.Millisecond // that is looked at who is draining or revoked
+	cellNewsEvery       = time.Second            // that a relay hears of its cell's members, while they change
+	moveWithin          = 20 * time.Second       // that a cell may take to see that a member is gone from where it was
+	maxDoubted          = 256                    // machines that are waited for so
+	arriveWithin        = 30 * time.Second       // that a machine which is new in its cell is awaited there
+	recountLargeAfter   = 500 * time.Millisecond
+	recountMachines     = 2000
+	maxReportsPerCell   = 8       // relays that a cell is heard from at one time
+	maxGossipAddrBytes  = 256     // a host name and a port
+	maxHeldPerCell      = 256     // other releases on a cell's disks, of one app
+	maxBuckets          = 256     // of counts by progress or duration
+	maxMachineBytes     = 1 << 44 // that a machine may say it moved for one goal
 )
 
 func (c *Config) setDefaults() error {
@@ -201,6 +226,12 @@ func (c *Config) setDefaults() error {
 	}
 	if c.Replicas < 1 {
 		return starling.Invalidf("replicas", "%d is less than 1", c.Replicas)
+	}
+	if c.CellMax == 0 {
+		c.CellMax = starling.MaxCellMachines
+	}
+	if c.CellMax < 2 || c.CellMax > starling.MaxCellMachines {
+		return starling.Invalidf("cells.max", "%d machines, want 2 to %d", c.CellMax, starling.MaxCellMachines)
 	}
 	if err := c.History.setDefaults(); err != nil {
 		return err

@@ -18,22 +18,21 @@ func plainDistrust(all []starling.Distrust) []starling.Distrust {
 	return out
 }
 
-// checkNamed bounds the machines that another region's report names.
-func checkNamed(r *starling.RegionReport) {
-	c := &r.Counts
+// checkNamed bounds the machines that the counts of a region, or of a part of it, name.
+func checkNamed(c *starling.Counts, region string) {
 	c.Distrusted = slices.DeleteFunc(c.Distrusted[:min(len(c.Distrusted), starling.MaxAccusedSamples)], func(a starling.Accused) bool {
 		return starling.CheckName("distrusted", a.Node) != nil || starling.CheckName("by", a.By) != nil || a.Accusers < 1
 	})
 	for i := range c.Distrusted {
 		a := &c.Distrusted[i]
 		d, _ := starling.Distrust{Reason: a.Reason}.Plain()
-		a.Region, a.Reason = r.Region, d.Reason
+		a.Region, a.Reason = region, d.Reason
 	}
 	c.Slowest = slices.DeleteFunc(c.Slowest[:min(len(c.Slowest), starling.MaxSlowestMachines)], func(m starling.SlowMachine) bool {
 		return starling.CheckName("slowest", m.Node) != nil || m.FetchMS < 0 || m.Bound != "" && !m.Bound.Valid()
 	})
 	for i := range c.Slowest {
-		c.Slowest[i].Region = r.Region
+		c.Slowest[i].Region = region
 	}
 }
 

@@ -57,31 +57,50 @@ func (f *goalFeed) wait(ctx context.Context, index uint64, reign *string, wait t
 	}
 }
 
-// feedGoals encodes the goals whenever they, or the leader, have changed. Their index is that
-// of the state in which their change was seen, which is comparable between servers.
+// feedGoals encodes what machines are told whenever it, or the leader, has changed. Its index
+// is that of the state in which its change was seen, which is comparable between servers.
 func (s *Server) feedGoals(ctx context.Context) error {
-	var last []*starling.Goal
-	var index uint64
-	reign, first := "", true
+	var last told
+	var index, goalIndex uint64
+	reign, first, unsigned := "", true, false
 	for {
 		elected := s.cfg.Raft.Leadership()
 		v := s.cfg.FSM.View()
-		goals := v.Goals()
+		now, late := toldBy(v, &last, time.Now())
 		lead := s.leadership()
-		// Records are never changed in place: the same pointers are the same goals.
-		changed := first && v.Index() > 0 || !slices.Equal(goals, last)
-		if changed {
-			last, index, first = goals, v.Index(), false
+		goalsChanged := first && v.Index() > 0 || !slices.Equal(now.goals, last.goals)
+		if goalsChanged {
+			goalIndex = v.Index()
 		}
-		if changed || lead != reign {
-			body, err := json.Marshal(rpc.Goals{Index: index, Goals: slices.Concat([]*starling.Goal{}, goals), Reign: lead})
+		if goalsChanged || lead != reign {
+			body, err := json.Marshal(rpc.Goals{Index: goalIndex, Goals: slices.Concat([]*starling.Goal{}, now.goals), Reign: lead})
 			if err != nil {
 				return fmt.Errorf("encode goals: %w", err)
 			}
-			s.goals.set(index, lead, body)
-			reign = lead
+			s.goals.set(goalIndex, lead, body)
+		}
+		changed := first && v.Index() > 0 || !now.same(&last)
+		if changed {
+			index, first = v.Index(), false
+		}
+		if s.cfg.SignFeed != nil && v.Index() > 0 && (changed || unsigned || lead != reign) {
+			edition, signed, err := s.signFeed(index, lead, &now)
+			if unsigned = err != nil; unsigned {
+				s.cfg.Logger.Error("machines are told nothing new", "err", err)
+			} else {
+				s.feed.set(edition, signed)
+			}
+		}
+		if !slices.Equal(now.cells, last.cells) {
+			s.feed.wake()
+		}
+		last, reign = now, lead
+		var again <-chan time.Time
+		if late {
+			again = time.After(standingsEvery)
 		}
 		select {
+		case <-again:
 		case <-s.cfg.FSM.Changed(v.Index()):
 		case <-elected:
 		case <-ctx.Done():

@@ -72,21 +72,32 @@ func (b *homeBoard) keep(active []*starling.Deployment) map[string]map[string]Re
 
 // checkReport bounds what another region says.
 func checkReport(r *starling.RegionReport) error {
-	c, p, b := &r.Counts, &r.Placing, &r.Bytes
-	for _, n := range []int{c.Target, c.Staged, c.Due, c.Healthy, c.Failed, c.Absent, p.ChunksDone, p.ChunksTotal} {
-		if n < 0 {
-			return starling.Invalidf("reports", "%d is negative", n)
-		}
+	p, b := &r.Placing, &r.Bytes
+	if p.ChunksDone < 0 || p.ChunksTotal < 0 {
+		return starling.Invalidf("reports", "%d of %d chunks: a count is negative", p.ChunksDone, p.ChunksTotal)
 	}
 	if !b.Within(math.MaxInt64) || r.Marks.EarlyBytes < 0 {
 		return starling.Invalidf("reports.bytes", "%+v, %d early: a count is negative", *b, r.Marks.EarlyBytes)
 	}
+	if !sound(r.Progress) || !sound(r.Fetch) {
+		return starling.Invalidf("reports", "a count by progress or duration makes no sense")
+	}
+	return checkCounts(&r.Counts, r.Region)
+}
+
+// checkCounts bounds what a region, or a part of it, counts.
+func checkCounts(c *starling.Counts, region string) error {
+	for _, n := range []int{c.Target, c.Staged, c.Due, c.Healthy, c.Failed, c.Absent} {
+		if n < 0 || n > math.MaxInt32 {
+			return starling.Invalidf("reports", "%d is no count of machines", n)
+		}
+	}
 	c.Samples = c.Samples[:min(len(c.Samples), starling.MaxFailureSamples)]
 	for i := range c.Samples {
 		f := &c.Samples[i]
-		f.Region, f.Node, f.Reason = r.Region, clip(f.Node, 63), clip(f.Reason, starling.MaxReasonBytes)
+		f.Region, f.Node, f.Reason = region, clip(f.Node, 63), clip(f.Reason, starling.MaxReasonBytes)
 	}
-	checkNamed(r)
+	checkNamed(c, region)
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/cell"
+	"github.com/starlingdeploy/starling/rpc"
 )
 
 // machineBoard holds the last report of each machine that gossips in the region's own pool,
@@ -55,11 +56,11 @@ func (b *machineBoard) record(goal *starling.Goal, r starling.MachineReport, at 
 }
 
 // count returns the merged state of the machines that goal selects.
-func (b *machineBoard) count(goal *starling.Goal, now time.Time) (starling.Counts, starling.Bytes) {
+func (b *machineBoard) count(goal *starling.Goal, now time.Time) rpc.CellApp {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	merged, _ := b.tally.Count(goal, now)
-	return merged.Counts, merged.Bytes
+	return merged
 }
 
 // statuses adds to each member what it last reported as a machine.

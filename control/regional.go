@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/cell"
 	"github.com/starlingdeploy/starling/raftfsm"
 	"github.com/starlingdeploy/starling/rpc"
 )
@@ -113,17 +114,17 @@ func OtherRegions(v raftfsm.View, self string, configured map[string][]string) [
 // or nothing that can be trusted to say.
 func (r *Reign) reportOn(v raftfsm.View, app string, now time.Time) (starling.RegionReport, bool) {
 	g, ok := v.Goal(app)
-	if !ok || g.Artifact.IsZero() || now.Before(r.conf.Settled) {
+	if !ok || g.Artifact.IsZero() || now.Before(r.conf.Settled) || !r.cells.known(now) {
 		return starling.RegionReport{}, false
 	}
 	placed := v.Placed(g.Artifact)
 	artifact, _ := v.Artifact(g.Artifact)
-	counts, moved := r.machines.count(g, now)
-	moved.WAN = r.caches.wanBytes(g)
+	fleet := cell.AddApps(r.cells.count(g, now), r.machines.count(g, now))
+	fleet.Bytes.WAN = r.caches.wanBytes(g)
 	report := starling.RegionReport{
 		Region: r.conf.Region, App: app, Generation: g.Generation, Revision: g.Revision,
 		Placing: placingOf(r.conf.Region, placed, r.caches.holding(g.Artifact), artifact),
-		Counts:  counts, Bytes: moved,
+		Counts:  fleet.Counts, Bytes: fleet.Bytes, Progress: fleet.Progress, Fetch: fleet.Fetch,
 	}
 	ahead, since := r.caches.fetchedAhead(g)
 	report.Marks = r.marks.note(&report, ahead, since, now)

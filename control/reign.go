@@ -26,6 +26,7 @@ type Reign struct {
 	jobs     *jobBoard
 	drafts   *draftBoard
 	machines *machineBoard
+	cells    *cellBoard
 	caches   *cacheBoard
 	marks    *markBoard
 	home     *homeBoard
@@ -37,6 +38,8 @@ type Reign struct {
 
 	mu      sync.Mutex
 	members []starling.Node // sorted by name
+	moved   bool            // they have changed since they were last held against the roster
+	inCells map[string]bool // those that are machines in cells
 }
 
 // ReignConfig says for whom a leader decides.
@@ -44,6 +47,7 @@ type ReignConfig struct {
 	Region   string
 	Regions  map[string][]string // QUIC addresses of the other regions' servers, as configured
 	Replicas int                 // caches that hold each chunk
+	CellMax  int                 // machines of a cell
 	// TakeoverAfter is how long a region must be silent before the others may vote for one
 	// to take over its apps; 0: they never do.
 	TakeoverAfter time.Duration
@@ -58,6 +62,7 @@ func NewReign(conf ReignConfig, since time.Time) *Reign {
 		jobs:       newJobBoard(),
 		drafts:     newDraftBoard(),
 		machines:   newMachineBoard(conf.Region),
+		cells:      newCellBoard(conf.Region, since),
 		caches:     newCacheBoard(),
 		marks:      newMarkBoard(),
 		home:       newHomeBoard(),
@@ -72,10 +77,35 @@ func NewReign(conf ReignConfig, since time.Time) *Reign {
 // SetMembers takes the region's present membership, sorted by name.
 func (r *Reign) SetMembers(all []starling.Node) {
 	r.mu.Lock()
-	r.members = all
+	r.members, r.moved = all, true
+	counted := r.machinesAmong(all)
 	r.mu.Unlock()
-	r.machines.setMembers(all)
+	r.machines.setMembers(counted)
 	r.caches.setMembers(all)
+}
+
+// lookAtFleet takes in the roster. A member of the region's own gossip that is a machine and
+// belongs to a cell is counted there.
+func (r *Reign) lookAtFleet(v raftfsm.View, goals []*starling.Goal, now time.Time) {
+	changed := r.cells.look(v, goals, now)
+	r.mu.Lock()
+	if changed || r.moved {
+		r.inCells = map[string]bool{}
+		for _, n := range r.members {
+			if m, ok := v.Machine(n.Name); ok && n.Has(starling.RoleMachine) && (m.Cell != "" || m.Standing == starling.StandingRevoked) {
+				r.inCells[n.Name] = true
+			}
+		}
+		r.machines.setMembers(r.machinesAmong(r.members))
+		r.moved = false
+	}
+	r.mu.Unlock()
+	r.machines.keepApps(goals, now)
+}
+
+// machinesAmong returns the members that are not counted in cells.
+func (r *Reign) machinesAmong(all []starling.Node) []starling.Node {
+	return slices.DeleteFunc(slices.Clone(all), func(n starling.Node) bool { return r.inCells[n.Name] })
 }
 
 func (r *Reign) nodes() []starling.Node {
@@ -98,7 +128,7 @@ func (r *Reign) liveWorkers() int {
 // Decide is one look: the region's own affairs, then those of the apps homed here.
 func (r *Reign) Decide(v raftfsm.View, now time.Time) []Decision {
 	goals := v.Goals()
-	r.machines.keepApps(goals, now)
+	r.lookAtFleet(v, goals, now)
 	r.caches.keepGoals(goals, v.Placed)
 	r.marks.keepGoals(goals)
 	r.wants.update(v, r.dirs, r.conf.Region, min(r.conf.Replicas, r.caches.count()))

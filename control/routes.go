@@ -34,6 +34,9 @@ func (s *Server) routes() http.Handler {
 	for pattern, rt := range map[string]route{
 		rpc.RouteStatus:         {foreign: true, serve: s.serveStatus},
 		rpc.RouteGoals:          {role: starling.RoleMachine, serve: s.serveGoals},
+		rpc.RouteFeed:           {role: starling.RoleMachine, serve: s.serveFeed},
+		rpc.RouteRegister:       {role: starling.RoleMachine, atLeader: true, serve: s.serveRegister},
+		rpc.RouteCellReport:     {role: starling.RoleMachine, atLeader: true, serve: s.serveCellReport},
 		rpc.RouteLease:          {role: starling.RoleWorker, atLeader: true, serve: s.serveLease},
 		rpc.RouteHeartbeat:      {role: starling.RoleWorker, atLeader: true, serve: s.serveHeartbeat},
 		rpc.RouteJobLog:         {role: starling.RoleWorker, atLeader: true, serve: s.serveJobLog},

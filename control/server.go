@@ -21,8 +21,10 @@ type Server struct {
 	cfg       Config
 	transport *http.Transport // to the control endpoints of other servers
 	goals     goalFeed
+	feed      machineFeed
 	hints     leaderHints
 	suspects  suspects
+	doubted   chan struct{} // a token for each machine that may be a copy of another
 	metrics   *metrics
 	confirms  confirmations
 	rpc       http.Handler
@@ -51,6 +53,8 @@ func New(cfg Config) (*Server, error) {
 		DisableCompression:     true,
 	}
 	s.goals.init()
+	s.feed.changed = make(chan struct{})
+	s.doubted = make(chan struct{}, maxDoubted)
 	s.confirms.token = make(chan struct{}, 1)
 	s.rpc = s.routes()
 	m, err := newMetrics(s, cfg.Metrics)

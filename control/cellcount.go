@@ -1,0 +1,154 @@
+package control
+
+import (
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/cell"
+	"github.com/starlingdeploy/starling/rpc"
+)
+
+// count returns the merged state of the machines in cells that a goal selects. With many
+// machines it may be up to recountLargeAfter old.
+func (b *cellBoard) count(g *starling.Goal, now time.Time) rpc.CellApp {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	t := b.tallies[g.App]
+	if t != nil && t.generation == g.Generation && t.revision == g.Revision {
+		due := t.change != b.change || !t.until.IsZero() && !now.Before(t.until)
+		if !due || len(b.cells) > 1 && now.Sub(t.countedAt) < recountLargeAfter && !b.small() {
+			return t.merged
+		}
+	}
+	t = &regionTally{generation: g.Generation, revision: g.Revision, change: b.change, countedAt: now}
+	sel, err := starling.ParseSelector(g.Deploy.Targets)
+	if err != nil { // validated at submission; selecting nothing is the safe reading
+		return rpc.CellApp{}
+	}
+	for _, c := range b.cells {
+		n := c.count(g, sel, now)
+		t.merged = cell.AddApps(t.merged, n.merged)
+		if !n.until.IsZero() && (t.until.IsZero() || n.until.Before(t.until)) {
+			t.until = n.until
+		}
+	}
+	b.tallies[g.App] = t
+	return t.merged
+}
+
+// small reports whether counting all again costs nothing.
+func (b *cellBoard) small() bool {
+	n := 0
+	for _, c := range b.cells {
+		n += c.cell.Machines
+	}
+	return n < recountMachines
+}
+
+// count returns what the cell adds to the state of a goal.
+func (c *cellState) count(g *starling.Goal, sel starling.Selector, now time.Time) *cellCount {
+	n := c.counts[g.App]
+	if n != nil && n.generation == g.Generation && n.revision == g.Revision && n.change == c.change && (n.until.IsZero() || now.Before(n.until)) {
+		return n
+	}
+	n = &cellCount{generation: g.Generation, revision: g.Revision, change: c.change}
+	for _, e := range c.accepted {
+		part := e.on(g)
+		if part == nil || part.Revision < g.Revision {
+			part = c.behind(e.Alive, part, g, sel)
+		}
+		said := *part
+		nameRegion(&said.Counts, c.region)
+		n.merged = cell.AddApps(n.merged, said)
+	}
+	c.missing(n, g, sel, now)
+	c.counts[g.App] = n
+	return n
+}
+
+// on returns the report on a goal's generation, nil if there is none.
+func (e *cellEntry) on(g *starling.Goal) *rpc.CellApp {
+	for i := range e.Apps {
+		if a := &e.Apps[i]; a.App == g.App && a.Generation == g.Generation {
+			return a
+		}
+	}
+	return nil
+}
+
+// behind makes a report on a goal that a part of the cell has not heard of yet, or only in
+// an older revision: its machines are targets, and due as the goal says, and have got as
+// far as was reported.
+func (c *cellState) behind(alive starling.Slots, part *rpc.CellApp, g *starling.Goal, sel starling.Selector) *rpc.CellApp {
+	out := rpc.CellApp{}
+	if part != nil {
+		out = *part
+	}
+	target, due := 0, 0
+	for slot, m := range c.machines {
+		if m != nil && alive.Has(slot) && c.targets(m, sel) {
+			target++
+			if dueNow(m, g) {
+				due++
+			}
+		}
+	}
+	out.Counts.Target = target
+	out.Counts.Due = due + out.Counts.Failed // which of them were due is not known: more is awaited than need be, for a moment
+	return &out
+}
+
+// missing adds the machines that no report shows. Those that have just come to the cell are
+// awaited for a while, the others are absent.
+func (c *cellState) missing(n *cellCount, g *starling.Goal, sel starling.Selector, now time.Time) {
+	for slot, m := range c.machines {
+		if m == nil || c.alive.Has(slot) || !c.targets(m, sel) {
+			continue
+		}
+		until := c.came[slot].Add(arriveWithin)
+		if c.came[slot].IsZero() || !now.Before(until) {
+			n.merged.Counts.Absent++
+			continue
+		}
+		n.merged.Counts.Target++
+		if dueNow(m, g) {
+			n.merged.Counts.Due++
+		}
+		if n.until.IsZero() || until.Before(n.until) {
+			n.until = until
+		}
+	}
+}
+
+// targets reports whether goals with a selector are for a machine.
+func (c *cellState) targets(m *starling.Machine, sel starling.Selector) bool {
+	if m.Standing != starling.StandingActive {
+		return false
+	}
+	return sel.Matches(&starling.Node{Name: m.Name, Region: c.region, Zone: m.Zone, Rack: m.Rack, Tags: m.Tags})
+}
+
+func dueNow(m *starling.Machine, g *starling.Goal) bool {
+	return g.Stage.AtLeast(starling.StageActivate) && g.Cutoff.Selects(m.Name, g.Deployment)
+}
+
+// nameRegion says of all machines that counts name where they are.
+func nameRegion(c *starling.Counts, region string) {
+	c.Samples, c.Distrusted, c.Slowest = slices.Clone(c.Samples), slices.Clone(c.Distrusted), slices.Clone(c.Slowest)
+	for i := range c.Samples {
+		c.Samples[i].Region = region
+	}
+	for i := range c.Distrusted {
+		c.Distrusted[i].Region = region
+	}
+	for i := range c.Slowest {
+		c.Slowest[i].Region = region
+	}
+}
+
+// sameCellReport reports whether two reports lead to the same decisions and numbers.
+func sameCellReport(a, b *rpc.CellReport) bool {
+	return a.Version == b.Version && reflect.DeepEqual(a.Alive, b.Alive) && reflect.DeepEqual(a.Apps, b.Apps)
+}
