@@ -43,7 +43,7 @@ func (r *SwarmResult) pictures() trial.Pictures {
 			out.Tables = append(out.Tables, faultTable(fmt.Sprintf("Faults of round %d", r.number(i)), round.Faults))
 		}
 	}
-	out.Tables = append(out.Tables, r.machinesTable())
+	out.Details = []trial.Table{r.machinesTable()}
 	return out
 }
 

@@ -6,11 +6,12 @@ import "math"
 // this order.
 type Pictures struct {
 	Bars       []Bars      `json:"bars,omitempty"`
+	Tables     []Table     `json:"tables,omitempty"` // short ones
 	Curves     []Curves    `json:"curves,omitempty"`
 	Histograms []Histogram `json:"histograms,omitempty"`
 	Timelines  []Timeline  `json:"timelines,omitempty"`
 	Maps       []Map       `json:"maps,omitempty"`
-	Tables     []Table     `json:"tables,omitempty"`
+	Details    []Table     `json:"details,omitempty"` // long ones
 }
 
 // Bounds of pictures, so that a file and a page stay small whatever they show.
@@ -161,6 +162,9 @@ func NewLine(name string, kind Kind, lines, n int, at func(i int) (x, y float64)
 // step for each, where they are few enough to be seen.
 func Arrivals(name string, kind Kind, lines int, times []float64) Line {
 	n := len(times)
+	if n == 0 {
+		return Line{Name: name, Kind: kind, Points: [][2]float64{}}
+	}
 	if 2*n > maxLinePoints {
 		return NewLine(name, kind, lines, n, func(i int) (float64, float64) { return times[i], float64(i + 1) })
 	}

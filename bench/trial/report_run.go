@@ -17,6 +17,7 @@ type section struct {
 	Lines    []*chart // timelines
 	Maps     []*drawnMap
 	Tables   []Table
+	Details  []Table
 	Notes    []string
 	Statuses []string // broken promises
 }
@@ -61,14 +62,21 @@ func newSection(i int, r *Run) *section {
 			s.Maps = append(s.Maps, drawMap(&p.Maps[k]))
 		}
 	}
-	for _, t := range p.Tables {
-		if len(t.Rows) > maxTableRows {
-			t.Note += fmt.Sprintf(" %d more rows are left out.", len(t.Rows)-maxTableRows)
+	s.Tables, s.Details = bounded(p.Tables), bounded(p.Details)
+	return s
+}
+
+// bounded leaves out rows of tables that are too long.
+func bounded(tables []Table) []Table {
+	var out []Table
+	for _, t := range tables {
+		if n := len(t.Rows) - maxTableRows; n > 0 {
+			t.Note += fmt.Sprintf(" %d more rows are left out.", n)
 			t.Rows = t.Rows[:maxTableRows]
 		}
-		s.Tables = append(s.Tables, t)
+		out = append(out, t)
 	}
-	return s
+	return out
 }
 
 // chart adds a chart to those under its heading.

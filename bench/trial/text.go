@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 )
 
@@ -14,7 +15,11 @@ func Number(v float64) string {
 		return strconv.FormatFloat(v, 'f', 0, 64)
 	}
 	digits := 3 - int(math.Floor(math.Log10(math.Abs(v))))
-	return strconv.FormatFloat(v, 'f', min(max(digits, 0), 9), 64)
+	s := strconv.FormatFloat(v, 'f', min(max(digits, 0), 9), 64)
+	if strings.Contains(s, ".") {
+		s = strings.TrimRight(strings.TrimRight(s, "0"), ".")
+	}
+	return s
 }
 
 // WriteSummary writes the medians of a file for people.

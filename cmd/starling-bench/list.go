@@ -8,13 +8,20 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/bench/trial"
 )
 
 // newList lists scenarios, or what one has.
 func newList(scenarios trial.Registry) *cobra.Command {
 	return &cobra.Command{
-		Use: "list [SCENARIO]", Short: "List scenarios, or the parameters and figures of one", GroupID: "results", Args: cobra.MaximumNArgs(1),
+		Use: "list [SCENARIO]", Short: "List scenarios, or the parameters and figures of one", GroupID: "results",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return starling.Invalidf("usage", "list takes one scenario at most")
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 			if len(args) == 0 {
