@@ -20,13 +20,15 @@ type cellBoard struct {
 	region string
 	since  time.Time // of the term
 
-	mu      sync.Mutex
-	primed  bool // the roster has been looked at once
-	cells   map[string]*cellState
-	roster  uint64 // grows with the cells and their members
-	change  uint64 // grows with that, and with what is accepted
-	tallies map[string]*regionTally
-	heard   int // reports taken in this term
+	mu       sync.Mutex
+	primed   bool // the roster has been looked at once
+	turn     int  // of the cells, whose members are read again
+	draining []*starling.Machine
+	cells    map[string]*cellState
+	roster   uint64 // grows with the cells and their members
+	change   uint64 // grows with that, and with what is accepted
+	tallies  map[string]*regionTally
+	heard    int // reports taken in this term
 }
 
 // cellState is one cell as the leader sees it.
@@ -80,9 +82,15 @@ func (b *cellBoard) look(v raftfsm.View, goals []*starling.Goal, now time.Time) 
 	defer b.mu.Unlock()
 	here := map[string]bool{}
 	roster := b.roster
-	for _, c := range v.Cells() {
+	cells := v.Cells()
+	stale := b.restanding(v)
+	if len(cells) > 0 { // what a machine says of itself changes without its cell: one after the other is read again
+		b.turn = (b.turn + 1) % len(cells)
+		stale[cells[b.turn].Name] = true
+	}
+	for _, c := range cells {
 		here[c.Name] = true
-		b.accept(b.refresh(v, c, now), now, false) // some may be late by now, or silent
+		b.accept(b.refresh(v, c, now, stale[c.Name]), now, false) // some reports may be late by now, or silent
 	}
 	for name := range b.cells {
 		if !here[name] {
@@ -111,16 +119,41 @@ func (b *cellBoard) keepApps(goals []*starling.Goal) {
 	}
 }
 
-// refresh takes in a cell's record and members if they are not those known.
-func (b *cellBoard) refresh(v raftfsm.View, record *starling.Cell, now time.Time) *cellState {
+// restanding returns the cells of machines that began or ceased to be drained.
+func (b *cellBoard) restanding(v raftfsm.View) map[string]bool {
+	stale := map[string]bool{}
+	draining := v.MachinesIn(starling.StandingDraining)
+	if slices.Equal(draining, b.draining) {
+		return stale
+	}
+	here := make(map[*starling.Machine]bool, len(draining))
+	for _, m := range draining {
+		here[m] = true
+	}
+	for _, m := range b.draining {
+		if !here[m] {
+			stale[m.Cell] = true
+		}
+		delete(here, m)
+	}
+	for m := range here {
+		stale[m.Cell] = true
+	}
+	b.draining = draining
+	return stale
+}
+
+// refresh takes in a cell's record and members if it is not that which is known, or if
+// they may have changed without it.
+func (b *cellBoard) refresh(v raftfsm.View, record *starling.Cell, now time.Time, stale bool) *cellState {
 	c := b.cells[record.Name]
 	if c == nil {
 		c = &cellState{region: b.region, reports: map[string]*cellEntry{}, counts: map[string]*cellCount{}}
 		b.cells[record.Name] = c
-	} else if c.cell == record {
+	} else if c.cell == record && !stale {
 		return c
 	}
-	old, came := c.machines, c.came
+	old, came, was := c.machines, c.came, c.cell
 	c.cell, c.machines, c.came = record, nil, nil
 	for m := range v.MachinesOf(record.Name) {
 		if m.Slot < 0 || m.Slot >= starling.MaxCellMachines {
@@ -136,6 +169,9 @@ func (b *cellBoard) refresh(v raftfsm.View, record *starling.Cell, now time.Time
 		case b.primed:
 			c.came[m.Slot] = now
 		}
+	}
+	if was == record && slices.Equal(old, c.machines) {
+		return c
 	}
 	c.change++
 	b.change++
@@ -163,7 +199,7 @@ func (b *cellBoard) record(v raftfsm.View, r rpc.CellReport, now time.Time) (cel
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.heard++
-	c := b.refresh(v, record, now)
+	c := b.refresh(v, record, now, false)
 	old := c.reports[r.Relay.Name]
 	var before *rpc.CellReport
 	if old != nil {
