@@ -26,6 +26,7 @@ var floors = map[string]int{
 	"membership": 2,
 	"raftnode":   2,
 	"blobcache":  2,
+	"enrol":      2,
 	"cell":       2,
 	"world":      2,
 	"lab":        2,

@@ -8,6 +8,7 @@ import (
 	"crypto/x509/pkix"
 	"fmt"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/starlingdeploy/starling"
@@ -212,33 +213,50 @@ func checkIssuers(chain []*x509.Certificate, id starling.Identity) error {
 // Fingerprint is the SHA-256 of a certificate in DER, by which a join token names its cluster's CA.
 func Fingerprint(der []byte) starling.Digest { return sha256.Sum256(der) }
 
-// VerifyServer judges the chain of a server of a cluster that the caller knows by its CA's fingerprint
-// only. The CA must be in the chain. It returns the server's identity and the CA's certificate in PEM.
-func VerifyServer(chain [][]byte, ca starling.Digest, at time.Time) (starling.Identity, []byte, error) {
+// Fingerprints returns those of the certificates in a PEM file of CAs.
+func Fingerprints(caPEM []byte) ([]starling.Digest, error) {
+	certs, err := parseCertificates("CA certificate", caPEM)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]starling.Digest, len(certs))
+	for i, cert := range certs {
+		out[i] = Fingerprint(cert.Raw)
+	}
+	return out, nil
+}
+
+// VerifyServer judges the chain of a server of a cluster that the caller knows by the fingerprints
+// of its CA, or CAs, only. One of them must be in the chain. What is wrong with the time also
+// wraps starling.ErrClock.
+func VerifyServer(chain [][]byte, cas []starling.Digest, at time.Time) (starling.Identity, error) {
 	var none starling.Identity
 	certs, err := parseChain(chain)
 	if err != nil {
-		return none, nil, err
+		return none, err
 	}
-	for i := range certs[1:] {
-		root := certs[i+1]
-		if Fingerprint(root.Raw) != ca {
+	for _, root := range certs[1:] {
+		if !slices.Contains(cas, Fingerprint(root.Raw)) {
 			continue
 		}
 		cluster, ok := clusterOf(root)
 		if !ok || !root.IsCA {
-			return none, nil, refusedf("the certificate %s is no cluster's CA", ca)
+			return none, refusedf("the certificate %s is no cluster's CA", Fingerprint(root.Raw))
 		}
 		c := &Credentials{Roots: x509.NewCertPool(), Identity: starling.Identity{Cluster: cluster}}
 		c.Roots.AddCert(root)
-		id, err := c.Verify(chain, at)
+		// What is signed by the CA is so at any time, and then the time may be wrong.
+		id, err := c.Verify(chain, certs[0].NotBefore)
 		if err != nil {
-			return none, nil, err
+			return none, err
+		}
+		if err := checkTime(certs[0], id, at); err != nil {
+			return none, fmt.Errorf("%w: %w", starling.ErrClock, err)
 		}
 		if !id.Has(starling.RoleServer) {
-			return none, nil, refusedf("%s is not a server", id)
+			return none, refusedf("%s is not a server", id)
 		}
-		return id, encode(pemCertificate, root.Raw), nil
+		return id, nil
 	}
-	return none, nil, refusedf("the server's CA is not the one that the join token names (%s): it is a server of another cluster, or an impostor, or the token is an old one", ca)
+	return none, refusedf("the server's CA is none of those that this machine was told of: it is a server of another cluster, or an impostor, or the join token is an old one")
 }

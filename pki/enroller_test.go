@@ -192,7 +192,7 @@ func TestStolenEnroller(t *testing.T) {
 	}); err == nil {
 		t.Error("an HTTPS client that trusts the CA believes it")
 	}
-	if _, _, err := pki.VerifyServer([][]byte{create(template(us+"server/s1"), authority, public, stolen).Raw, authority.Raw, caCert.Bytes}, pki.Fingerprint(caCert.Bytes), epoch); !errors.Is(err, starling.ErrForbidden) {
+	if _, err := pki.VerifyServer([][]byte{create(template(us+"server/s1"), authority, public, stolen).Raw, authority.Raw, caCert.Bytes}, []starling.Digest{pki.Fingerprint(caCert.Bytes)}, epoch); !errors.Is(err, starling.ErrForbidden) {
 		t.Errorf("a machine that enrols believes it: %v", err)
 	}
 }
@@ -306,9 +306,12 @@ func TestVerifyServer(t *testing.T) {
 	ca, other := newCA(t, "prod", epoch), newCA(t, "prod", epoch)
 	s, m := load(t, ca, server("s1"), epoch), load(t, ca, machine("m1"), epoch)
 	impostor := load(t, other, server("s1"), epoch)
-	pin := pki.Fingerprint(s.Root())
-	id, caPEM, err := pki.VerifyServer(append(s.Chain(), s.Root()), pin, epoch)
-	if err != nil || id.Name != "s1" || id.Region != "us-east" || !bytes.Equal(caPEM, ca.CertPEM()) {
+	pins, err := pki.Fingerprints(append(newCA(t, "prod", epoch).CertPEM(), ca.CertPEM()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := pki.VerifyServer(append(s.Chain(), s.Root()), pins, epoch)
+	if err != nil || id.Name != "s1" || id.Region != "us-east" {
 		t.Errorf("%v, %v", id, err)
 	}
 	for name, tc := range map[string]struct {
@@ -316,16 +319,17 @@ func TestVerifyServer(t *testing.T) {
 		at    time.Time
 		says  string
 	}{
-		"another CA":              {append(impostor.Chain(), impostor.Root()), epoch, "not the one that the join token names"},
+		"another CA":              {append(impostor.Chain(), impostor.Root()), epoch, "none of those that this machine was told of"},
 		"with ours as decoration": {append(impostor.Chain(), s.Root()), epoch, "signed by another CA"},
-		"no CA":                   {s.Chain(), epoch, "not the one that the join token names"},
+		"no CA":                   {s.Chain(), epoch, "none of those that this machine was told of"},
 		"a machine":               {append(m.Chain(), m.Root()), epoch, "is not a server"},
-		"only the CA":             {[][]byte{s.Root()}, epoch, "not the one"},
+		"only the CA":             {[][]byte{s.Root()}, epoch, "none of those"},
 		"none":                    {nil, epoch, "none was presented"},
 		"clock two years ahead":   {append(s.Chain(), s.Root()), epoch.AddDate(2, 0, 0), "this clock says 2028-11-22"},
 		"clock a year behind":     {append(s.Chain(), s.Root()), epoch.AddDate(-1, 0, 0), "this clock says 2025-11-22"},
 	} {
-		if _, _, err := pki.VerifyServer(tc.chain, pin, tc.at); !errors.Is(err, starling.ErrForbidden) || !strings.Contains(err.Error(), tc.says) {
+		if _, err := pki.VerifyServer(tc.chain, pins, tc.at); !errors.Is(err, starling.ErrForbidden) || !strings.Contains(err.Error(), tc.says) ||
+			errors.Is(err, starling.ErrClock) != strings.HasPrefix(name, "clock") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

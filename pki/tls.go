@@ -86,19 +86,19 @@ func (t TLS) enrolment() *tls.Config {
 }
 
 // EnrolTLS is the configuration of one connection of a caller without a certificate, who knows
-// the fingerprint of the cluster's CA. It gets to know the server and the CA's certificate (PEM).
-func EnrolTLS(alpn string, ca starling.Digest, now func() time.Time, verified func(starling.Identity, []byte)) *tls.Config {
+// the cluster's CAs by their fingerprints. It gets to know the server.
+func EnrolTLS(alpn string, cas []starling.Digest, now func() time.Time, verified func(starling.Identity)) *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		NextProtos:             []string{alpn},
 		SessionTicketsDisabled: true,
 		InsecureSkipVerify:     true, // judged in VerifyConnection
 		VerifyConnection: func(state tls.ConnectionState) error {
-			id, caPEM, err := VerifyServer(rawChain(state), ca, now())
+			id, err := VerifyServer(rawChain(state), cas, now())
 			if err != nil {
 				return err
 			}
-			verified(id, caPEM)
+			verified(id)
 			return nil
 		},
 	}

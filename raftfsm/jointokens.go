@@ -11,17 +11,17 @@ func (t *tx) joinToken(id string) *row[starling.JoinToken] {
 	return get[starling.JoinToken](t.reader, tableJoinTokens, byID, strKey(id))
 }
 
-// prove returns the join token whose secret has a hash, if it still counts.
-func (t *tx) prove(id string, hash starling.Digest) (*row[starling.JoinToken], error) {
-	k := t.joinToken(id)
+// proven returns the join token whose secret has a hash, if it still counts.
+func proven(r reader, id string, hash starling.Digest, now time.Time) (*row[starling.JoinToken], error) {
+	k := get[starling.JoinToken](r, tableJoinTokens, byID, strKey(id))
 	switch {
 	case k == nil:
-		return nil, fmt.Errorf("%w: region %s knows no join token %.80q: was it made in another region?", starling.ErrForbidden, t.region, id)
+		return nil, fmt.Errorf("%w: region %s knows no join token %.80q: was it made in another region?", starling.ErrForbidden, r.region, id)
 	case k.rec.Hash != hash:
 		return nil, fmt.Errorf("%w: the secret of join token %s is wrong: copy all of it", starling.ErrForbidden, id)
 	case k.rec.Revoked:
 		return nil, fmt.Errorf("%w: join token %s is revoked: make another: starling node token create", starling.ErrForbidden, id)
-	case !k.rec.ExpiresAt.After(t.now):
+	case !k.rec.ExpiresAt.After(now):
 		return nil, fmt.Errorf("%w: join token %s expired at %s: make another: starling node token create",
 			starling.ErrForbidden, id, k.rec.ExpiresAt.Format(time.RFC3339))
 	}

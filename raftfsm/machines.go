@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/starlingdeploy/starling"
 )
@@ -11,8 +12,33 @@ import (
 // grantedZone is what stands in Machine.Granted for the zone.
 const grantedZone = "zone"
 
-func (t *tx) machine(name string) *row[starling.Machine] {
-	return get[starling.Machine](t.reader, tableMachines, byID, strKey(name))
+func (t *tx) machine(name string) *row[starling.Machine] { return machineRow(t.reader, name) }
+
+func machineRow(r reader, name string) *row[starling.Machine] {
+	return get[starling.Machine](r, tableMachines, byID, strKey(name))
+}
+
+// admits returns the machine of that name, which may be nil, and the join token, if they let the machine in.
+func admits(r reader, p *MachineEnrol, now time.Time) (*row[starling.Machine], *row[starling.JoinToken], error) {
+	old := machineRow(r, p.Name)
+	token, err := proven(r, p.Token, p.Hash, now)
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case old != nil && old.rec.Standing == starling.StandingRevoked:
+		return nil, nil, revoked(p.Name)
+	case old != nil && old.rec.Key != p.Key:
+		return nil, nil, fmt.Errorf("%w: there is a machine %s already, with another key: give this one another name, or remove that one first: starling node remove %s",
+			starling.ErrConflict, p.Name, p.Name)
+	case !enrolledBy(old, token) && token.rec.Uses >= token.rec.MaxUses:
+		return nil, nil, fmt.Errorf("%w: join token %s has been used by %d machines, which is all that it was made for: make another: starling node token create",
+			starling.ErrForbidden, token.rec.ID, token.rec.Uses)
+	}
+	return old, token, nil
+}
+
+func enrolledBy(m *row[starling.Machine], k *row[starling.JoinToken]) bool {
+	return m != nil && m.rec.Token == k.rec.ID
 }
 
 func (t *tx) machineEnrol(p *MachineEnrol) (Result, error) {
@@ -22,18 +48,10 @@ func (t *tx) machineEnrol(p *MachineEnrol) (Result, error) {
 	if p.Key.IsZero() {
 		return Result{}, starling.Invalidf("machine.key", "is missing")
 	}
-	old := t.machine(p.Name)
-	token, err := t.prove(p.Token, p.Hash)
-	switch {
-	case err != nil:
+	old, token, err := admits(t.reader, p, t.now)
+	if err != nil {
 		return Result{}, err
-	case old != nil && old.rec.Standing == starling.StandingRevoked:
-		return Result{}, revoked(p.Name)
-	case old != nil && old.rec.Key != p.Key:
-		return Result{}, fmt.Errorf("%w: there is a machine %s already, with another key: give this one another name, or remove that one first: starling node remove %s",
-			starling.ErrConflict, p.Name, p.Name)
 	}
-	again := old != nil && old.rec.Token == token.rec.ID
 	m := starling.Machine{Name: p.Name, Standing: starling.StandingActive, EnrolledAt: t.now}
 	if old != nil {
 		m = *old.rec
@@ -42,11 +60,7 @@ func (t *tx) machineEnrol(p *MachineEnrol) (Result, error) {
 	if err := grant(&m, token.rec, &p.MachineFacts); err != nil {
 		return Result{}, err
 	}
-	if !again {
-		if token.rec.Uses >= token.rec.MaxUses {
-			return Result{}, fmt.Errorf("%w: join token %s has been used by %d machines, which is all that it was made for: make another: starling node token create",
-				starling.ErrForbidden, token.rec.ID, token.rec.Uses)
-		}
+	if !enrolledBy(old, token) {
 		used := *token.rec
 		used.Uses++
 		put(t, tableJoinTokens, token, &row[starling.JoinToken]{rec: &used})

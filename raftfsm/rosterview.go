@@ -2,6 +2,7 @@ package raftfsm
 
 import (
 	"iter"
+	"time"
 
 	"github.com/starlingdeploy/starling"
 )
@@ -50,6 +51,13 @@ func (v View) Registered(p *MachineRegister) (*starling.Machine, bool) {
 	}
 	m := *old
 	return old, keepGranted(&m, p) == nil && sameMachine(old, &m)
+}
+
+// MayEnrol refuses a machine for its name or its token as MachineEnrol would, so that
+// whoever has no good token writes nothing to the log.
+func (v View) MayEnrol(p *MachineEnrol, now time.Time) error {
+	_, _, err := admits(v.reader, p, now)
+	return err
 }
 
 // Cell returns a cell of the region.

@@ -46,13 +46,7 @@ func NewEnrolDialer(ip string, now func() time.Time) (*EnrolDialer, error) {
 func (d *EnrolDialer) Close() error { return errors.Join(d.transport.Close(), d.socket.Close()) }
 
 // EnrolConn is one stream to a server that does not know this side.
-type EnrolConn struct {
-	*Conn
-	caPEM []byte
-}
-
-// CA returns the certificate of the cluster's CA in PEM, whose fingerprint is the one dialled for.
-func (c *EnrolConn) CA() []byte { return c.caPEM }
+type EnrolConn struct{ *Conn }
 
 // Close ends the stream and its connection: read the answer first.
 func (c *EnrolConn) Close() error {
@@ -61,11 +55,11 @@ func (c *EnrolConn) Close() error {
 	return err
 }
 
-// Dial connects to the server at addr, host:port, whose CA must have the given fingerprint. The error
+// Dial connects to the server at addr, host:port, whose CA must have one of the fingerprints. The error
 // is a *starling.BusyError if the server has no room and says when it may have, wraps
-// starling.ErrForbidden if it is no server of that cluster or enrols nobody,
-// ErrUnavailable if it cannot be reached.
-func (d *EnrolDialer) Dial(ctx context.Context, addr string, ca starling.Digest) (*EnrolConn, error) {
+// starling.ErrForbidden if it is no server of that cluster or enrols nobody, ErrClock too if that may
+// be this side's clock, ErrUnavailable if it cannot be reached.
+func (d *EnrolDialer) Dial(ctx context.Context, addr string, cas []starling.Digest) (*EnrolConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	bound, err := netip.ParseAddrPort(d.socket.LocalAddr().String())
@@ -78,7 +72,7 @@ func (d *EnrolDialer) Dial(ctx context.Context, addr string, ca starling.Digest)
 	}
 	var failed error
 	for _, remote := range remotes {
-		c, err := d.dial(ctx, remote, ca)
+		c, err := d.dial(ctx, remote, cas)
 		if err == nil {
 			return c, nil
 		}
@@ -87,10 +81,9 @@ func (d *EnrolDialer) Dial(ctx context.Context, addr string, ca starling.Digest)
 	return nil, fmt.Errorf("enrol at %s: %w", addr, failed)
 }
 
-func (d *EnrolDialer) dial(ctx context.Context, remote netip.AddrPort, ca starling.Digest) (*EnrolConn, error) {
+func (d *EnrolDialer) dial(ctx context.Context, remote netip.AddrPort, cas []starling.Digest) (*EnrolConn, error) {
 	var server starling.Identity
-	var caPEM []byte
-	conf := pki.EnrolTLS(enrolALPN, ca, d.now, func(id starling.Identity, pem []byte) { server, caPEM = id, pem })
+	conf := pki.EnrolTLS(enrolALPN, cas, d.now, func(id starling.Identity) { server = id })
 	q, err := d.transport.Dial(ctx, net.UDPAddrFromAddrPort(remote), conf, &quic.Config{
 		Versions:              []quic.Version{quic.Version1},
 		HandshakeIdleTimeout:  handshakeIdleTimeout,
@@ -109,7 +102,7 @@ func (d *EnrolDialer) dial(ctx context.Context, remote netip.AddrPort, ca starli
 		return nil, err
 	}
 	l.enter()
-	return &EnrolConn{Conn: newConn(stream, l, KindEnrol, true, new(counters)), caPEM: caPEM}, nil
+	return &EnrolConn{newConn(stream, l, KindEnrol, true, new(counters))}, nil
 }
 
 func (d *EnrolDialer) open(ctx context.Context, l *link) (*quic.Stream, error) {
