@@ -67,6 +67,12 @@ type Config struct {
 	// History says how much of the past is kept.
 	History History
 
+	// Enrolment lets machines without a certificate in. Nil: nobody enrols here.
+	Enrolment *Enrolment
+	// Revoked is told of all machines whose certificates are void, by name, whenever they change. Nil:
+	// nobody is.
+	Revoked func(names []string)
+
 	Metrics prometheus.Registerer // nil: none
 	Logger  *slog.Logger          // nil: discard
 	Now     func() time.Time      // default time.Now
@@ -234,6 +240,9 @@ func (c *Config) setDefaults() error {
 		return starling.Invalidf("cells.max", "%d machines, want 2 to %d", c.CellMax, starling.MaxCellMachines)
 	}
 	if err := c.History.setDefaults(); err != nil {
+		return err
+	}
+	if err := c.Enrolment.setDefaults(); err != nil {
 		return err
 	}
 	if c.Settle == 0 {

@@ -1,25 +1,29 @@
 package control
 
 import (
+	"errors"
 	"fmt"
+	"net/http"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/raftfsm"
+	"github.com/starlingdeploy/starling/rpc"
 )
 
 // metrics tells prometheus how the deployments homed here are doing.
 type metrics struct {
-	s        *Server
-	registry prometheus.Registerer // nil: none
-	ended    *prometheus.CounterVec
-	oldest   *prometheus.Desc
-	phases   *prometheus.Desc
-	leader   *prometheus.Desc
-	spare    *prometheus.Desc
-	level    *prometheus.Desc
-	history  *prometheus.Desc
+	s                    *Server
+	registry             prometheus.Registerer // nil: none
+	ended                *prometheus.CounterVec
+	enrolments, renewals *prometheus.CounterVec
+	oldest               *prometheus.Desc
+	phases               *prometheus.Desc
+	leader               *prometheus.Desc
+	spare                *prometheus.Desc
+	level                *prometheus.Desc
+	history              *prometheus.Desc
 }
 
 func newMetrics(s *Server, registry prometheus.Registerer) (*metrics, error) {
@@ -29,6 +33,14 @@ func newMetrics(s *Server, registry prometheus.Registerer) (*metrics, error) {
 			Name: "starling_deployments_ended_total",
 			Help: "Deployments that this server, as the leader, saw end, by terminal phase.",
 		}, []string{"phase"}),
+		enrolments: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "starling_enrolments_total",
+			Help: "Machines that came to this server to enrol, by result: enrolled, busy, refused, failed.",
+		}, []string{"result"}),
+		renewals: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "starling_renewals_total",
+			Help: "Machines that came to this server for a new certificate, by result: renewed, refused, failed.",
+		}, []string{"result"}),
 		oldest: prometheus.NewDesc("starling_oldest_nonterminal_seconds",
 			"Age of the oldest deployment homed here that has not ended; 0 if there is none.", nil, nil),
 		phases: prometheus.NewDesc("starling_deployments",
@@ -66,9 +78,30 @@ func (m *metrics) committed(c *raftfsm.Command, r *raftfsm.Result) {
 	}
 }
 
+// enrolled counts a machine that came to enrol.
+func (m *metrics) enrolled(err error) { m.enrolments.WithLabelValues(outcome(err, "enrolled")).Inc() }
+
+// renewed counts a machine that came for a new certificate.
+func (m *metrics) renewed(err error) { m.renewals.WithLabelValues(outcome(err, "renewed")).Inc() }
+
+func outcome(err error, well string) string {
+	var busy *starling.BusyError
+	switch {
+	case err == nil:
+		return well
+	case errors.As(err, &busy):
+		return "busy"
+	case rpc.ProblemOf(err).Status < http.StatusInternalServerError:
+		return "refused"
+	}
+	return "failed"
+}
+
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(out chan<- *prometheus.Desc) {
 	m.ended.Describe(out)
+	m.enrolments.Describe(out)
+	m.renewals.Describe(out)
 	out <- m.oldest
 	out <- m.phases
 	out <- m.leader
@@ -80,6 +113,8 @@ func (m *metrics) Describe(out chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	m.ended.Collect(out)
+	m.enrolments.Collect(out)
+	m.renewals.Collect(out)
 	counts := map[starling.Phase]int{
 		starling.PhaseQueued: 0, starling.PhaseBuilding: 0, starling.PhaseReplicating: 0,
 		starling.PhaseStaging: 0, starling.PhaseAwaitingApproval: 0, starling.PhaseRollingOut: 0,

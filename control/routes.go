@@ -43,6 +43,8 @@ func (s *Server) routes() http.Handler {
 		rpc.RouteComplete:       {role: starling.RoleWorker, atLeader: true, serve: s.serveComplete},
 		rpc.RouteFail:           {role: starling.RoleWorker, atLeader: true, serve: s.serveFail},
 		rpc.RouteMachineReports: {role: starling.RoleMachine, atLeader: true, serve: s.serveMachineReports},
+		rpc.RouteAdmit:          {role: starling.RoleServer, atLeader: true, serve: s.serveAdmit},
+		rpc.RouteRenew:          {role: starling.RoleMachine, serve: s.serveRenew},
 		rpc.RouteWants:          {role: starling.RoleCache, atLeader: true, serve: s.serveWants},
 		rpc.RouteCacheReport:    {role: starling.RoleCache, atLeader: true, serve: s.serveCacheReport},
 		rpc.RouteMirror:         {role: starling.RoleServer, foreign: true, atLeader: true, serve: s.serveMirror},

@@ -28,6 +28,7 @@ type Server struct {
 	metrics   *metrics
 	confirms  confirmations
 	rpc       http.Handler
+	enrolling chan struct{} // holds a token for each enrolment under way
 
 	started atomic.Pointer[time.Time] // when Run began, by cfg.Now with its monotonic reading; nil: not yet
 
@@ -42,7 +43,7 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, fmt.Errorf("control: %w", err)
 	}
-	s := &Server{cfg: cfg, changed: make(chan struct{})}
+	s := &Server{cfg: cfg, changed: make(chan struct{}), enrolling: make(chan struct{}, maxEnrolling)}
 	s.transport = &http.Transport{
 		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
 			return cfg.DialControl(ctx, addr)
@@ -75,6 +76,9 @@ func (s *Server) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.feedGoals(ctx) })
 	g.Go(func() error { return s.lead(ctx) })
+	if s.cfg.Revoked != nil {
+		g.Go(func() error { return s.watchRevoked(ctx) })
+	}
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("control: %w", err)
 	}
