@@ -31,6 +31,10 @@ type Config struct {
 	Regions   map[string][]string `hcl:"regions,optional"` // QUIC addresses of other regions' servers
 	LogLevel  string              `hcl:"log_level,optional"`
 
+	// A machine without tls enrols with a join token, or the file that one is in, when it first starts.
+	JoinToken     string `hcl:"join_token,optional"`
+	JoinTokenFile string `hcl:"join_token_file,optional"`
+
 	Ports   *Ports        `hcl:"ports,block"`
 	Server  *ServerBlock  `hcl:"server,block"`
 	Cache   *CacheBlock   `hcl:"cache,block"`
@@ -58,6 +62,7 @@ type ServerBlock struct {
 	BootstrapExpect int    `hcl:"bootstrap_expect,optional"` // 0: join an existing cluster
 	Replicas        int    `hcl:"replicas,optional"`         // caches that hold each chunk
 	DiskReserve     string `hcl:"disk_reserve,optional"`     // free on data_dir's disk; "": 256MiB, less on a small one
+	EnrolPerSecond  int    `hcl:"enrol_per_second,optional"` // machines that this server lets in to enrol; 0: transport.DefaultEnrolPerSecond
 	// TakeoverAfter is how long a region is silent before the others vote for one of them
 	// to take over its apps, e.g. 60s; empty: only an operator orders it.
 	TakeoverAfter string `hcl:"takeover_after,optional"`
@@ -104,6 +109,11 @@ type TLSBlock struct {
 	Key      string `hcl:"key"`
 	HTTPCert string `hcl:"http_cert,optional"` // for the API; default: cert
 	HTTPKey  string `hcl:"http_key,optional"`
+
+	// Servers that enrol machines have their region's authority for that.
+	EnrolCert  string `hcl:"enrol_cert,optional"`
+	EnrolKey   string `hcl:"enrol_key,optional"`
+	MachineTTL string `hcl:"machine_ttl,optional"` // of a machine's certificate, e.g. 168h
 }
 
 // GossipBlock holds the region's gossip key, or the file it is in.
@@ -184,7 +194,7 @@ func (c *Config) resolvePaths(dir string) {
 		}
 	}
 	if c.TLS != nil {
-		for _, p := range []*string{&c.TLS.CA, &c.TLS.Cert, &c.TLS.Key, &c.TLS.HTTPCert, &c.TLS.HTTPKey} {
+		for _, p := range []*string{&c.TLS.CA, &c.TLS.Cert, &c.TLS.Key, &c.TLS.HTTPCert, &c.TLS.HTTPKey, &c.TLS.EnrolCert, &c.TLS.EnrolKey} {
 			abs(p)
 		}
 	}
@@ -192,6 +202,7 @@ func (c *Config) resolvePaths(dir string) {
 		abs(&c.Gossip.KeyFile)
 	}
 	abs(&c.DataDir)
+	abs(&c.JoinTokenFile)
 }
 
 // finish fills defaults and refuses what cannot work.
@@ -308,6 +319,12 @@ func (c *Config) checkAddresses() error {
 }
 
 func (c *Config) checkIdentity() error {
+	if err := c.checkEnrolment(); err != nil {
+		return err
+	}
+	if c.enrols() {
+		return nil
+	}
 	if c.TLS == nil {
 		return starling.Invalidf("tls", "every process needs a certificate: see `starling tls ca create` and `starling tls cert create`, or use --dev")
 	}

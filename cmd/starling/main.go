@@ -21,6 +21,12 @@ const (
 	exitFailed    = 1
 	exitUsage     = 2
 	exitCancelled = 3
+
+	// Of a machine that the region does not let in. It is no use to start it again before somebody
+	// has done something about it.
+	exitRefused = 4 // its join token, its CA, its region, or an operator's word
+	exitTaken   = 5 // another machine has its name
+	exitClock   = 6 // its clock, or the server's
 )
 
 // exitError ends the program with a code of its own. An empty message prints nothing.

@@ -25,7 +25,8 @@ import (
 type process struct {
 	cfg         *Config
 	log         *slog.Logger
-	credentials *pki.Credentials
+	credentials *pki.Credentials // those at the start; the endpoint may have newer ones
+	revoked     *pki.Revocations // of this region
 	endpoint    *transport.Endpoint
 	pool        *membership.Pool  // the region's; nil: a machine that is in its cell's only
 	around      *surroundings     // of a machine; nil: it is none
@@ -43,10 +44,11 @@ type process struct {
 
 // newProcess opens the ports, HTTP first so that the gossip can tell its address.
 func newProcess(cfg *Config, log *slog.Logger) (_ *process, err error) {
-	p := &process{cfg: cfg, log: log}
+	p := &process{cfg: cfg, log: log, revoked: pki.NewRevocations(cfg.Region)}
 	if p.credentials, err = p.loadIdentity(); err != nil {
 		return nil, err
 	}
+	p.credentials = p.credentials.WithRevocations(p.revoked)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.close())
@@ -162,6 +164,8 @@ func (p *process) listenQUIC() (*transport.Endpoint, error) {
 	}
 	if !p.cfg.isServer() {
 		conf.ReceiveCoalesce = bulkCoalesce
+	} else if p.cfg.TLS.EnrolCert != "" {
+		conf.Enrolment = &transport.Enrolment{PerSecond: p.cfg.Server.EnrolPerSecond}
 	}
 	if p.cfg.isOnlyMachine() {
 		conf.MaxStreamWindowBytes = swarmWindowBytes

@@ -61,7 +61,7 @@ func agentCommand() *cobra.Command {
 type agentFlags struct {
 	server, cache, worker, machine bool
 	bootstrapExpect                int
-	join, tags                     []string
+	join, servers, tags            []string
 	text                           map[string]*string
 }
 
@@ -77,6 +77,7 @@ var textFlags = []struct {
 	{"data-dir", "where everything is kept", func(c *Config) *string { return &c.DataDir }},
 	{"bind", "IP address to listen on", func(c *Config) *string { return &c.Bind }},
 	{"advertise", "IP address that others reach this process at", func(c *Config) *string { return &c.Advertise }},
+	{"join-token", "join token of a machine that has no certificate yet (better: a file, see join_token_file)", func(c *Config) *string { return &c.JoinToken }},
 	{"log-level", "debug, info, warn or error", func(c *Config) *string { return &c.LogLevel }},
 }
 
@@ -88,6 +89,7 @@ func (f *agentFlags) register(c *cobra.Command) {
 	fs.BoolVar(&f.machine, "machine", false, "play the machine role")
 	fs.IntVar(&f.bootstrapExpect, "bootstrap-expect", 0, "servers that begin a new cluster: 1, 3 or 5")
 	fs.StringSliceVar(&f.join, "join", nil, "gossip addresses of members of this region")
+	fs.StringSliceVar(&f.servers, "servers", nil, "QUIC addresses of this region's servers, for machines")
 	fs.StringSliceVar(&f.tags, "tag", nil, "machine tag, e.g. role=web")
 	f.text = map[string]*string{}
 	for _, t := range textFlags {
@@ -123,13 +125,14 @@ func (f *agentFlags) apply(cmd *cobra.Command, c *Config) error {
 		}
 		c.Worker.Enabled = true
 	}
-	if f.machine || len(f.tags) > 0 {
+	if f.machine || len(f.tags) > 0 || f.joins(cmd, c) {
 		if c.Machine == nil {
 			c.Machine = &MachineBlock{}
 		}
-		c.Machine.Enabled = c.Machine.Enabled || f.machine
+		c.Machine.Enabled = c.Machine.Enabled || f.machine || f.joins(cmd, c)
 	}
 	c.Join = append(c.Join, f.join...)
+	c.Servers = append(c.Servers, f.servers...)
 	for _, t := range f.tags {
 		k, v, ok := strings.Cut(t, "=")
 		if !ok || k == "" {
@@ -141,6 +144,11 @@ func (f *agentFlags) apply(cmd *cobra.Command, c *Config) error {
 		c.Machine.Tags[k] = v
 	}
 	return nil
+}
+
+// joins reports whether a join token alone says what this process is to be.
+func (f *agentFlags) joins(cmd *cobra.Command, c *Config) bool {
+	return cmd.Flags().Changed("join-token") && len(c.roles()) == 0
 }
 
 func newLogger(cmd *cobra.Command, cfg *Config) (*slog.Logger, error) {
@@ -167,6 +175,10 @@ func runAgent(ctx context.Context, cfg *Config, log *slog.Logger, ready func(*pr
 		return err
 	}
 	defer unlock()
+	enrolment, err := becomeMachine(ctx, cfg, log) // with a join token, or what it left on disk
+	if err != nil {
+		return err
+	}
 	p, err := newProcess(cfg, log) // certificate, QUIC endpoint, gossip
 	if err != nil {
 		return err
@@ -178,6 +190,9 @@ func runAgent(ctx context.Context, cfg *Config, log *slog.Logger, ready func(*pr
 	p.stop = cancel
 	g, ctx := errgroup.WithContext(ctx)
 	starting := p.startRoles(ctx, g)
+	if enrolment != nil {
+		g.Go(func() error { return p.renewCertificate(ctx, enrolment) })
+	}
 	if starting == nil {
 		log.Info("running", "roles", cfg.roles(), "quic", p.endpoint.Addr(), "version", version)
 		if ready != nil {

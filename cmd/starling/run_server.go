@@ -70,11 +70,16 @@ func (p *process) runServer(ctx context.Context, g *errgroup.Group) error {
 	if err := metrics.Register(raft.Metrics()); err != nil {
 		return errors.Join(err, raft.Close())
 	}
+	enrolment, err := p.enrolment()
+	if err != nil {
+		return errors.Join(err, raft.Close())
+	}
 	server, err := control.New(control.Config{
 		Region: p.cfg.Region, Name: p.cfg.Name,
 		Raft: raft, FSM: fsm, Members: p.pool, Blobs: p.caches,
 		Regions: p.cfg.Regions, DialControl: p.dialControl, Sign: p.sign, Account: p.blobs.GetAccount, Stop: p.stop,
-		History: history, Replicas: p.replicas(), TakeoverAfter: takeoverAfter, Metrics: metrics, Logger: p.log.With("part", "control"),
+		History: history, Replicas: p.replicas(), TakeoverAfter: takeoverAfter,
+		Enrolment: enrolment, Revoked: p.revoke, Metrics: metrics, Logger: p.log.With("part", "control"),
 	})
 	if err != nil {
 		return errors.Join(err, raft.Close())
@@ -91,6 +96,11 @@ func (p *process) runServer(ctx context.Context, g *errgroup.Group) error {
 	g.Go(func() error {
 		return serveHTTP(ctx, p.endpoint.Listener(transport.KindControl), internalHandler(server.RPC(), api), p.log)
 	})
+	if enrolment != nil {
+		g.Go(func() error {
+			return serveHTTP(ctx, p.endpoint.Listener(transport.KindEnrol), server.EnrolHandler(), p.log)
+		})
+	}
 	g.Go(func() error { return serveHTTP(ctx, p.public, api, p.log) })
 	g.Go(func() error { return keepHeapRoomy(ctx) })
 	g.Go(func() error { // the process ends with the disk, and whoever restarts it has it look again
@@ -190,7 +200,7 @@ func serveHTTP(ctx context.Context, l net.Listener, h http.Handler, log *slog.Lo
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			if q, ok := c.(*transport.Conn); ok {
+			if q, ok := c.(*transport.Conn); ok && q.Kind() != transport.KindEnrol { // those are nobody yet
 				return starling.WithIdentity(ctx, q.Peer())
 			}
 			return ctx
