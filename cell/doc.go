@@ -13,30 +13,37 @@ package cell
 
 import "time"
 
-// Rhythms and bounds of a member.
+// Rhythms of a member.
 const (
-	fetchSpread   = 500 * time.Millisecond // over which a cell fetches what was announced
-	pollEvery     = time.Minute            // of members for news that they have not heard of; within a quarter of it
-	moveSpread    = 20 * time.Second       // over which those who have moved to another cell notice
-	moveAgain     = 30 * time.Second       // until a member that was told so asks again for its new cell
-	reportSpread  = 900 * time.Millisecond // over which a cell reports to a new speaker
-	stateWithin   = 100 * time.Millisecond // of a change of state until the speaker reports it, and between two reports
-	tellWithin    = 2 * time.Second        // that a new speaker waits for its cell before it speaks
+	fetchSpread   = 500 * time.Millisecond  // over which a cell fetches what was announced
+	retryFetch    = 50 * time.Millisecond   // until the next member is asked, doubled each time
+	pollEvery     = time.Minute             // that a member asks for news which it has not heard of; a quarter more or less
+	moveSpread    = 20 * time.Second        // over which those who have moved to another cell notice
+	moveAgain     = 30 * time.Second        // until a member that was told so asks again for its new cell
+	reportSpread  = 900 * time.Millisecond  // over which a cell reports to a new speaker
+	tellAfter     = 1200 * time.Millisecond // from when a speaker begins until it speaks: it has heard its cell then
+	stateWithin   = 100 * time.Millisecond  // between a change of state and the cell's report, and between two reports
+	recallAfter   = time.Minute             // that members have not reported, until all are asked to; doubled each time
+	recallMost    = 16 * time.Minute
 	backoffMin    = 250 * time.Millisecond
 	backoffMax    = 15 * time.Second
-	reportBackoff = 5 * time.Second // most, between two tries to report
-	muteAfter     = 10 * time.Second
-	probeEvery    = 30 * time.Second // of a relay that stood back, whether it reaches a server again
+	reportBackoff = 5 * time.Second  // most, between two tries to report
+	muteAfter     = 10 * time.Second // that a relay reaches no server, until it stands back
+	probeEvery    = 30 * time.Second // that it tries again
+	rotateAgain   = 5 * time.Second
+)
 
-	muteFailures     = 4                      // attempts in a row, at servers in turn, before a relay stands back
-	peerTries        = 3                      // members asked for news before a server is
-	maxMuted         = 6                      // members that stand back; with more it is the servers that are not there
-	maxStrayApps     = 256                    // without a goal that the speaker knows, of which it keeps reports
-	maxKeptPerApp    = 64                     // releases in one machine's report
-	maxHeldPerApp    = 16                     // releases in a cell's report
-	maxMachineBytes  = 1 << 44                // that a machine may say it moved for one goal
-	maxAccusedPerApp = 256                    // sources that machines distrust, counted one by one
-	maxSpeakers      = 8                      // of one cell, whose reports the leader keeps
-	recountAfter     = 500 * time.Millisecond // least age of counts of recountMachines or more
-	recountMachines  = 2000
+// Bounds.
+const (
+	muteFailures     = 4       // attempts in a row, at servers in turn, before a relay stands back
+	maxMuted         = 6       // members that stand back; with more it is the servers that are not there
+	peerTries        = 3       // members asked for news before a server is
+	maxServers       = 32      // of a region, that are remembered
+	maxStrayApps     = 256     // without a goal that the speaker knows, of which it keeps reports
+	maxKeptPerApp    = 64      // releases in one machine's report
+	maxHeldPerApp    = 16      // releases in a cell's report
+	maxMachineBytes  = 1 << 44 // that a machine may say it moved for one goal
+	maxAccusedPerApp = 256     // sources that machines distrust, counted one by one
+	recountMachines  = 2000    // whose counts may be recountAfter old
+	recountAfter     = 500 * time.Millisecond
 )
