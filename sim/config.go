@@ -19,8 +19,12 @@ type Config struct {
 	VarySizes bool
 	Priority  int   // of the artifact
 	Also      []Job // artifacts beside the first, for the same machines
+	Cells     int   // swarms of their own that share the caches; machines are dealt out evenly; default 1
 	Zones     int   // default 3
 	Racks     int   // in each zone; default 4
+	// RackMachines, if not 0, fills racks with so many machines each, one after the other;
+	// each cell has racks of its own, all in one zone. Racks does not count then.
+	RackMachines int
 
 	// Rates in bytes a second.
 	UpRate, DownRate int64 // of a machine; default 125 MB/s each (1 Gbit/s)
@@ -29,12 +33,18 @@ type Config struct {
 	RackRate         int64 // of a rack's link to its zone, each way; 0: not a bottleneck
 	ZoneRate         int64 // of a zone's link to the others, each way; 0: not a bottleneck
 
-	RackLatency  time.Duration // one way; default 100 µs
-	ZoneLatency  time.Duration // one way; default 250 µs
-	CellLatency  time.Duration // one way, between zones; default 1 ms
-	UploadSlots  int           // chunks sent at once by a machine or cache; default swarm.UploadSlots
-	UploadQueue  int           // requests that wait before one is told busy, at machines; default swarm.UploadQueueChunks
-	QuantumBytes int           // default 128 KiB
+	RackLatency time.Duration // one way; default 100 µs
+	ZoneLatency time.Duration // one way; default 250 µs
+	CellLatency time.Duration // one way, between zones; default 1 ms
+	UploadSlots int           // chunks sent at once by a machine; default swarm.UploadSlots
+	CacheSlots  int           // and by a cache; default UploadSlots
+	// CacheQueue is how many chunks machines may have asked of a cache and not had, before
+	// the next one is told busy; 0: no bound.
+	CacheQueue int
+	// Replicas is how many caches hold a chunk, the first of its rendezvous order; 0: all.
+	Replicas     int
+	UploadQueue  int // requests that wait before one is told busy, at machines; default swarm.UploadQueueChunks
+	QuantumBytes int // default 128 KiB
 	// UrgentFirst lets requests for artifacts of higher priority overtake others in
 	// the queue of an uplink.
 	UrgentFirst bool
@@ -121,6 +131,8 @@ func (c *Config) setDefaults() {
 	def(&c.Racks, 4)
 	def(&c.Caches, 1)
 	def(&c.UploadSlots, swarm.UploadSlots)
+	def(&c.CacheSlots, c.UploadSlots)
+	def(&c.Cells, 1)
 	def(&c.UploadQueue, swarm.UploadQueueChunks)
 	def(&c.QuantumBytes, 128<<10)
 	def(&c.UpRate, 125_000_000)
@@ -148,6 +160,12 @@ func (c *Config) validate() error {
 		return fmt.Errorf("sim: %d machines: want 1 to %d", c.Machines, MaxMachines)
 	case c.Chunks < 1 || c.ChunkBytes < 16:
 		return errors.New("sim: want at least one chunk of 16 bytes")
+	case c.Cells < 1 || c.Cells > c.Machines:
+		return fmt.Errorf("sim: %d cells of %d machines", c.Cells, c.Machines)
+	case c.Caches > maxCaches:
+		return fmt.Errorf("sim: %d caches: want %d at most", c.Caches, maxCaches)
+	case c.CacheSlots < 1 || c.CacheQueue < 0 || c.Replicas < 0 || c.RackMachines < 0:
+		return errors.New("sim: a count is negative")
 	case c.Zones < 1 || c.Racks < 1 || c.UploadSlots < 1 || c.QuantumBytes < 1:
 		return errors.New("sim: a count is negative")
 	case c.UpRate < 1 || c.DownRate < 1 || c.CacheRate < 1 || c.RackRate < 0 || c.ZoneRate < 0 || c.Faults.SlowFactor <= 0:

@@ -13,6 +13,8 @@ type port struct {
 	up, down int64 // bytes a second
 	zone     int32
 	rack     int32 // of all racks of the world; negative: a cache's own
+	region   int32 // 0: this one
+	slots    int
 	dead     bool
 	frozen   bool // sends nothing, though it seems alive
 	sending  bool
@@ -53,10 +55,12 @@ type fetch struct {
 	m          int32 // who asks
 	from       int32 // the port that is asked
 	job, chunk int32
-	peer       bool // from is a machine's
-	corrupt    bool // the bytes will be wrong
-	lost       bool // the bytes get nowhere, and nothing is acknowledged
-	cancelled  bool // nobody waits for it any more
+	peer       bool          // from is a machine's
+	corrupt    bool          // the bytes will be wrong
+	lost       bool          // the bytes get nowhere, and nothing is acknowledged
+	kept       bool          // by a cache, until it has the chunk
+	cancelled  bool          // nobody waits for it any more
+	wait       time.Duration // that a cache may keep the request
 	at         time.Duration
 	activeAt   time.Duration // when it got a slot
 	size       int64
@@ -78,6 +82,8 @@ func span(n, rate int64) time.Duration {
 func (w *world) latency(a, b int32) time.Duration {
 	p, q := &w.ports[a], &w.ports[b]
 	switch {
+	case p.region != q.region:
+		return w.site.away[max(p.region, q.region)-1].latency
 	case p.zone != q.zone:
 		return w.cfg.CellLatency
 	case p.rack != q.rack:
@@ -109,7 +115,11 @@ func (w *world) enqueue(i int32) {
 	f := &w.fetches[i]
 	p := &w.ports[f.from]
 	rtt := 2 * w.latency(f.from, f.m)
-	f.window = 2*int64(w.cfg.QuantumBytes) + int64(1.5*rtt.Seconds()*float64(p.up))
+	rate := p.up
+	if r := w.ports[f.m].region; r != p.region && w.site.wanRate > 0 { // a fair part of the link
+		rate = w.site.wanRate / int64(w.cfg.Caches*w.site.pulling)
+	}
+	f.window = 2*int64(w.cfg.QuantumBytes) + int64(1.5*rtt.Seconds()*float64(rate))
 	at := len(p.queue)
 	if w.cfg.UrgentFirst {
 		for at > 0 && w.jobs[w.fetches[p.queue[at-1]].job].priority < w.jobs[f.job].priority {
@@ -187,7 +197,7 @@ func (w *world) admit(at int32) {
 			first = min(first, until)
 		}
 	}
-	for ; taken < w.cfg.UploadSlots && len(p.queue) > 0; taken++ {
+	for ; taken < p.slots && len(p.queue) > 0; taken++ {
 		f := &w.fetches[p.queue[0]]
 		f.activeAt = w.clock.now
 		first = min(first, w.clock.now+p.pace.Patience(f.size, 0))
@@ -234,6 +244,9 @@ func (w *world) sent(at int32) {
 	p.sending = false
 	p.sent += n
 	f := &w.fetches[i]
+	if int(at) >= w.cfg.Machines {
+		w.haul(f, n)
+	}
 	switch {
 	case f.gen != p.nowGen: // cancelled meanwhile
 	case f.lost:
@@ -255,7 +268,9 @@ func (w *world) sent(at int32) {
 func (w *world) carry(from, to int32, n int64) time.Duration {
 	p, q := &w.ports[from], &w.ports[to]
 	in := w.clock.now + w.latency(from, to)
-	if p.rack != q.rack || p.zone != q.zone {
+	if p.region != q.region {
+		in = w.wan[q.region-1].pass(in, n)
+	} else if p.rack != q.rack || p.zone != q.zone {
 		if p.rack >= 0 {
 			in = w.rackUp[p.rack].pass(in, n)
 		}

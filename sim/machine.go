@@ -11,6 +11,7 @@ import (
 type machine struct {
 	w     *world
 	index int32
+	cell  int32
 	life  uint32 // counts boots: what was under way before is void
 	fault fault
 	known bool // gossip knows it to live
@@ -57,7 +58,7 @@ func (m *machine) begin(j int) {
 		}
 	}
 	m.step(swarm.Begin{Artifact: w.jobs[j].artifact, Chunks: w.jobs[j].chunks, Have: have, Priority: w.jobs[j].priority})
-	m.step(swarm.Members{Artifact: w.jobs[j].artifact, Members: w.members})
+	m.step(swarm.Members{Artifact: w.jobs[j].artifact, Members: w.cells[m.cell].members})
 }
 
 // step runs the brain and carries out what it wants. No effect leads to another step
@@ -104,7 +105,7 @@ func (m *machine) do(e swarm.Effect) {
 	case swarm.Disconnect:
 		m.unlink(number(e.Peer), 0)
 	case swarm.Fetch:
-		m.fetch(&e.Request)
+		m.fetch(&e)
 	case swarm.CancelFetch:
 		if i := m.find(&e.Request); i >= 0 {
 			f := &w.fetches[i]
@@ -196,12 +197,12 @@ func (m *machine) announce(e swarm.Announce) {
 	w.clock.after(w.latency(m.index, o), event{kind: heard, a: i, life: w.machines[o].life})
 }
 
-func (m *machine) fetch(r *swarm.Request) {
-	w := m.w
+func (m *machine) fetch(e *swarm.Fetch) {
+	w, r := m.w, &e.Request
 	i := w.newFetch()
 	f := &w.fetches[i]
 	f.m, f.from, f.job, f.chunk = m.index, w.port(r), int32(w.jobOf(r.Artifact)), int32(r.Chunk)
-	f.peer, f.at = !r.Origin, w.clock.now
+	f.peer, f.wait, f.at = !r.Origin, e.Wait, w.clock.now
 	f.size = int64(w.jobs[f.job].chunks[f.chunk].Size)
 	m.open = append(m.open, i)
 	w.clock.after(w.latency(m.index, f.from), event{kind: asked, a: i, life: f.gen})
@@ -277,14 +278,16 @@ func (w *world) request(i int32) {
 	switch {
 	case p.dead || o != nil && o.peer == nil:
 		answer(failGone, w.cfg.DetectAfter)
-	case o != nil && o.fault == stalls:
-	case o != nil && o.fault != corrupts && !o.held[f.job].Has(int(f.chunk)):
+	case o == nil:
+		w.askCache(i)
+	case o.fault == stalls:
+	case o.fault != corrupts && !o.held[f.job].Has(int(f.chunk)):
 		answer(failMissing, back)
-	case o != nil && len(p.queue) >= w.cfg.UploadQueue:
+	case len(p.queue) >= w.cfg.UploadQueue:
 		answer(failBusy, back)
 	default:
-		f.corrupt = o != nil && o.fault == corrupts
-		f.lost = o != nil && o.fault == muffled && w.draw(8, uint64(f.from), uint64(f.m))%2 == 0
+		f.corrupt = o.fault == corrupts
+		f.lost = o.fault == muffled && w.draw(8, uint64(f.from), uint64(f.m))%2 == 0
 		w.enqueue(i)
 	}
 }
@@ -292,6 +295,11 @@ func (w *world) request(i int32) {
 // arrive is the receipt of a whole chunk.
 func (w *world) arrive(i int32) {
 	f := w.fetches[i]
+	if int(f.m) >= w.cfg.Machines {
+		w.release(i)
+		w.pulled(&f)
+		return
+	}
 	m, r := &w.machines[f.m], w.requestOf(&f)
 	m.drop(i)
 	w.release(i)
@@ -309,6 +317,7 @@ func (w *world) arrive(i int32) {
 		m.fromPeers += f.size
 	}
 	held.Set(r.Chunk)
+	w.progress()
 	m.step(swarm.Got{Request: r, Took: w.clock.now - f.at})
 }
 

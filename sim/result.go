@@ -12,7 +12,8 @@ type Result struct {
 	Machines int
 	Bytes    int64 // of the first artifact, less what all machines held
 	// Bound is the least possible time for the first artifact alone: its bytes over
-	// the slowest downlink of a sound machine, over the caches' uplinks, over a rack's
+	// the slowest downlink of a sound machine, over the caches' uplinks (once for each
+	// cell, which shares with no other), over a rack's
 	// and a zone's link, or all machines' bytes over all uplinks, whichever is longest
 	// (Mundinger, Weber and Weiss, 2008, without its term for the last chunks).
 	// Machines that lie, stall or go for good neither need the bytes nor count as
@@ -23,7 +24,7 @@ type Result struct {
 	LastAny      time.Duration // when the last machine that can finish had it
 	Unfinished   int           // machines, of those that can finish, without every artifact at the end
 	Sound        int           // machines that nothing is wrong with
-	OriginCopies float64       // bytes of all artifacts that left the caches, in copies of them
+	OriginCopies float64       // bytes of all artifacts that left the caches for machines, in copies of them
 	Wasted       int64         // bytes sent and not needed: cancelled, twice, corrupt, lost
 	Steps        int64         // brain steps
 	Hash         uint64        // of all events and effects in order
@@ -103,17 +104,14 @@ func (w *world) result() Result {
 			r.Accused = append(r.Accused, Accused{Machine: i, By: m.accusers, At: m.accusedAt})
 		}
 	}
-	var out, all int64
-	for _, p := range w.ports[len(w.machines):] {
-		out += p.sent
-	}
+	var all int64
 	for j := range w.jobs {
 		all += w.jobs[j].fresh
 		r.Jobs = append(r.Jobs, w.jobResult(j))
 	}
 	r.Last, r.Median = r.Jobs[0].Last, r.Jobs[0].Median
 	if all > 0 {
-		r.OriginCopies = float64(out) / float64(all)
+		r.OriginCopies = float64(w.hauled[toMachines]) / float64(all)
 	}
 	return r
 }
@@ -158,7 +156,10 @@ func (w *world) bound() time.Duration {
 	}
 	cacheUp := w.cfg.CacheRate * int64(w.cfg.Caches)
 	b := span(fresh, slowest)
-	for _, rate := range []int64{cacheUp, w.cfg.RackRate, w.cfg.ZoneRate} {
+	if cacheUp > 0 {
+		b = max(b, span(fresh*int64(w.cfg.Cells), cacheUp))
+	}
+	for _, rate := range []int64{w.cfg.RackRate, w.cfg.ZoneRate} {
 		if rate > 0 {
 			b = max(b, span(fresh, rate))
 		}

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -28,10 +29,17 @@ type world struct {
 	rackUp, rackDown, zoneUp, zoneDown []trunk
 
 	all     []swarm.Member // by machine number
-	members []swarm.Member // as gossip has them
-	gossips bool           // a gossip event is under way
-	left    int            // machines that can finish and have not
-	due     int            // returns to come
+	cells   []cell
+	stores  []store // of the caches; nil: they hold everything
+	pullers []puller
+	site    site
+	wan     []trunk       // to the other regions, by number less 1
+	hauled  [hauls]int64  // bytes that caches sent
+	arrived int64         // chunks at machines
+	placed  time.Duration // when the caches held all that they are to
+	pulls   int           // chunks that caches have still to get
+	left    int           // machines that can finish and have not
+	due     int           // returns to come
 	wasted  int64
 	hash    uint64
 	record  []swarm.Record
@@ -73,7 +81,9 @@ const (
 	freeze
 	death
 	rise
-	gossip
+	gossip     // a: cell
+	waited     // a: fetch that a cache keeps, life: its generation
+	stocking   // a: port of a cache, b: chunk that comes from another region
 	cacheDeath // a: port
 	cacheRise  // a: port
 	sampling
@@ -86,21 +96,39 @@ func Run(cfg Config) (Result, error) {
 	if err := cfg.validate(); err != nil {
 		return Result{}, err
 	}
-	w := newWorld(cfg)
+	w := newWorld(cfg, site{content: cfg.Seed})
+	w.run(context.Background())
+	return w.result(), nil
+}
+
+// run carries events out until nobody waits for anything, or ctx ends.
+func (w *world) run(ctx context.Context) {
 	w.start()
-	for w.left > 0 || w.due > 0 {
-		e, ok := w.clock.next(cfg.Limit)
-		if !ok {
+	for n := 0; w.left > 0 || w.due > 0 || w.pulls > 0; n++ {
+		e, ok := w.clock.next(w.cfg.Limit)
+		if !ok || n%(1<<16) == 0 && ctx.Err() != nil {
 			break
 		}
 		w.happen(e)
 	}
-	return w.result(), nil
+}
+
+// progress tells of the chunks that have come to machines, now and then.
+func (w *world) progress() {
+	const every = 1 << 14
+	if w.arrived++; w.site.progress != nil && w.arrived%every == 0 {
+		w.site.progress(every)
+	}
 }
 
 // draw is the world's hash of a few numbers, evenly spread.
-func (w *world) draw(ns ...uint64) uint64 {
-	h := w.cfg.Seed ^ 0x5851f42d4c957f2d
+func (w *world) draw(ns ...uint64) uint64 { return draw(w.cfg.Seed, ns...) }
+
+// contentDraw is the same for what all regions have in common.
+func (w *world) contentDraw(ns ...uint64) uint64 { return draw(w.site.content, ns...) }
+
+func draw(seed uint64, ns ...uint64) uint64 {
+	h := seed ^ 0x5851f42d4c957f2d
 	for _, n := range ns {
 		h = fold(h, n)
 	}
@@ -113,32 +141,52 @@ func fold(h, n uint64) uint64 {
 	return h ^ h>>32
 }
 
-func newWorld(cfg Config) *world {
-	w := &world{cfg: cfg}
+func newWorld(cfg Config, at site) *world {
+	w := &world{cfg: cfg, site: at}
 	w.jobs = append(w.jobs, w.newJob(0, Job{Chunks: cfg.Chunks, ChunkBytes: cfg.ChunkBytes, Priority: cfg.Priority}))
 	for i, j := range cfg.Also {
 		w.jobs = append(w.jobs, w.newJob(i+1, j))
 	}
 	racks := cfg.Zones * cfg.Racks
+	if cfg.RackMachines > 0 {
+		racks = cfg.Cells * cfg.racksOfCell()
+	}
 	w.rackUp, w.rackDown = trunks(racks, cfg.RackRate), trunks(racks, cfg.RackRate)
 	w.zoneUp, w.zoneDown = trunks(cfg.Zones, cfg.ZoneRate), trunks(cfg.Zones, cfg.ZoneRate)
 	w.machines = make([]machine, cfg.Machines)
+	w.cells = make([]cell, cfg.Cells)
 	w.ports = make([]port, cfg.Machines, cfg.Machines+cfg.Caches)
 	for i := range w.machines {
-		zone := int32(w.draw(3, uint64(i)) % uint64(cfg.Zones))
-		rack := zone*int32(cfg.Racks) + int32(w.draw(4, uint64(i))%uint64(cfg.Racks))
-		w.ports[i] = port{up: cfg.UpRate, down: cfg.DownRate, zone: zone, rack: rack}
+		c := i * cfg.Cells / cfg.Machines
+		zone, rack := w.place(i, c)
+		w.ports[i] = port{up: cfg.UpRate, down: cfg.DownRate, zone: zone, rack: rack, slots: cfg.UploadSlots}
 		m := &w.machines[i]
-		*m = machine{w: w, index: int32(i), name: fmt.Sprintf("m%05d", i), known: true}
+		*m = machine{w: w, index: int32(i), cell: int32(c), name: fmt.Sprintf("m%05d", i), known: true}
+		if w.cells[c].end == 0 {
+			w.cells[c].begin = int32(i)
+		}
+		w.cells[c].end = int32(i + 1)
 		w.all = append(w.all, swarm.Member{Name: m.name, Zone: fmt.Sprint("z", zone), Rack: fmt.Sprint("r", rack)})
 	}
-	for i := range cfg.Caches {
-		w.origins = append(w.origins, fmt.Sprintf("c%05d", i))
-		w.ports = append(w.ports, port{
-			up: cfg.CacheRate, down: cfg.CacheRate, zone: int32(i % cfg.Zones), rack: int32(-1 - i),
-		})
-	}
+	w.stock()
 	return w
+}
+
+// place returns a machine's zone and rack.
+func (w *world) place(i, cell int) (zone, rack int32) {
+	cfg := &w.cfg
+	if cfg.RackMachines > 0 {
+		within := i - (cell*cfg.Machines+cfg.Cells-1)/cfg.Cells
+		return int32(cell % cfg.Zones), int32(cell*cfg.racksOfCell() + within/cfg.RackMachines)
+	}
+	zone = int32(w.draw(3, uint64(i)) % uint64(cfg.Zones))
+	return zone, zone*int32(cfg.Racks) + int32(w.draw(4, uint64(i))%uint64(cfg.Racks))
+}
+
+// racksOfCell is how many racks of RackMachines a cell has at most.
+func (c *Config) racksOfCell() int {
+	machines := (c.Machines + c.Cells - 1) / c.Cells
+	return (machines + c.RackMachines - 1) / c.RackMachines
 }
 
 func trunks(n int, rate int64) []trunk {
@@ -150,7 +198,7 @@ func trunks(n int, rate int64) []trunk {
 }
 
 func (w *world) newJob(i int, c Job) job {
-	name := binary.BigEndian.AppendUint64([]byte("artifact"), w.cfg.Seed)
+	name := binary.BigEndian.AppendUint64([]byte("artifact"), w.site.content)
 	if i > 0 {
 		name = binary.BigEndian.AppendUint64(name, uint64(i))
 	}
@@ -160,11 +208,11 @@ func (w *world) newJob(i int, c Job) job {
 	for i := range j.chunks {
 		size := c.ChunkBytes
 		if w.cfg.VarySizes { // an eighth to 15 eighths, 1 on average
-			size = max(1, size/8+int(w.draw(1, uint64(i))%uint64(size*7/4)))
+			size = max(1, size/8+int(w.contentDraw(1, uint64(i))%uint64(size*7/4)))
 		}
 		d := starling.DigestOf(binary.BigEndian.AppendUint64(j.artifact[:], uint64(i)))
 		j.chunks[i] = starling.Chunk{Digest: d, Size: size}
-		if float64(w.draw(2, uint64(i))>>11)/(1<<53) < w.cfg.Held {
+		if float64(w.contentDraw(2, uint64(i))>>11)/(1<<53) < w.cfg.Held {
 			j.have.Set(i)
 		} else {
 			j.fresh += int64(size)
@@ -175,7 +223,12 @@ func (w *world) newJob(i int, c Job) job {
 
 func (w *world) start() {
 	w.spoil()
-	w.members = w.known()
+	for i := range w.cells {
+		w.cells[i].members = w.known(&w.cells[i])
+	}
+	for i := range w.pullers {
+		w.pull(i)
+	}
 	if w.cfg.SampleEvery > 0 {
 		w.clock.at(0, event{kind: sampling})
 	}
@@ -223,7 +276,14 @@ func (w *world) happen(e event) {
 	case cacheRise:
 		w.ports[e.a].dead = false
 	case gossip:
-		w.spread()
+		w.spread(e.a)
+	case waited:
+		if f := &w.fetches[e.a]; f.gen == e.life && f.kept {
+			f.kept = false
+			w.clock.after(w.latency(f.from, f.m), event{kind: failMissing, a: e.a, life: f.gen})
+		}
+	case stocking:
+		w.stocked(e.a, e.b)
 	case sampling:
 		w.sample()
 	case heard:
@@ -241,53 +301,6 @@ func (w *world) happen(e event) {
 	case rise:
 		w.due--
 		w.machines[e.a].rise()
-	}
-}
-
-// known lists the machines that gossip knows to live.
-func (w *world) known() []swarm.Member {
-	out := make([]swarm.Member, 0, len(w.machines))
-	for i := range w.machines {
-		if w.machines[i].known {
-			out = append(out, w.all[i])
-		}
-	}
-	return out
-}
-
-// changed has gossip tell of a machine's death or return after a while.
-func (w *world) changed(m *machine) {
-	m.changedAt = w.clock.now
-	if !w.gossips {
-		w.gossips = true
-		w.clock.after(w.cfg.MembersAfter, event{kind: gossip})
-	}
-}
-
-// spread tells all machines of the deaths and returns that are old enough. Those that
-// are not follow together, at a quarter of the delay later at the earliest.
-func (w *world) spread() {
-	w.gossips = false
-	for i := range w.machines {
-		m := &w.machines[i]
-		if live := !w.ports[i].dead; live != m.known {
-			if w.clock.now-m.changedAt >= w.cfg.MembersAfter {
-				m.known = live
-			} else if !w.gossips {
-				w.gossips = true
-				next := max(m.changedAt+w.cfg.MembersAfter, w.clock.now+w.cfg.MembersAfter/4)
-				w.clock.at(next, event{kind: gossip})
-			}
-		}
-	}
-	w.members = w.known()
-	for i := range w.machines {
-		if m := &w.machines[i]; m.peer != nil {
-			for j := range w.jobs {
-				// Of what it has not begun it takes no notice.
-				m.step(swarm.Members{Artifact: w.jobs[j].artifact, Members: w.members})
-			}
-		}
 	}
 }
 
@@ -318,7 +331,7 @@ func number(name string) int32 {
 func (w *world) port(r *swarm.Request) int32 {
 	n := number(r.From)
 	if r.Origin {
-		n += int32(len(w.machines))
+		n += int32(len(w.machines) - w.site.number*maxCaches)
 	}
 	return n
 }
