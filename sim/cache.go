@@ -22,15 +22,18 @@ const (
 // site is a region's place in a fleet.
 type site struct {
 	number  int    // of the region; 0: the home, or a world of its own
+	first   int32  // the number in the first machine's name
 	content uint64 // the artifact's seed
 	// arrivals tells when each chunk comes from the home to the first cache of its line;
 	// nil: the caches hold their shares from the beginning.
 	arrivals []time.Duration
+	// stocked tells when each chunk comes to each cache of its line, the first's times before
+	// the second's, and so on; nil: as above.
+	stocked  []time.Duration
 	away     []away // the regions that get the artifact from here, from number 1
 	wanRate  int64  // of the link to each of them, bytes a second; 0: not a bottleneck
 	pulling  int    // chunks that a cache asks of the home, or of a cache, at once
 	progress func(chunks int64)
-	bytes    int64 // of the artifact
 }
 
 // away is another region, as the home sees it: its caches.
@@ -43,7 +46,8 @@ type away struct {
 // store is what one cache holds of the first artifact.
 type store struct {
 	has  swarm.Bitmap
-	kept map[int32][]waiting // requests that wait for a chunk, by chunk
+	at   map[int32]time.Duration // when chunks came, by chunk
+	kept map[int32][]waiting     // requests that wait for a chunk, by chunk
 }
 
 // waiting is a request, unless it has moved on.
@@ -84,12 +88,20 @@ func (w *world) stock() {
 	}
 	w.stores = make([]store, cfg.Caches)
 	for i := range w.stores {
-		w.stores[i] = store{has: swarm.NewBitmap(cfg.Chunks), kept: map[int32][]waiting{}}
+		w.stores[i] = store{has: swarm.NewBitmap(cfg.Chunks), at: map[int32]time.Duration{}, kept: map[int32][]waiting{}}
 	}
 	lines := w.lines(w.origins)
-	if w.site.arrivals != nil {
+	switch {
+	case w.site.stocked != nil:
+		for c, line := range lines {
+			for k, i := range line {
+				w.clock.at(w.site.stocked[k*cfg.Chunks+c], event{kind: stocking, a: int32(cfg.Machines) + i, b: int32(c)})
+				w.pulls++
+			}
+		}
+	case w.site.arrivals != nil:
 		w.follow(lines)
-	} else {
+	default:
 		for c, line := range lines {
 			for _, i := range line {
 				w.stores[i].has.Set(c)
@@ -161,6 +173,17 @@ func (w *world) follow(lines [][]int32) {
 	}
 }
 
+// stockedAt returns site.stocked for others that look at the same caches.
+func (w *world) stockedAt() []time.Duration {
+	out := make([]time.Duration, w.cfg.Chunks*w.cfg.Replicas)
+	for c, line := range w.lines(w.origins) {
+		for k, i := range line {
+			out[k*w.cfg.Chunks+c] = w.stores[i].at[int32(c)]
+		}
+	}
+	return out
+}
+
 // pull asks for as much of a cache's share as may be on its way at once.
 func (w *world) pull(i int) {
 	p := &w.pullers[i]
@@ -193,6 +216,7 @@ func (w *world) pulled(f *fetch) {
 func (w *world) stocked(port, chunk int32) {
 	s := &w.stores[int(port)-w.cfg.Machines]
 	s.has.Set(int(chunk))
+	s.at[chunk] = w.clock.now
 	if w.pulls--; w.pulls == 0 {
 		w.placed = w.clock.now
 	}

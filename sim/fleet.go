@@ -14,10 +14,10 @@ import (
 // its digest puts first; the cache that is second gets it from the first. Machines fetch
 // from the beginning: what their caches lack still, they wait for.
 //
-// The home is simulated first, with the pulls of the others' caches in it; what it gives is
-// when each chunk comes to each region. The other regions, which have nothing else to do
-// with each other, follow, each a world of its own; so the result is the same however many
-// run at once. Zero fields take the defaults given.
+// The caches are simulated first, which gives when each chunk is where; then each cell, a
+// world of its own, with its part of the caches' links: as much as it gets when all want as
+// much. So the result is the same however many are simulated at once. Zero fields take the
+// defaults given.
 type Fleet struct {
 	Seed         uint64
 	Regions      int // 1..MaxRegions; default 1
@@ -41,7 +41,10 @@ type Fleet struct {
 
 	Faults   Faults
 	Limit    time.Duration // of virtual time; default 24 h
-	Parallel int           // regions simulated at once, each by one goroutine; default 1
+	Parallel int           // cells or regions simulated at once, each by one goroutine; default 1
+	// Together simulates the cells of a region, and its caches, in one world, event by event:
+	// cells queue at the caches behind each other. It takes several times as long.
+	Together bool
 	// Progress, if not nil, is told how many of so many chunks have come to machines. It is
 	// called from one goroutine at a time.
 	Progress func(done, total float64)
@@ -86,23 +89,24 @@ func (f *Fleet) validate() error {
 	case f.WANRate < 0 || f.WANLatency < 0:
 		return errors.New("sim: a rate or latency between regions is negative")
 	case f.Parallel < 1:
-		return errors.New("sim: want at least one region simulated at a time")
+		return errors.New("sim: want at least one world simulated at a time")
 	}
-	cfg := f.world(0)
-	cfg.setDefaults()
+	cfg := f.world(0, f.Cells)
 	return cfg.validate()
 }
 
-// world is a region's configuration.
-func (f *Fleet) world(region int) Config {
-	return Config{
-		Seed:     draw(f.Seed, uint64(region)),
-		Machines: f.Cells * f.CellMachines, Cells: f.Cells, RackMachines: f.RackMachines,
+// world is the configuration of so many cells.
+func (f *Fleet) world(seed uint64, cells int) Config {
+	cfg := Config{
+		Seed:     seed,
+		Machines: cells * f.CellMachines, Cells: cells, RackMachines: f.RackMachines,
 		Chunks: f.Chunks, ChunkBytes: f.ChunkBytes, VarySizes: true,
 		UpRate: f.MachineRate, DownRate: f.MachineRate, Caches: f.Caches, CacheRate: f.CacheRate, RackRate: f.RackRate,
 		Replicas: f.Replicas, CacheSlots: fleetCacheSlots, CacheQueue: fleetCacheQueue,
 		QuantumBytes: max(quantumLeast, f.ChunkBytes/quanta), Faults: f.Faults, Limit: f.Limit,
 	}
+	cfg.setDefaults()
+	return cfg
 }
 
 // latency is a region's from the home.
@@ -119,41 +123,117 @@ func (f Fleet) Run(ctx context.Context) (FleetResult, error) {
 	if err := f.validate(); err != nil {
 		return FleetResult{}, err
 	}
-	meter := meter{told: f.Progress, total: float64(f.Regions * f.Cells * f.CellMachines * f.Chunks)}
-	pulling := max(1, fleetPulling<<20/f.ChunkBytes)
-	home := site{content: f.Seed, wanRate: f.WANRate, pulling: pulling, progress: meter.add}
-	for r := 1; r < f.Regions; r++ {
-		home.away = append(home.away, away{latency: f.latency(r), arrivals: make([]time.Duration, f.Chunks)})
+	r := fleetRun{
+		Fleet: f, free: make(chan struct{}, f.Parallel),
+		meter: meter{told: f.Progress, total: float64(f.Regions * f.Cells * f.CellMachines * f.Chunks)},
 	}
-	out := make([]RegionResult, f.Regions)
-	out[0] = f.region(ctx, 0, &home)
-	var wg sync.WaitGroup
-	free := make(chan struct{}, f.Parallel)
-	for r := 1; r < f.Regions; r++ {
-		wg.Go(func() {
-			free <- struct{}{}
-			defer func() { <-free }()
-			out[r] = f.region(ctx, r, &site{number: r, content: f.Seed, arrivals: home.away[r-1].arrivals, pulling: pulling, progress: meter.add})
-		})
+	if f.Together {
+		r.together(ctx)
+	} else {
+		r.apart(ctx)
 	}
-	wg.Wait()
 	if err := ctx.Err(); err != nil {
 		return FleetResult{}, fmt.Errorf("sim: broken off: %w", err)
 	}
-	return f.result(out, &home), nil
+	return r.result(), nil
 }
 
-// region simulates one region.
-func (f *Fleet) region(ctx context.Context, number int, at *site) RegionResult {
-	if ctx.Err() != nil {
-		return RegionResult{}
+// fleetRun is one run of a fleet.
+type fleetRun struct {
+	Fleet
+	free  chan struct{} // a place for each world that may run
+	meter meter
+	home  site
+	parts [][]part // by region
+}
+
+// site returns a region's place.
+func (r *fleetRun) site(number, cell int) site {
+	at := site{
+		number: number, first: int32((number*r.Cells + cell) * r.CellMachines), content: r.Seed,
+		wanRate: r.WANRate, pulling: max(1, fleetPulling<<20/r.ChunkBytes), progress: r.meter.add,
 	}
-	cfg := f.world(number)
-	cfg.setDefaults()
-	w := newWorld(cfg, *at)
+	return at
+}
+
+// begin makes the home's site and the places of what comes out.
+func (r *fleetRun) begin(partsEach int) {
+	r.home = r.site(0, 0)
+	for n := range r.Regions {
+		r.parts = append(r.parts, make([]part, partsEach))
+		if n > 0 {
+			r.home.away = append(r.home.away, away{latency: r.latency(n), arrivals: make([]time.Duration, r.Chunks)})
+		}
+	}
+}
+
+// together simulates the home, with the pulls of the others' caches in it, then the others.
+func (r *fleetRun) together(ctx context.Context) {
+	r.begin(1)
+	region := func(n int, at site) {
+		w := newWorld(r.world(draw(r.Seed, uint64(n)), r.Cells), at)
+		w.run(ctx)
+		r.parts[n][0] = w.part()
+	}
+	region(0, r.home)
+	var wg sync.WaitGroup
+	for n := 1; n < r.Regions; n++ {
+		r.spawn(ctx, &wg, func() {
+			at := r.site(n, 0)
+			at.arrivals = r.home.away[n-1].arrivals
+			region(n, at)
+		})
+	}
+	wg.Wait()
+}
+
+// apart simulates the caches of all regions, then every cell.
+func (r *fleetRun) apart(ctx context.Context) {
+	r.begin(r.Cells)
+	r.caches(ctx, r.home, r.Regions-1, r.Cells)
+	var wg sync.WaitGroup
+	for n := range r.Regions {
+		at, others := r.site(n, 0), r.Regions-1
+		if n > 0 {
+			at.arrivals, others = r.home.away[n-1].arrivals, r.Replicas-1
+			w := r.caches(ctx, at, others, r.Cells)
+			at.stocked, at.arrivals = w.stockedAt(), nil
+		}
+		for c := range r.Cells {
+			r.spawn(ctx, &wg, func() {
+				at := at
+				at.first = r.site(n, c).first
+				cfg := r.world(draw(r.Seed, uint64(n), uint64(c)), 1)
+				cfg.CacheRate = max(1, r.CacheRate/int64(r.Cells+others))
+				w := newWorld(cfg, at)
+				w.run(ctx)
+				r.parts[n][c] = w.part()
+			})
+		}
+	}
+	wg.Wait()
+}
+
+// caches simulates the caches of a region alone, with the part of their links that is left
+// for others copies beside those for the cells.
+func (r *fleetRun) caches(ctx context.Context, at site, others, cells int) *world {
+	cfg := r.world(r.Seed, 1)
+	cfg.Machines = 0
+	cfg.CacheRate = max(1, r.CacheRate*int64(max(others, 1))/int64(max(others, 1)+cells))
+	w := newWorld(cfg, at)
 	w.run(ctx)
-	at.bytes = w.jobs[0].fresh
-	return f.regionResult(w)
+	return w
+}
+
+// spawn runs f in a goroutine of its own, when there is a place.
+func (r *fleetRun) spawn(ctx context.Context, wg *sync.WaitGroup, f func()) {
+	wg.Go(func() {
+		r.free <- struct{}{}
+		defer func() { <-r.free }()
+		if ctx.Err() == nil {
+			f()
+		}
+	})
 }
 
 // meter adds up progress.

@@ -40,43 +40,85 @@ type RegionResult struct {
 	Hash         uint64
 }
 
-func (f *Fleet) regionResult(w *world) RegionResult {
-	r := w.result()
-	out := RegionResult{
-		Bound: r.Bound, Last: r.Last, Median: r.Median, Unfinished: r.Unfinished, Steps: r.Steps, Hash: r.Hash,
-		Placed: w.placed, Copies: r.OriginCopies / float64(f.Cells),
-		Wasted: float64(r.Wasted) / (float64(r.Bytes) * float64(r.Machines)),
+// part is what came out of one world.
+type part struct {
+	done                     []time.Duration // sound machines' times
+	slowLast, placed         time.Duration
+	unfinished, machines     int
+	fresh, toMachines, waste int64
+	upRate, takers           int64 // see world.bound
+	steps                    int64
+	hash                     uint64
+}
+
+func (w *world) part() part {
+	p := part{
+		unfinished: w.left, machines: len(w.machines), placed: w.placed, fresh: w.jobs[0].fresh,
+		toMachines: w.hauled[toMachines], waste: w.wasted, hash: w.hash,
 	}
+	p.upRate, p.takers = w.capacity()
 	for i := range w.machines {
-		if m := &w.machines[i]; m.fault == slow {
-			out.SlowLast = max(out.SlowLast, m.done[0])
+		m := &w.machines[i]
+		p.steps += m.steps
+		switch {
+		case m.fault == slow:
+			p.slowLast = max(p.slowLast, m.done[0])
+		case m.fault == sound && m.done[0] > 0:
+			p.done = append(p.done, m.done[0])
 		}
 	}
-	if w.site.number > 0 {
-		out.Latency = f.latency(w.site.number)
-		out.Bound = max(out.Bound, span(r.Bytes, f.WANRate)+out.Latency)
+	return p
+}
+
+// region puts a region's parts together.
+func (r *fleetRun) region(n int) RegionResult {
+	var out RegionResult
+	var done []time.Duration
+	var toMachines, waste, upRate, takers int64
+	for _, p := range r.parts[n] {
+		done = append(done, p.done...)
+		out.SlowLast, out.Placed = max(out.SlowLast, p.slowLast), max(out.Placed, p.placed)
+		out.Unfinished += p.unfinished
+		out.Steps += p.steps
+		out.Hash = fold(out.Hash, p.hash)
+		toMachines, waste, upRate, takers = toMachines+p.toMachines, waste+p.waste, upRate+p.upRate, takers+p.takers
 	}
+	slices.Sort(done)
+	if len(done) > 0 {
+		out.Last, out.Median = done[len(done)-1], done[len(done)/2]
+	}
+	bytes := r.parts[n][0].fresh
+	cacheUp := r.CacheRate * int64(r.Caches)
+	out.Bound = max(span(bytes, r.MachineRate), span(bytes*int64(r.Cells), cacheUp), span(bytes*takers, upRate+cacheUp))
+	if r.RackRate > 0 {
+		out.Bound = max(out.Bound, span(bytes, r.RackRate))
+	}
+	if n > 0 {
+		from := &r.home.away[n-1]
+		out.Latency, out.WANCopies = from.latency, float64(from.bytes)/float64(bytes)
+		out.Bound = max(out.Bound, span(bytes, r.WANRate)+from.latency)
+	}
+	out.Copies = float64(toMachines) / float64(bytes) / float64(r.Cells)
+	out.Wasted = float64(waste) / float64(bytes) / float64(r.Cells*r.CellMachines)
 	return out
 }
 
-func (f *Fleet) result(regions []RegionResult, home *site) FleetResult {
-	bytes := home.bytes
-	out := FleetResult{Machines: f.Regions * f.Cells * f.CellMachines, Bytes: bytes, Regions: regions}
-	out.Bound = span(bytes*int64(f.Cells+f.Regions-1), f.CacheRate*int64(f.Caches))
-	medians := make([]time.Duration, 0, len(regions))
-	for i := range regions {
-		r := &regions[i]
-		if i > 0 {
-			r.WANCopies = float64(home.away[i-1].bytes) / float64(bytes)
-		}
-		out.Bound = max(out.Bound, r.Bound)
-		out.Last, out.SlowLast = max(out.Last, r.Last), max(out.SlowLast, r.SlowLast)
-		out.Over = max(out.Over, r.Last.Seconds()/r.Bound.Seconds())
-		out.Unfinished += r.Unfinished
-		out.WANCopies, out.Copies = max(out.WANCopies, r.WANCopies), max(out.Copies, r.Copies)
-		out.Steps += r.Steps
-		out.Hash = fold(out.Hash, r.Hash)
-		medians = append(medians, r.Median)
+func (r *fleetRun) result() FleetResult {
+	bytes := r.parts[0][0].fresh
+	out := FleetResult{Machines: r.Regions * r.Cells * r.CellMachines, Bytes: bytes}
+	out.Bound = span(bytes*int64(r.Cells+r.Regions-1), r.CacheRate*int64(r.Caches))
+	var medians []time.Duration
+	for n := range r.parts {
+		g := r.region(n)
+		out.Regions = append(out.Regions, g)
+		out.Bound = max(out.Bound, g.Bound)
+		out.Last, out.SlowLast = max(out.Last, g.Last), max(out.SlowLast, g.SlowLast)
+		out.Over = max(out.Over, g.Last.Seconds()/g.Bound.Seconds())
+		out.Unfinished += g.Unfinished
+		out.WANCopies, out.Copies = max(out.WANCopies, g.WANCopies), max(out.Copies, g.Copies)
+		out.Steps += g.Steps
+		out.Hash = fold(out.Hash, g.Hash)
+		medians = append(medians, g.Median)
 	}
 	slices.Sort(medians)
 	out.Median = medians[len(medians)/2]

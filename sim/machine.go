@@ -100,10 +100,10 @@ func (m *machine) do(e swarm.Effect) {
 	w := m.w
 	switch e := e.(type) {
 	case swarm.Connect:
-		o := number(e.Peer)
+		o := w.named(e.Peer)
 		m.later(3*w.latency(m.index, o), event{kind: handshake, b: o})
 	case swarm.Disconnect:
-		m.unlink(number(e.Peer), 0)
+		m.unlink(w.named(e.Peer), 0)
 	case swarm.Fetch:
 		m.fetch(&e)
 	case swarm.CancelFetch:
@@ -118,7 +118,7 @@ func (m *machine) do(e swarm.Effect) {
 		m.complete(w.jobOf(e.Artifact))
 	case swarm.Distrust:
 		if !e.Origin {
-			o := &w.machines[number(e.Peer)]
+			o := &w.machines[w.named(e.Peer)]
 			if o.accusers++; o.accusers == 1 {
 				o.accusedAt = w.clock.now
 			}
@@ -181,7 +181,7 @@ func (m *machine) unlink(other int32, after time.Duration) {
 
 func (m *machine) announce(e swarm.Announce) {
 	w := m.w
-	o := number(e.To)
+	o := w.named(e.To)
 	if m.fault == mute || !slices.Contains(m.links, o) {
 		return
 	}

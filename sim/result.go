@@ -141,11 +141,9 @@ func (w *world) jobResult(j int) JobResult {
 	return r
 }
 
-// bound is Result.Bound.
-func (w *world) bound() time.Duration {
-	fresh := w.jobs[0].fresh
-	var up, takers int64
-	slowest := w.cfg.DownRate
+// capacity returns the uplinks of all machines that count, and how many of them the bound
+// waits for.
+func (w *world) capacity() (up, takers int64) {
 	for i := range w.machines {
 		if w.machines[i].fault.finishes() {
 			up += w.ports[i].up
@@ -154,6 +152,14 @@ func (w *world) bound() time.Duration {
 			}
 		}
 	}
+	return up, takers
+}
+
+// bound is Result.Bound.
+func (w *world) bound() time.Duration {
+	fresh := w.jobs[0].fresh
+	up, takers := w.capacity()
+	slowest := w.cfg.DownRate
 	cacheUp := w.cfg.CacheRate * int64(w.cfg.Caches)
 	b := span(fresh, slowest)
 	if cacheUp > 0 {

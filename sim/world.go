@@ -161,7 +161,7 @@ func newWorld(cfg Config, at site) *world {
 		zone, rack := w.place(i, c)
 		w.ports[i] = port{up: cfg.UpRate, down: cfg.DownRate, zone: zone, rack: rack, slots: cfg.UploadSlots}
 		m := &w.machines[i]
-		*m = machine{w: w, index: int32(i), cell: int32(c), name: fmt.Sprintf("m%05d", i), known: true}
+		*m = machine{w: w, index: int32(i), cell: int32(c), name: fmt.Sprintf("m%05d", int(at.first)+i), known: true}
 		if w.cells[c].end == 0 {
 			w.cells[c].begin = int32(i)
 		}
@@ -327,13 +327,15 @@ func number(name string) int32 {
 	return int32(n)
 }
 
+// named returns the number of the machine of a name.
+func (w *world) named(name string) int32 { return number(name) - w.site.first }
+
 // port returns the port that a request goes to.
 func (w *world) port(r *swarm.Request) int32 {
-	n := number(r.From)
 	if r.Origin {
-		n += int32(len(w.machines) - w.site.number*maxCaches)
+		return number(r.From) + int32(len(w.machines)-w.site.number*maxCaches)
 	}
-	return n
+	return w.named(r.From)
 }
 
 func (w *world) jobOf(artifact starling.Digest) int {
@@ -363,16 +365,16 @@ func (w *world) note(m *machine, ev swarm.Event, effects []swarm.Effect) {
 		case swarm.CancelFetch:
 			h = fold(h, 5<<56|uint64(w.port(&e.Request))<<32|uint64(e.Chunk))
 		case swarm.Announce:
-			h = fold(h, 6<<56|uint64(number(e.To))<<32|uint64(len(e.Chunks)))
+			h = fold(h, 6<<56|uint64(w.named(e.To))<<32|uint64(len(e.Chunks)))
 			for _, c := range e.Chunks {
 				h += uint64(c)
 			}
 		case swarm.WakeAt:
 			h = fold(h, 7<<56|uint64(e.At))
 		case swarm.Connect:
-			h = fold(h, 8<<56|uint64(number(e.Peer)))
+			h = fold(h, 8<<56|uint64(w.named(e.Peer)))
 		case swarm.Disconnect:
-			h = fold(h, 9<<56|uint64(number(e.Peer)))
+			h = fold(h, 9<<56|uint64(w.named(e.Peer)))
 		case swarm.Distrust:
 			h = fold(h, 10<<56|uint64(len(e.Reason)))
 		case swarm.Done:
