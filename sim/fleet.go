@@ -57,7 +57,7 @@ const (
 	fleetCacheSlots = 8    // as blobcache.Server has
 	fleetCacheQueue = 1024 // likewise
 	fleetPulling    = 16   // chunks of 1 MiB, that a cache asks of one place at once, as blobcache.Replicator has
-	quanta          = 8    // of a chunk; links take turns between them
+	quanta          = 4    // of a chunk; links take turns between them
 	quantumLeast    = 64 << 10
 )
 
@@ -100,7 +100,7 @@ func (f *Fleet) world(seed uint64, cells int) Config {
 	cfg := Config{
 		Seed:     seed,
 		Machines: cells * f.CellMachines, Cells: cells, RackMachines: f.RackMachines,
-		Chunks: f.Chunks, ChunkBytes: f.ChunkBytes, VarySizes: true,
+		Chunks: f.Chunks, ChunkBytes: f.ChunkBytes, VarySizes: f.ChunkBytes <= 1<<20,
 		UpRate: f.MachineRate, DownRate: f.MachineRate, Caches: f.Caches, CacheRate: f.CacheRate, RackRate: f.RackRate,
 		Replicas: f.Replicas, CacheSlots: fleetCacheSlots, CacheQueue: fleetCacheQueue,
 		QuantumBytes: max(quantumLeast, f.ChunkBytes/quanta), Faults: f.Faults, Limit: f.Limit,

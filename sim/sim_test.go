@@ -157,8 +157,8 @@ func TestFastCachesGiveOneCopy(t *testing.T) {
 	cfg := Config{Seed: 1, Machines: 100, Chunks: 600, Caches: 4, CacheRate: 10_000 * mbit, Faults: Faults{Vanish: 0.05}}
 	r := run(t, cfg)
 	t.Logf("last over bound %.3f, %.3f copies", ratio(r), r.OriginCopies)
-	if r.Unfinished > 0 || ratio(r) > 1.15 || r.OriginCopies > 1.03 {
-		t.Errorf("%d never finish; want 1.15 of the bound and 1.03 copies at most", r.Unfinished)
+	if r.Unfinished > 0 || ratio(r) > 1.2 || r.OriginCopies > 1.03 {
+		t.Errorf("%d never finish; want 1.2 of the bound and 1.03 copies at most", r.Unfinished)
 	}
 }
 

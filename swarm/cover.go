@@ -68,10 +68,13 @@ func (p *Peer) look(d *download) {
 // that was ours is asked for: it is dealt out anew among the rest. It reports whether
 // there was anything.
 func (p *Peer) cover(d *download) bool {
-	if p.now < d.coverAt || d.counts[0] == 0 || len(d.share) < laggardChunks || d.filling(p.now) || p.plenty(d) {
+	if p.now < d.coverAt {
 		return false
 	}
 	d.coverAt = p.now + coverEvery
+	if d.counts[0] == 0 || len(d.share) < laggardChunks || d.filling(p.now) || p.plenty(d) {
+		return false
+	}
 	p.reviewAt(d.coverAt)
 	p.look(d)
 	o := d.owners

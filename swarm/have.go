@@ -95,6 +95,7 @@ func (p *Peer) peerHas(ev PeerHas) {
 		}
 	}
 	v := s.view(d)
+	p.refill = v == nil
 	if v == nil {
 		v = &view{s: s, d: d, has: newBitset(d.n)}
 		s.views = append(s.views, v)
@@ -136,7 +137,7 @@ func (p *Peer) learn(v *view, c int) {
 			v.d.novelty(p.now, c)
 		}
 		if v.d.wanted(c) {
-			v.dry, v.d.stuck = false, false
+			v.dry, v.d.stuck, p.refill = false, false, true
 		}
 	}
 }

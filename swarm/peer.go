@@ -42,6 +42,7 @@ type Peer struct {
 	hedgeAt       time.Duration // not before
 	vain          int           // fetches that timed out since a chunk came
 	rewire        bool          // the overlay must be computed anew
+	refill        bool          // the event may let more be asked for
 }
 
 // New returns a peer that takes part in nothing yet.
@@ -67,11 +68,15 @@ func (p *Peer) Step(now time.Duration, ev Event) []Effect {
 	if p.wake > 0 && p.now >= p.wake {
 		p.wake = 0
 	}
+	p.refill = true
 	p.apply(ev)
 	if p.now >= p.due {
 		p.review()
+		p.refill = true
 	}
-	p.fill()
+	if p.refill {
+		p.fill()
+	}
 	p.flush()
 	p.sleep()
 	return p.out
