@@ -96,7 +96,9 @@ type Deployment struct {
 	Timings  Timings       `json:"timings"`
 	Times    []RegionTimes `json:"times,omitempty"` // sorted by region
 	Machines Counts        `json:"machines"`        // checkpoint; live counts are in the leader's memory
-	Bytes    Bytes         `json:"bytes"`
+	// Fleet is from the regions' last reports, while the deployment is under way; never recorded.
+	Fleet []FleetProgress `json:"fleet,omitempty"`
+	Bytes Bytes           `json:"bytes"`
 }
 
 // Fence says what ended with a deployment that failed or was cancelled. The log is one

@@ -228,3 +228,40 @@ func (d Durations) Quantile(q float64) int64 {
 	}
 	return 0
 }
+
+// Quantiles are some of a distribution, in milliseconds.
+type Quantiles struct {
+	P50 int64 `json:"p50"`
+	P90 int64 `json:"p90"`
+	P99 int64 `json:"p99"`
+}
+
+// Quantiles returns the usual ones, nil of nothing.
+func (d Durations) Quantiles() *Quantiles {
+	if len(d) == 0 {
+		return nil
+	}
+	return &Quantiles{d.Quantile(0.5), d.Quantile(0.9), d.Quantile(0.99)}
+}
+
+// FleetProgress is how far the machines of a region are with a deployment.
+type FleetProgress struct {
+	Region   string     `json:"region"`
+	Progress Progress   `json:"progress"`
+	FetchMS  *Quantiles `json:"fetch_ms,omitempty"` // of the machines that hold the artifact
+}
+
+// CellProgress is how one cell stands with a deployment.
+type CellProgress struct {
+	Region   string `json:"region"`
+	Cell     string `json:"cell"`
+	Zone     string `json:"zone,omitempty"`
+	Machines int    `json:"machines"` // that belong to it
+	Alive    int    `json:"alive"`    // that a report shows
+	// Speakers are the machines that report for it, more than one while it is in parts.
+	Speakers []string   `json:"speakers,omitempty"`
+	SilentMS int64      `json:"silent_ms"` // since its last report; -1: none under this leader
+	Counts   Counts     `json:"counts"`
+	Progress Progress   `json:"progress,omitempty"`
+	FetchMS  *Quantiles `json:"fetch_ms,omitempty"` // of the machines that hold the artifact
+}

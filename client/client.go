@@ -165,6 +165,16 @@ func (c *Client) Why(ctx context.Context, id, machine, region string) (*starling
 	return fetch[*starling.Why](ctx, c, http.MethodGet, "/v1/deployments/"+url.PathEscape(id)+"/why?"+q.Encode(), nil, nil)
 }
 
+// DeploymentCells tells how the cells of machines stand with a deployment under way, in all
+// regions that take part or in one.
+func (c *Client) DeploymentCells(ctx context.Context, id, region string) ([]starling.CellProgress, error) {
+	q := url.Values{}
+	if region != "" {
+		q.Set("region", region)
+	}
+	return fetch[[]starling.CellProgress](ctx, c, http.MethodGet, "/v1/deployments/"+url.PathEscape(id)+"/cells?"+q.Encode(), nil, nil)
+}
+
 // Deployments lists deployments, newest first.
 func (c *Client) Deployments(ctx context.Context, f starling.DeploymentFilter) ([]*starling.Deployment, error) {
 	q := url.Values{}

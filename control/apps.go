@@ -204,6 +204,9 @@ func (t *term) live(v raftfsm.View, d *starling.Deployment) *starling.Deployment
 		if ok && !out.Regions[i].Placed {
 			out.Regions[i].ChunksDone, out.Regions[i].ChunksTotal = r.Placing.ChunksDone, r.Placing.ChunksTotal
 		}
+		if len(r.Progress) > 0 {
+			out.Fleet = append(out.Fleet, starling.FleetProgress{Region: r.Region, Progress: r.Progress, FetchMS: r.Fetch.Quantiles()})
+		}
 	}
 	return &out
 }

@@ -321,3 +321,22 @@ func (b *cellBoard) speakers(m *starling.Machine) []string {
 	}
 	return out
 }
+
+// relaysFor lists those who report for a machine's cell, those first who see it.
+func (b *cellBoard) relaysFor(m *starling.Machine, now time.Time) []starling.Node {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var near, far []starling.Node
+	if c := b.cells[m.Cell]; c != nil {
+		for _, e := range c.accepted {
+			switch {
+			case now.Sub(e.at) > rpc.CellSilentAfter:
+			case e.Alive.Has(m.Slot):
+				near = append(near, e.Relay)
+			default:
+				far = append(far, e.Relay)
+			}
+		}
+	}
+	return append(near, far...)
+}

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"maps"
 	"reflect"
 	"slices"
 	"time"
@@ -151,4 +152,59 @@ func nameRegion(c *starling.Counts, region string) {
 // sameCellReport reports whether two reports lead to the same decisions and numbers.
 func sameCellReport(a, b *rpc.CellReport) bool {
 	return a.Version == b.Version && reflect.DeepEqual(a.Alive, b.Alive) && reflect.DeepEqual(a.Apps, b.Apps)
+}
+
+// progress tells how each cell stands with a goal, by name.
+func (b *cellBoard) progress(g *starling.Goal, now time.Time) []starling.CellProgress {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := []starling.CellProgress{}
+	sel, err := starling.ParseSelector(g.Deploy.Targets)
+	if err != nil { // validated at submission
+		return out
+	}
+	for _, name := range slices.Sorted(maps.Keys(b.cells)) {
+		c := b.cells[name]
+		n := &c.count(g, sel, now).merged
+		s := c.status(now)
+		out = append(out, starling.CellProgress{
+			Region: b.region, Cell: name, Zone: c.cell.Zone, Machines: c.cell.Machines, Alive: s.Alive, Speakers: s.Speakers, SilentMS: s.SilentMS,
+			Counts: n.Counts, Progress: n.Progress, FetchMS: n.Fetch.Quantiles(),
+		})
+	}
+	return out
+}
+
+// cellStatus is how a cell is heard.
+type cellStatus struct {
+	Alive    int      // machines that its reports show
+	Speakers []string // whose reports count
+	SilentMS int64    // since the last report; -1: none in this term
+}
+
+func (c *cellState) status(now time.Time) cellStatus {
+	s := cellStatus{SilentMS: -1}
+	for slot, m := range c.machines {
+		if m != nil && c.alive.Has(slot) {
+			s.Alive++
+		}
+	}
+	for _, e := range c.accepted {
+		s.Speakers = append(s.Speakers, e.Relay.Name)
+	}
+	if !c.heardAt.IsZero() {
+		s.SilentMS = max(0, now.Sub(c.heardAt).Milliseconds())
+	}
+	return s
+}
+
+// status tells how a cell is heard; false: the leader knows no such cell yet.
+func (b *cellBoard) status(name string, now time.Time) (cellStatus, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c := b.cells[name]
+	if c == nil {
+		return cellStatus{SilentMS: -1}, false
+	}
+	return c.status(now), true
 }

@@ -181,6 +181,7 @@ const (
 	reportRetryMax      = time.Second      // between two tries to report to a region that may be electing
 	regionCallWithin    = 10 * time.Second // a call of another region: all attempts, a mirror batch's transfer included
 	accountWithin       = 5 * time.Second  // that a machine may take to give an account
+	askWithin           = 2 * time.Second  // that a relay may take to answer
 	maxReplayBytes      = 1 << 20          // of a request that may be sent again
 	idleConnFor         = time.Minute
 	idleConnsPerServer  = 16

@@ -37,6 +37,8 @@ func (s *Server) routes() http.Handler {
 		rpc.RouteFeed:           {role: starling.RoleMachine, serve: s.serveFeed},
 		rpc.RouteRegister:       {role: starling.RoleMachine, atLeader: true, serve: s.serveRegister},
 		rpc.RouteCellReport:     {role: starling.RoleMachine, atLeader: true, serve: s.serveCellReport},
+		rpc.RouteMember:         {role: starling.RoleServer, atLeader: true, serve: s.serveMember},
+		rpc.RouteCells:          {role: starling.RoleServer, foreign: true, atLeader: true, serve: s.serveCells},
 		rpc.RouteLease:          {role: starling.RoleWorker, atLeader: true, serve: s.serveLease},
 		rpc.RouteHeartbeat:      {role: starling.RoleWorker, atLeader: true, serve: s.serveHeartbeat},
 		rpc.RouteJobLog:         {role: starling.RoleWorker, atLeader: true, serve: s.serveJobLog},

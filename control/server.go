@@ -20,6 +20,7 @@ import (
 type Server struct {
 	cfg       Config
 	transport *http.Transport // to the control endpoints of other servers
+	toCells   *http.Transport // to the relays of cells; nil: machines cannot be asked
 	goals     goalFeed
 	feed      machineFeed
 	hints     leaderHints
@@ -53,6 +54,12 @@ func New(cfg Config) (*Server, error) {
 		MaxResponseHeaderBytes: 64 << 10,
 		DisableCompression:     true,
 	}
+	if cfg.DialCell != nil {
+		s.toCells = &http.Transport{
+			DialContext:     func(ctx context.Context, _, addr string) (net.Conn, error) { return cfg.DialCell(ctx, addr) },
+			IdleConnTimeout: idleConnFor, MaxIdleConnsPerHost: 1, MaxResponseHeaderBytes: 64 << 10, DisableCompression: true,
+		}
+	}
 	s.goals.init()
 	s.feed.changed = make(chan struct{})
 	s.doubted = make(chan struct{}, maxDoubted)
@@ -73,6 +80,9 @@ func (s *Server) Run(ctx context.Context) error {
 	s.started.CompareAndSwap(nil, &began)
 	defer s.metrics.close()
 	defer s.transport.CloseIdleConnections()
+	if s.toCells != nil {
+		defer s.toCells.CloseIdleConnections()
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.feedGoals(ctx) })
 	g.Go(func() error { return s.lead(ctx) })

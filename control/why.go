@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 
@@ -128,19 +127,19 @@ func (s *Server) accountIn(ctx context.Context, region, machine string, artifact
 
 // account asks a machine of this region.
 func (s *Server) account(ctx context.Context, machine string, artifact starling.Digest) (*starling.Account, error) {
-	members := s.cfg.Members.Members()
-	i := slices.IndexFunc(members, func(n starling.Node) bool { return n.Name == machine && n.Has(starling.RoleMachine) })
-	switch {
-	case i < 0:
-		return nil, fmt.Errorf("region %s has no machine %.80q: %w", s.cfg.Region, machine, starling.ErrNotFound)
-	case !members[i].Alive:
-		return nil, fmt.Errorf("machine %s does not answer: %w", machine, starling.ErrUnavailable)
-	case s.cfg.Account == nil:
+	if s.cfg.Account == nil {
 		return nil, fmt.Errorf("server %s cannot ask machines: %w", s.cfg.Name, starling.ErrUnavailable)
+	}
+	node, err := s.machineNode(ctx, machine)
+	if err != nil {
+		return nil, err
+	}
+	if !node.Alive {
+		return nil, fmt.Errorf("machine %s does not answer: %w", machine, starling.ErrUnavailable)
 	}
 	ctx, cancel := context.WithTimeout(ctx, accountWithin)
 	defer cancel()
-	b, err := s.cfg.Account(ctx, members[i].Addr, artifact)
+	b, err := s.cfg.Account(ctx, node.Addr, artifact)
 	switch {
 	case errors.Is(err, starling.ErrNotFound):
 		return nil, fmt.Errorf("machine %s does not know how artifact %s came to it: %w", machine, artifact.Short(), starling.ErrNotFound)

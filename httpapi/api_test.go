@@ -157,6 +157,17 @@ func TestClientSpeaksTheAPI(t *testing.T) {
 	if _, err := c.Why(ctx, d.ID, "m9", ""); !errors.Is(err, starling.ErrNotFound) {
 		t.Errorf("why of a machine that is not there: %v", err)
 	}
+	cells, err := c.DeploymentCells(ctx, d.ID, "")
+	check(err)
+	if len(cells) != 1 || cells[0].Cell != "c1" || cells[0].Counts.Absent != 1 {
+		t.Errorf("cells: %+v", cells)
+	}
+	if _, err := c.DeploymentCells(ctx, d.ID, "../r1"); !starling.IsInvalid(err) {
+		t.Errorf("cells of no region: %v", err)
+	}
+	if _, err := c.DeploymentCells(ctx, d.ID, "r9"); !errors.Is(err, starling.ErrNotFound) {
+		t.Errorf("cells of a region that is not there: %v", err)
+	}
 	again, err := c.Submit(ctx, starling.Submission{App: "hello", SHA: sha, IdempotencyKey: "k"})
 	check(err)
 	if d.ID != again.ID || d.Actor != "anonymous" || d.Phase != starling.PhaseQueued {

@@ -69,6 +69,9 @@ type Explainer interface {
 	// Why explains a deployment. machine, if not empty, is asked how the artifact came to
 	// it; with region empty it is looked for in all regions that take part.
 	Why(ctx context.Context, id, machine, region string) (*starling.Why, error)
+	// DeploymentCells tells how the cells of the regions that take part stand, or, with
+	// region, those of one.
+	DeploymentCells(ctx context.Context, id, region string) ([]starling.CellProgress, error)
 }
 
 // Artifacts stores and serves artifacts through the region's caches.

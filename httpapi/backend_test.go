@@ -146,6 +146,16 @@ func (b *backend) Why(_ context.Context, id, machine, region string) (*starling.
 	return w, nil
 }
 
+func (b *backend) DeploymentCells(_ context.Context, id, region string) ([]starling.CellProgress, error) {
+	if _, ok := b.Deployment(id); !ok {
+		return nil, fmt.Errorf("deployment %s: %w", id, starling.ErrNotFound)
+	}
+	if region != "" && region != b.region {
+		return nil, fmt.Errorf("region %s: %w", region, starling.ErrNotFound)
+	}
+	return []starling.CellProgress{{Region: b.region, Cell: "c1", Machines: 3, Alive: 2, Counts: starling.Counts{Target: 2, Absent: 1}}}, nil
+}
+
 func (b *backend) writeLog(id, text string, ended bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

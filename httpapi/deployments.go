@@ -60,6 +60,11 @@ type (
 		Region  string `query:"region" doc:"Of the machine, where several regions have one of its name"`
 		Stale
 	}
+	cellsRead struct {
+		ID     string `path:"id"`
+		Region string `query:"region" doc:"Only the cells of this region"`
+		Stale
+	}
 	submitWrite struct {
 		Key string `header:"Idempotency-Key" doc:"Makes a retry safe; 128 bytes at most"`
 	}
@@ -92,6 +97,10 @@ func (a *api) registerDeployments() {
 		method: http.MethodGet, path: "/v1/deployments/{id}/why", id: "explain-deployment", summary: "Tell what a deployment waits for, where its bytes came from, and what bounded a machine",
 		role: starling.ACLViewer, place: atDeployment,
 	}, a.why)
+	register(a, route{
+		method: http.MethodGet, path: "/v1/deployments/{id}/cells", id: "list-deployment-cells", summary: "Show how each cell of machines stands with a deployment under way",
+		role: starling.ACLViewer, place: atDeployment,
+	}, a.deploymentCells)
 	for action, role := range map[starling.Action]starling.ACLRole{
 		starling.ActionCancel:  starling.ACLDeployer,
 		starling.ActionApprove: starling.ACLApprover,
@@ -220,6 +229,19 @@ func (a *api) why(ctx context.Context, in *whyRead) (*answer[*starling.Why], err
 		return nil, err
 	}
 	return &answer[*starling.Why]{a.Backend.Leader().Index, w}, nil
+}
+
+func (a *api) deploymentCells(ctx context.Context, in *cellsRead) (*answer[[]starling.CellProgress], error) {
+	if in.Region != "" {
+		if err := starling.CheckName("region", in.Region); err != nil {
+			return nil, err
+		}
+	}
+	cells, err := a.Backend.DeploymentCells(ctx, in.ID, in.Region)
+	if err != nil {
+		return nil, err
+	}
+	return &answer[[]starling.CellProgress]{a.Backend.Leader().Index, cells}, nil
 }
 
 // buildLog streams a log as text. An error after the first byte can only end the

@@ -68,3 +68,15 @@ func (c *Client) CellMembers(ctx context.Context) ([]CellMember, error) {
 	var out []CellMember
 	return out, c.call(ctx, RouteCellMembers, "", nil, nil, &out)
 }
+
+// Member asks a region's leader for a machine, as its cell knows it.
+func (c *Client) Member(ctx context.Context, name string) (CellMember, error) {
+	var out CellMember
+	return out, c.call(ctx, RouteMember, "", url.Values{"name": {name}}, nil, &out)
+}
+
+// Cells asks a region's leader how its cells stand with a deployment.
+func (c *Client) Cells(ctx context.Context, deployment string) ([]starling.CellProgress, error) {
+	var out []starling.CellProgress
+	return out, c.call(ctx, RouteCells, "", url.Values{"deployment": {deployment}}, nil, &out)
+}

@@ -21,6 +21,8 @@ const (
 	RouteMirror         = "GET /rpc/v1/mirror"               // leader; callers: server of any region; ?index=&wait=
 	RouteAccount        = "GET /rpc/v1/account"              // any server; callers: server of any region; ?machine=&artifact=
 	RouteVote           = "POST /rpc/v1/regions/vote"        // leader; callers: server of any region
+	RouteMember         = "GET /rpc/v1/member"               // leader; callers: server; ?name=: a machine, as its cell knows it
+	RouteCells          = "GET /rpc/v1/cells"                // leader; callers: server of any region; ?deployment=
 	RouteRegionReports  = "POST /rpc/v1/regions/reports"     // leader; callers: server of any region
 )
 
