@@ -379,7 +379,8 @@ func writeReport(w io.Writer, res *SwarmResult, command string) error {
 	if err != nil {
 		return err
 	}
-	one := &trial.Repeat{At: time.Now(), Result: result, Pictures: res.pictures(), Notes: res.Notes}
+	pictures := res.pictures()
+	one := &trial.Repeat{At: time.Now(), Result: result, Pictures: &pictures, Notes: res.Notes}
 	return trial.WriteReport(w, &trial.File{Schema: trial.Schema, Command: command, Version: "v1", Runs: []*trial.Run{{Scenario: "swarm", Repeats: []*trial.Repeat{one}}}})
 }
 

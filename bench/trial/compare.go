@@ -229,7 +229,7 @@ func WriteComparison(out io.Writer, all []*Comparison) error {
 				fmt.Fprintln(w)
 			}
 			run = c.Run
-			fmt.Fprintf(w, "%s\told\tnew\tunit\tnew ÷ old\t95 %% interval\tverdict\n", run)
+			fmt.Fprintf(w, "%s\told (n)\tnew (n)\tunit\tnew ÷ old\t95 %% interval\tverdict\n", run)
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", c.Name, c.Old.short(), c.New.short(), c.Unit, c.ratioText(c.Ratio), c.intervalText(), c.VerdictText())
 	}

@@ -53,8 +53,8 @@ type Repeat struct {
 	Result   json.RawMessage `json:"result"`
 	Notes    []string        `json:"notes,omitempty"`
 	Broken   string          `json:"broken,omitempty"`
-	Steps    []Span          `json:"steps,omitempty"` // what was under way when
-	Pictures Pictures        `json:"pictures"`
+	Steps    []Span          `json:"steps,omitempty"`    // what was under way when
+	Pictures *Pictures       `json:"pictures,omitempty"` // of the typical repeat of a run, else nil
 }
 
 // Title names a run.
@@ -90,11 +90,20 @@ func (r *Run) sumUp() {
 	}
 }
 
-// Write writes the file's JSON.
+// prune keeps the pictures of the typical repeat only.
+func (r *Run) prune() {
+	shown, _ := typical(r)
+	for _, x := range r.Repeats {
+		if x != shown {
+			x.Pictures = nil
+		}
+	}
+}
+
+// Write writes the file's JSON, on one line.
 func (f *File) Write(w io.Writer) error {
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
-	enc.SetIndent("", " ")
 	if err := enc.Encode(f); err != nil {
 		return fmt.Errorf("result file: %w", err)
 	}

@@ -202,6 +202,9 @@ scenario "speed" "b" { seed = 20 }
 		if _, ok := run.Parameters["dir"]; ok || run.Parameters["seed"] != fmt.Sprint(seeds[0]) {
 			t.Errorf("parameters %v", run.Parameters)
 		}
+		if run.Repeats[1].Pictures != nil && run.Repeats[0].Pictures != nil || run.Repeats[0].Pictures == nil && run.Repeats[1].Pictures == nil {
+			t.Error("not one repeat, but two or none have pictures")
+		}
 		if s := run.Repeats[0].Steps; len(s) != 1 || s[0].Name != "driving" {
 			t.Errorf("steps %v", s)
 		}

@@ -85,6 +85,7 @@ type group struct {
 	Runs       []*Run
 	Rows       []*figureRow
 	Strips     []*chart
+	Beside     *chart // the runs' first curves in one drawing; nil: there are none
 	Parameters []parameterRow
 }
 
@@ -123,6 +124,7 @@ func (g *group) fill() {
 			g.Strips = append(g.Strips, c)
 		}
 	}
+	g.beside()
 	for name := range g.Runs[0].Parameters {
 		row := parameterRow{Name: name}
 		for _, r := range g.Runs {
@@ -132,6 +134,27 @@ func (g *group) fill() {
 		g.Parameters = append(g.Parameters, row)
 	}
 	slices.SortFunc(g.Parameters, func(a, b parameterRow) int { return cmp.Compare(a.Name, b.Name) })
+}
+
+// beside draws the first curve of each run, of the repeat that is shown, in one drawing.
+func (g *group) beside() {
+	all := Curves{}
+	for _, r := range g.Runs {
+		shown, _ := typical(r)
+		if shown == nil || shown.Pictures == nil || len(shown.Pictures.Curves) == 0 {
+			continue
+		}
+		first := shown.Pictures.Curves[0]
+		i := slices.IndexFunc(first.Lines, func(l Line) bool { return l.Kind == Own })
+		if i < 0 || all.Title != "" && all.Title != first.Title {
+			continue
+		}
+		all.Title, all.X, all.Y = first.Title, first.X, first.Y
+		all.Lines = append(all.Lines, Line{Name: cmp.Or(r.Label, r.Scenario), Points: first.Lines[i].Points})
+	}
+	if len(all.Lines) > 1 {
+		g.Beside = curvesChart(&all)
+	}
 }
 
 // maxStrips bounds the drawings of repeats of a scenario.

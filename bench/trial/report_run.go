@@ -38,7 +38,10 @@ func newSection(i int, r *Run) *section {
 	if s.Shown, s.Number = typical(r); s.Shown == nil {
 		return s
 	}
-	p := &s.Shown.Pictures
+	p := s.Shown.Pictures
+	if p == nil {
+		p = &Pictures{}
+	}
 	s.Notes = s.Shown.Notes
 	for k := range p.Bars {
 		s.Bars = append(s.Bars, barsChart(&p.Bars[k]))

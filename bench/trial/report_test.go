@@ -53,7 +53,8 @@ scenario "speed" "b" { speed = 2 }
 		r.Figures[0].Value = float64(i) + 0.5
 	}
 	f.Runs[0].sumUp()
-	f.Runs[0].Repeats[2].Pictures, f.Runs[0].Repeats[2].Notes = everything(), []string{"<b>note</b>"}
+	pictures := everything()
+	f.Runs[0].Repeats[2].Pictures, f.Runs[0].Repeats[2].Notes = &pictures, []string{"<b>note</b>"}
 	f.Runs[1].Repeats[5].Broken = "<b>lost"
 	var page strings.Builder
 	if err := WriteReport(&page, f); err != nil {

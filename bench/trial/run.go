@@ -116,6 +116,11 @@ func (p *Plan) Measure(ctx context.Context, about File, w Watch) (*File, error) 
 	for _, r := range p.Runs {
 		f.Runs = append(f.Runs, &Run{Scenario: r.Name, Label: r.Label, Parameters: parameters(r.Params), Warmups: r.Warmups, Repeats: []*Repeat{}})
 	}
+	defer func() {
+		for _, r := range f.Runs {
+			r.prune()
+		}
+	}()
 	order, turn := p.order(), 0
 	for i, m := range order {
 		planned, run := p.Runs[m.run], f.Runs[m.run]
@@ -169,7 +174,7 @@ func (p *Planned) measure(ctx context.Context, seed string, number int, tell Pro
 	if r.Figures, err = figures(p.Metrics, r.Result); err != nil {
 		return nil, err
 	}
-	r.Steps, r.Notes, r.Pictures = steps.spans(r.WallS), out.Notes, out.Pictures
+	r.Steps, r.Notes, r.Pictures = steps.spans(r.WallS), out.Notes, &out.Pictures
 	if out.Broken != nil {
 		r.Broken = out.Broken.Error()
 	}

@@ -88,12 +88,17 @@ func exactly(n int) cobra.PositionalArgs {
 func commandLine() string {
 	words := []string{filepath.Base(os.Args[0])}
 	for _, w := range os.Args[1:] {
-		if strings.ContainsAny(w, " \t\n;&|*?$<>(){}[]'\"\\`~#!") {
-			w = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
-		}
-		words = append(words, w)
+		words = append(words, quoted(w))
 	}
 	return strings.Join(words, " ")
+}
+
+// quoted writes a word as a shell takes it.
+func quoted(w string) string {
+	if w == "" || strings.ContainsAny(w, " \t\n;&|*?$<>(){}[]'\"\\`~#!") {
+		return "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+	}
+	return w
 }
 
 // besideMe returns the path of a program in this one's folder.

@@ -79,7 +79,7 @@ func (m *meter) begin(what string) {
 	case m.terminal && m.pool == nil:
 		m.pool = mpb.New(mpb.WithOutput(m.out), mpb.WithWidth(40))
 		m.bar = m.pool.AddBar(barParts+1, // which it never reaches: a full bar would end
-			mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return m.line() + " " })))
+			mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return " " + m.line() })))
 	case !m.terminal && m.stop == nil:
 		m.stop = make(chan struct{})
 		m.stopped.Go(m.lines)
