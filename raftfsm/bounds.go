@@ -20,7 +20,7 @@ const (
 	MaxTokensPerRegion      = 10_000
 	MaxRegions              = 64
 	MaxServersPerRegion     = 64
-	MaxRegionNodes          = 512 // servers and caches that machines are told of
+	MaxRegionNodes          = 512     // servers and caches that machines are told of
 	MaxMirrorRecords        = 500     // in a batch, rounded up to all of one Raft index
 	MaxMirrorBytes          = 2 << 20 // of a batch, rounded up likewise
 	MaxMirrorRecordsApplied = 16_384

@@ -145,7 +145,8 @@ func rosterTables(s map[string]*tableSchema) {
 	table(s, tableMachines, func(r *row[starling.Machine]) []byte { return strKey(r.rec.Name) },
 		map[string]index[starling.Machine]{
 			byCell: func(r *row[starling.Machine]) []byte {
-				return optional(r.rec.Cell != "", newKey().str(r.rec.Cell).slot(r.rec.Slot))
+				room := len(r.rec.Cell) + 3 + len(r.rec.Name) + 1 // with its ID, and no more: there are many
+				return optional(r.rec.Cell != "", make(key, 0, room).str(r.rec.Cell).slot(r.rec.Slot))
 			},
 			byStanding: func(r *row[starling.Machine]) []byte {
 				return optional(r.rec.Standing != starling.StandingActive, newKey().str(string(r.rec.Standing)))

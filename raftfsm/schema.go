@@ -154,7 +154,7 @@ func (k key) time(t time.Time) key {
 // urgency sorts higher priorities first.
 func (k key) urgency(priority int) key { return k.byte(byte(starling.MaxPriority - priority)) }
 
-func strKey(s string) []byte          { return newKey().str(s) }
+func strKey(s string) []byte          { return make(key, 0, len(s)+1).str(s) } // no larger than it must be
 func digKey(d starling.Digest) []byte { return newKey().dig(d) }
 
 func releaseKey(app string, g starling.Generation) []byte {
