@@ -113,9 +113,11 @@ type SnapshotInfo struct {
 	Active  int            `json:"active"`  // deployments homed in the region that had not ended
 }
 
-// NodeStatus is a machine with what it last reported, for node status.
+// NodeStatus is a member of a region with what it last reported, for node status.
 type NodeStatus struct {
 	Node
+	Cell     string            `json:"cell,omitempty"`     // of a machine
+	Standing Standing          `json:"standing,omitempty"` // of a machine that is enrolled
 	Running map[string]Digest `json:"running,omitempty"` // by app
 	Problem string            `json:"problem,omitempty"`
 	SeenAt  time.Time         `json:"seen_at,omitzero"`

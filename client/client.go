@@ -214,11 +214,6 @@ func (c *Client) TakeOver(ctx context.Context, region string, force bool) (*star
 	return fetch[*starling.Takeover](ctx, c, http.MethodPost, "/v1/regions/"+url.PathEscape(region)+"/takeover", nil, map[string]bool{"force": force})
 }
 
-// Nodes returns the members of the server's region.
-func (c *Client) Nodes(ctx context.Context) ([]starling.NodeStatus, error) {
-	return fetch[[]starling.NodeStatus](ctx, c, http.MethodGet, "/v1/nodes", nil, nil)
-}
-
 // Leader says who leads the server's region.
 func (c *Client) Leader(ctx context.Context) (starling.LeaderStatus, error) {
 	return fetch[starling.LeaderStatus](ctx, c, http.MethodGet, "/v1/status/leader", nil, nil)

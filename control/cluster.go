@@ -24,19 +24,6 @@ func (s *Server) Leader() starling.LeaderStatus {
 	return st
 }
 
-// Nodes implements httpapi.Cluster. What machines reported is known to the leader.
-func (s *Server) Nodes() []starling.NodeStatus {
-	members := s.cfg.Members.Members()
-	if t, _ := s.leading(); t != nil {
-		return t.machines.statuses(members)
-	}
-	out := make([]starling.NodeStatus, len(members))
-	for i := range members {
-		out[i].Node = members[i]
-	}
-	return out
-}
-
 // RegionStatuses implements httpapi.Cluster. What is behind the servers of other
 // regions is known to the leader.
 func (s *Server) RegionStatuses() []starling.RegionStatus {

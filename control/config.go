@@ -54,6 +54,10 @@ type Config struct {
 	// cannot be told to leave.
 	Stop func()
 
+	// CA is the SHA-256 of the cluster's CA certificate in DER, by which machines that enrol
+	// know a server. Zero: no join tokens can be made.
+	CA starling.Digest
+
 	// Replicas is how many caches hold each chunk; default 2.
 	Replicas int
 	// Settle is how long after the start the membership is not yet trusted to be

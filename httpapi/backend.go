@@ -19,6 +19,9 @@ type Backend interface {
 	Artifacts
 	ACL
 	Cluster
+	Roster
+	Cells
+	Joining
 	Operator
 	Router
 	Events
@@ -102,7 +105,7 @@ type ACL interface {
 // Cluster tells who is there.
 type Cluster interface {
 	Leader() starling.LeaderStatus
-	Nodes() []starling.NodeStatus
+	Nodes(f starling.NodeFilter) []starling.NodeStatus // by name
 	RegionStatuses() []starling.RegionStatus
 	Region(name string) (*starling.RegionDetail, bool)
 	// TakeOver makes this region the home of another's apps. Without force it is refused
@@ -110,6 +113,31 @@ type Cluster interface {
 	TakeOver(ctx context.Context, actor, region string, force bool) (*starling.Takeover, error)
 	// WaitIndex returns the applied index as soon as it is above index, or when ctx ends.
 	WaitIndex(ctx context.Context, index uint64) uint64
+}
+
+// Roster knows the region's machines.
+type Roster interface {
+	// Node returns a member of the region or a machine that it knows.
+	Node(ctx context.Context, name string) (*starling.NodeDetail, error)
+	// SetStanding changes what the region makes of a machine; ErrConflict if it is neither
+	// from nor what it is to be. An empty from stands for any.
+	SetStanding(ctx context.Context, actor, name string, to, from starling.Standing) (*starling.Machine, error)
+	// RemoveMachine forgets a machine; a revoked one only with force.
+	RemoveMachine(ctx context.Context, actor, name string, force bool) error
+}
+
+// Cells shows the cells of the region's machines.
+type Cells interface {
+	Cells() []starling.CellStatus // by name
+	// RotateCells gives a cell, or all, another gossip key.
+	RotateCells(ctx context.Context, actor, cell string, all bool) error
+}
+
+// Joining lets machines enrol.
+type Joining interface {
+	CreateJoinToken(ctx context.Context, actor string, n starling.NewJoinToken) (*starling.IssuedJoinToken, error)
+	JoinTokens() []*starling.JoinToken
+	RevokeJoinToken(ctx context.Context, actor, id string) error
 }
 
 // Events reads the ring of committed events.

@@ -285,10 +285,6 @@ func (b *backend) Leader() starling.LeaderStatus {
 	return starling.LeaderStatus{Region: b.region, Name: b.leader, Self: b.leader != "", Index: b.fsm.View().Index()}
 }
 
-func (b *backend) Nodes() []starling.NodeStatus {
-	return []starling.NodeStatus{{Node: starling.Node{Name: "m1", Region: b.region, Roles: []starling.Role{starling.RoleMachine}, Alive: true}}}
-}
-
 func (b *backend) Region(name string) (*starling.RegionDetail, bool) {
 	if name != b.region {
 		return nil, false

@@ -63,16 +63,6 @@ func (a *api) registerCluster() {
 		return &answer[*starling.Takeover]{a.Backend.Leader().Index, tk}, nil
 	})
 	register(a, route{
-		method: http.MethodGet, path: "/v1/nodes", id: "list-nodes", summary: "List the members of this region",
-		role: starling.ACLViewer, place: atLeader,
-	}, func(ctx context.Context, in *listRead) (*answer[[]starling.NodeStatus], error) {
-		index, err := a.block(ctx, in.Blocking)
-		if err != nil {
-			return nil, err
-		}
-		return &answer[[]starling.NodeStatus]{index, list(a.Backend.Nodes())}, nil
-	})
-	register(a, route{
 		method: http.MethodGet, path: "/v1/events", id: "watch-events", summary: "Watch this region's events (server-sent events)",
 		role: starling.ACLViewer,
 	}, a.events)

@@ -233,6 +233,9 @@ func (t *tx) machineStanding(p *MachineStanding) (Result, error) {
 	if old.rec.Standing == p.Standing {
 		return Result{Machine: old.rec}, nil
 	}
+	if p.From != "" && old.rec.Standing != p.From {
+		return Result{}, fmt.Errorf("%w: machine %s is %s, not %s", starling.ErrConflict, p.Name, old.rec.Standing, p.From)
+	}
 	n := 0
 	for range scan[starling.Machine](t.reader, tableMachines, byStanding, strKey(string(p.Standing))) {
 		n++

@@ -52,10 +52,12 @@ type MachineRegister struct {
 
 // MachineStanding changes what the region makes of a machine. A revoked one leaves its
 // cell; when it may come back it gets a cell as it registers. MaxRevokedMachines and
-// MaxDrainingMachines at most. Result: Machine.
+// MaxDrainingMachines at most. With From, ErrConflict if it is neither that nor what it is
+// to be. Result: Machine.
 type MachineStanding struct {
 	Name     string            `json:"name"`
 	Standing starling.Standing `json:"standing"`
+	From     starling.Standing `json:"from,omitempty"`
 }
 
 // MachineRemove forgets a machine. One that still runs, and whose certificate is good,

@@ -343,7 +343,7 @@ func TestTooManyRevoked(t *testing.T) {
 	if err := tx.commit(); err != nil {
 		t.Fatal(err)
 	}
-	last := MachineStanding{fmt.Sprintf("m%d", MaxRevokedMachines), starling.StandingRevoked}
+	last := MachineStanding{Name: fmt.Sprintf("m%d", MaxRevokedMachines), Standing: starling.StandingRevoked}
 	if res := d.try(d.cmd(TypeMachineStanding, last))[0]; !errors.Is(res.Err, starling.ErrConflict) {
 		t.Errorf("one more: %v", res.Err)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/starlingdeploy/starling/control"
 	"github.com/starlingdeploy/starling/httpapi"
 	"github.com/starlingdeploy/starling/membership"
+	"github.com/starlingdeploy/starling/pki"
 	"github.com/starlingdeploy/starling/raftfsm"
 	"github.com/starlingdeploy/starling/raftnode"
 	"github.com/starlingdeploy/starling/rpc"
@@ -78,6 +79,7 @@ func (p *process) runServer(ctx context.Context, g *errgroup.Group) error {
 		Region: p.cfg.Region, Name: p.cfg.Name,
 		Raft: raft, FSM: fsm, Members: p.pool, Blobs: p.caches,
 		Regions: p.cfg.Regions, DialControl: p.dialControl, Sign: p.sign, Account: p.blobs.GetAccount, Stop: p.stop,
+		CA:      pki.Fingerprint(p.credentials.Root()),
 		History: history, Replicas: p.replicas(), TakeoverAfter: takeoverAfter,
 		Enrolment: enrolment, Revoked: p.revoke, Metrics: metrics, Logger: p.log.With("part", "control"),
 	})
