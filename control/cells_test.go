@@ -12,8 +12,8 @@ import (
 	"github.com/starlingdeploy/starling/raftfsm"
 )
 
-// fleet is a region's machines under a cellKeeper, in virtual time.
-type fleet struct {
+// population is a region's machines under a cellKeeper, in virtual time.
+type population struct {
 	t      interface{ Fatalf(string, ...any) }
 	fsm    *raftfsm.FSM
 	index  uint64
@@ -23,12 +23,12 @@ type fleet struct {
 	merges int
 }
 
-func newFleet(t interface{ Fatalf(string, ...any) }, most int) *fleet {
-	return &fleet{t: t, fsm: raftfsm.New("east"), now: time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC),
+func newPopulation(t interface{ Fatalf(string, ...any) }, most int) *population {
+	return &population{t: t, fsm: raftfsm.New("east"), now: time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC),
 		keeper: cellKeeper{most: most, quiet: cellQuiet}}
 }
 
-func (f *fleet) apply(kind raftfsm.Type, payload any) error {
+func (f *population) apply(kind raftfsm.Type, payload any) error {
 	c, err := raftfsm.NewCommand(kind, f.now, "test", payload)
 	if err != nil {
 		f.t.Fatalf("%v", err)
@@ -41,7 +41,7 @@ func (f *fleet) apply(kind raftfsm.Type, payload any) error {
 	return f.fsm.Apply(&raft.Log{Index: f.index, Data: b}).([]raftfsm.Result)[0].Err
 }
 
-func (f *fleet) register(name, zone, rack string) {
+func (f *population) register(name, zone, rack string) {
 	err := f.apply(raftfsm.TypeMachineRegister, raftfsm.MachineRegister{
 		MachineFacts: raftfsm.MachineFacts{Name: name, Zone: zone, Rack: rack, Gossip: "h:1"}, Max: f.keeper.most,
 	})
@@ -51,7 +51,7 @@ func (f *fleet) register(name, zone, rack string) {
 }
 
 // pass lets time go by, as a leader sees it.
-func (f *fleet) pass(d time.Duration) {
+func (f *population) pass(d time.Duration) {
 	for end := f.now.Add(d); f.now.Before(end); f.now = f.now.Add(5 * time.Second) {
 		for _, d := range f.keeper.decide(f.fsm.View(), f.now) {
 			if err := f.apply(d.Type, d.Payload); err != nil {
@@ -66,7 +66,7 @@ func (f *fleet) pass(d time.Duration) {
 	}
 }
 
-func (f *fleet) sizes() (out []int) {
+func (f *population) sizes() (out []int) {
 	for _, c := range f.fsm.View().Cells() {
 		out = append(out, c.Machines)
 	}
@@ -75,7 +75,7 @@ func (f *fleet) sizes() (out []int) {
 }
 
 func TestAFullCellIsSplitWhenItIsQuiet(t *testing.T) {
-	f := newFleet(t, 40)
+	f := newPopulation(t, 40)
 	for i := range 40 {
 		f.register(fmt.Sprintf("m%d", i), "a", fmt.Sprintf("r%d", i%4))
 	}
@@ -96,7 +96,7 @@ func TestAFullCellIsSplitWhenItIsQuiet(t *testing.T) {
 }
 
 func TestALowerBoundSplitsAtOnceAndStepByStep(t *testing.T) {
-	f := newFleet(t, 40)
+	f := newPopulation(t, 40)
 	for i := range 40 {
 		f.register(fmt.Sprintf("m%d", i), "a", "")
 		f.register(fmt.Sprintf("n%d", i), "b", "")
@@ -113,7 +113,7 @@ func TestALowerBoundSplitsAtOnceAndStepByStep(t *testing.T) {
 }
 
 func TestSmallCellsOfAZoneAreMerged(t *testing.T) {
-	f := newFleet(t, 40)
+	f := newPopulation(t, 40)
 	for i := range 80 {
 		f.register(fmt.Sprintf("m%02d", i), "a", fmt.Sprintf("r%d", i/20))
 	}
@@ -136,7 +136,7 @@ func TestSmallCellsOfAZoneAreMerged(t *testing.T) {
 // Whatever comes and goes, cells stay within their bounds and come to rest.
 func TestCellsComeToRest(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		f := newFleet(rt, rapid.SampledFrom([]int{2, 3, 7, 40}).Draw(rt, "most"))
+		f := newPopulation(rt, rapid.SampledFrom([]int{2, 3, 7, 40}).Draw(rt, "most"))
 		machines := map[string]bool{}
 		for range rapid.IntRange(1, 12).Draw(rt, "waves") {
 			for range rapid.IntRange(0, 60).Draw(rt, "come") {

@@ -45,9 +45,12 @@ func (s *Server) RegionStatuses() []starling.RegionStatus {
 		if n.Has(starling.RoleWorker) {
 			own.Workers++
 		}
-		if n.Has(starling.RoleMachine) {
+		if m, ok := v.Machine(n.Name); n.Has(starling.RoleMachine) && !(ok && m.Cell != "") {
 			own.Machines++
 		}
+	}
+	for _, c := range s.Cells() {
+		own.Machines += c.Alive
 	}
 	own.Lost = v.Lost(own.Name)
 	own.Takeover, _ = v.Takeover(own.Name)

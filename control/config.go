@@ -42,6 +42,8 @@ type Config struct {
 	// CellMax is how many machines a cell may have before it is split; default
 	// starling.MaxCellMachines, which is the most.
 	CellMax int
+	// CellQuiet is how long a cell must not have changed before it is split or merged; 0: a minute.
+	CellQuiet time.Duration
 	// SignFeed signs what machines are told, as cell.SignFeed does. Nil: the region has no cells.
 	SignFeed func(feed *rpc.Feed) (json.RawMessage, error)
 	// CellKey is the gossip key of a cell in an epoch, of 16, 24 or 32 bytes. Nil: plain text.

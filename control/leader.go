@@ -30,7 +30,7 @@ func newTerm(ctx context.Context, s *Server) *term {
 	since := now()
 	t := &term{
 		Reign: NewReign(ReignConfig{
-			Region: s.cfg.Region, Regions: s.cfg.Regions, Replicas: s.cfg.Replicas, CellMax: s.cfg.CellMax, TakeoverAfter: s.cfg.TakeoverAfter,
+			Region: s.cfg.Region, Regions: s.cfg.Regions, Replicas: s.cfg.Replicas, CellMax: s.cfg.CellMax, CellQuiet: s.cfg.CellQuiet, TakeoverAfter: s.cfg.TakeoverAfter,
 			Term: fmt.Sprintf("%s/%d", s.cfg.Name, since.UnixNano()), Settled: since.Add(s.unsettled()),
 		}, since),
 		s: s, ctx: ctx, now: now,

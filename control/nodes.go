@@ -32,7 +32,7 @@ func (s *Server) Nodes(f starling.NodeFilter) []starling.NodeStatus {
 func (s *Server) allNodes(after string) iter.Seq[starling.NodeStatus] {
 	return func(yield func(starling.NodeStatus) bool) {
 		members := s.memberStatuses()
-		v := s.cfg.FSM.View()
+		v, t := s.cfg.FSM.View(), s.reigning()
 		next, stop := iter.Pull(v.Machines(after))
 		defer stop()
 		m, ok := next()
@@ -48,7 +48,7 @@ func (s *Server) allNodes(after string) iter.Seq[starling.NodeStatus] {
 				i++
 				continue
 			}
-			n := s.machineStatus(m)
+			n := s.machineStatus(t, m)
 			if i < len(members) && members[i].Name == m.Name {
 				n = both(members[i], n)
 				i++
@@ -72,7 +72,7 @@ func both(member, machine starling.NodeStatus) starling.NodeStatus {
 
 func (s *Server) memberStatuses() []starling.NodeStatus {
 	members := s.cfg.Members.Members()
-	if t, _ := s.leading(); t != nil {
+	if t := s.reigning(); t != nil {
 		return t.machines.statuses(members)
 	}
 	out := make([]starling.NodeStatus, len(members))
@@ -82,12 +82,18 @@ func (s *Server) memberStatuses() []starling.NodeStatus {
 	return out
 }
 
+// reigning returns what this server knows as the leader, nil if it is not.
+func (s *Server) reigning() *term {
+	t, _ := s.leading()
+	return t
+}
+
 // machineStatus is a machine as the roster and its cell's reports show it.
-func (s *Server) machineStatus(m *starling.Machine) starling.NodeStatus {
+func (s *Server) machineStatus(t *term, m *starling.Machine) starling.NodeStatus {
 	return starling.NodeStatus{
 		Node: starling.Node{
 			Name: m.Name, Region: s.cfg.Region, Zone: m.Zone, Rack: m.Rack, Tags: m.Tags,
-			Roles: []starling.Role{starling.RoleMachine},
+			Roles: []starling.Role{starling.RoleMachine}, Alive: t != nil && t.cells.sees(m, t.now()),
 		},
 		Cell: m.Cell, Standing: m.Standing,
 	}
@@ -96,14 +102,14 @@ func (s *Server) machineStatus(m *starling.Machine) starling.NodeStatus {
 // Node implements httpapi.Roster.
 func (s *Server) Node(_ context.Context, name string) (*starling.NodeDetail, error) {
 	m, known := s.cfg.FSM.View().Machine(name)
-	members := s.memberStatuses()
+	members, t := s.memberStatuses(), s.reigning()
 	i, member := slices.BinarySearchFunc(members, name, func(n starling.NodeStatus, name string) int { return cmp.Compare(n.Name, name) })
 	d := &starling.NodeDetail{Machine: m}
 	switch {
 	case known && member:
-		d.NodeStatus = both(members[i], s.machineStatus(m))
+		d.NodeStatus = both(members[i], s.machineStatus(t, m))
 	case known:
-		d.NodeStatus = s.machineStatus(m)
+		d.NodeStatus = s.machineStatus(t, m)
 	case member:
 		d.NodeStatus = members[i]
 	default:
@@ -127,10 +133,35 @@ func (s *Server) RemoveMachine(ctx context.Context, actor, name string, force bo
 // Cells implements httpapi.Cells.
 func (s *Server) Cells() []starling.CellStatus {
 	out := []starling.CellStatus{}
+	t := s.reigning()
 	for _, c := range s.cfg.FSM.View().Cells() {
-		out = append(out, starling.CellStatus{Cell: *c, SilentMS: -1})
+		st := starling.CellStatus{Cell: *c, SilentMS: -1}
+		if t != nil {
+			t.cells.addTo(&st, t.now())
+		}
+		out = append(out, st)
 	}
 	return out
+}
+
+// addTo adds what a cell last reported of itself.
+func (b *cellBoard) addTo(st *starling.CellStatus, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c := b.cells[st.Name]
+	if c == nil || c.heardAt.IsZero() {
+		return
+	}
+	st.SilentMS = max(0, now.Sub(c.heardAt).Milliseconds())
+	for i, m := range c.machines {
+		if m != nil && c.alive.Has(i) {
+			st.Alive++
+		}
+	}
+	for _, e := range c.accepted {
+		st.Speakers = append(st.Speakers, e.Relay.Name)
+	}
+	slices.Sort(st.Speakers)
 }
 
 // RotateCells implements httpapi.Cells.
@@ -141,8 +172,9 @@ func (s *Server) RotateCells(ctx context.Context, actor, cell string, all bool) 
 
 // CreateJoinToken implements httpapi.Joining.
 func (s *Server) CreateJoinToken(ctx context.Context, actor string, n starling.NewJoinToken) (*starling.IssuedJoinToken, error) {
-	if s.cfg.CA.IsZero() {
-		return nil, fmt.Errorf("server %s has no CA that machines could know it by: %w", s.cfg.Name, starling.ErrUnavailable)
+	if s.cfg.Enrolment == nil || s.cfg.CA.IsZero() {
+		return nil, fmt.Errorf("server %s has no enrolment authority, so that no machine could use a join token: make one with starling tls ca enrol and name it in tls { enrol_cert, enrol_key }: %w",
+			s.cfg.Name, starling.ErrConflict)
 	}
 	if n.TTL < 0 || n.TTL.D() > raftfsm.MaxJoinTokenLife {
 		return nil, starling.Invalidf("ttl", "%s is not within 0 and %d days", n.TTL, raftfsm.MaxJoinTokenLife/(24*time.Hour))

@@ -33,6 +33,7 @@ type Reign struct {
 	dirs     *directories
 	wants    *wantList
 	decider  *Decider
+	keeper   cellKeeper
 	*Succession
 	refused map[string]time.Time // decisions not to repeat before a time
 
@@ -47,7 +48,9 @@ type ReignConfig struct {
 	Region   string
 	Regions  map[string][]string // QUIC addresses of the other regions' servers, as configured
 	Replicas int                 // caches that hold each chunk
-	CellMax  int                 // machines of a cell
+	CellMax  int                 // machines of a cell; 0: starling.MaxCellMachines
+	// CellQuiet is how long a cell must not have changed before it is split or merged; 0: a minute.
+	CellQuiet time.Duration
 	// TakeoverAfter is how long a region must be silent before the others may vote for one
 	// to take over its apps; 0: they never do.
 	TakeoverAfter time.Duration
@@ -69,6 +72,7 @@ func NewReign(conf ReignConfig, since time.Time) *Reign {
 		dirs:       newDirectories(),
 		wants:      newWantList(conf.Term, since),
 		decider:    NewDecider(),
+		keeper:     cellKeeper{most: cmp.Or(conf.CellMax, starling.MaxCellMachines), quiet: cmp.Or(conf.CellQuiet, cellQuiet)},
 		Succession: NewSuccession(conf.Region, conf.Term, conf.TakeoverAfter, since),
 		refused:    map[string]time.Time{},
 	}
@@ -133,6 +137,7 @@ func (r *Reign) Decide(v raftfsm.View, now time.Time) []Decision {
 	r.marks.keepGoals(goals)
 	r.wants.update(v, r.dirs, r.conf.Region, min(r.conf.Replicas, r.caches.count()))
 	out := append(r.regional(v, now), r.decisions(v)...)
+	out = append(out, r.keeper.decide(v, now)...)
 	obs := r.observe(v, now)
 	if r.Supported(v, now) != nil {
 		// What ends here now might end otherwise where the apps are taken over, and nobody
