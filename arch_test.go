@@ -37,6 +37,7 @@ var floors = map[string]int{
 	"httpapi":    3,
 	"sim":        4,
 	"sim/plane":  4,
+	"sim/day":    4,
 	"bench":      4,
 	"chaos":      4,
 

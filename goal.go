@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"time"
 )
 
 // Generation orders the goals of one app. It only ever grows. Epoch changes when
@@ -67,6 +68,7 @@ type Goal struct {
 	Cutoff     Cutoff     `json:"cutoff"`
 	Deploy     DeploySpec `json:"deploy"`
 	Priority   int        `json:"priority,omitempty"` // the deployment's: whose chunks go first
+	Deadline   time.Time  `json:"deadline,omitzero"`  // the deployment's: of equal priorities the nearer goes first; zero: none
 	// Previous is the release that a machine keeps running above the cutoff; zero: none.
 	Previous Digest `json:"previous,omitzero"`
 }

@@ -223,21 +223,21 @@ func (a *Agent) app(name string) *app {
 // steerSwarm takes part in the swarms of the artifacts that goals ask for, and in no other.
 func (a *Agent) steerSwarm() {
 	wanted := map[starling.Digest]bool{}
-	urgent := map[starling.Digest]int{} // the highest priority of the goals that want it
+	urgent := map[starling.Digest]blobcache.Urgency{} // of the most urgent goal that wants it
 	for _, name := range slices.Sorted(maps.Keys(a.apps)) {
 		p := a.apps[name]
 		g := p.rec.Goal
 		if g == nil || !g.Stage.AtLeast(starling.StageFetch) || p.wanted().IsZero() {
 			continue
 		}
-		urgent[g.Artifact] = max(urgent[g.Artifact], g.Priority)
+		urgent[g.Artifact] = blobcache.Urgency{Priority: g.Priority, Deadline: g.Deadline}.Max(urgent[g.Artifact])
 		if rel := p.releases[g.Artifact]; rel != nil && !a.flock.taking(g.Artifact) {
 			sel, _ := starling.ParseSelector(g.Deploy.Targets) // parsed well: it chose this machine
 			a.flock.begin(rel, sel)
 		}
 		wanted[g.Artifact] = true
 	}
-	a.catalog.setPriorities(urgent)
+	a.catalog.setUrgencies(urgent)
 	for _, d := range slices.Collect(maps.Keys(a.flock.parts)) {
 		if !wanted[d] {
 			a.flock.end(d)

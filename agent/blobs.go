@@ -71,7 +71,7 @@ func (a *Agent) serveBlobs(ctx context.Context) error {
 		Region: a.conf.Node.Region, Source: a.Source(), Logger: a.log,
 		MaxStreams: maxServeStreams, MaxBufferBytes: maxServeBufferBytes, Account: a.Account, Patcher: a.flock.patcher,
 		MaxUploads: swarm.UploadSlots, MaxUploadsQueued: swarm.UploadQueueChunks,
-		Upload: blobcache.NewLimit(a.conf.UploadBytesPerSecond), Priority: a.catalog.priority,
+		Upload: blobcache.NewLimit(a.conf.UploadBytesPerSecond), Urgency: a.catalog.urgency,
 	})
 	err := server.Serve(ctx, blobcache.Accept(a.conf.AcceptBlob))
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/blobcache"
 )
 
 // catalog knows every release on this machine, of any app, whole or in part: what
@@ -13,7 +14,7 @@ import (
 type catalog struct {
 	mu       sync.RWMutex
 	releases []*release
-	urgent   map[starling.Digest]int // priorities of the artifacts that goals want; never changed
+	urgent   map[starling.Digest]blobcache.Urgency // of the artifacts that goals want; never changed
 }
 
 func (c *catalog) add(r *release) {
@@ -35,19 +36,19 @@ func (c *catalog) all() []*release {
 	return c.releases
 }
 
-// setPriorities takes over how urgent the artifacts are that goals want.
-func (c *catalog) setPriorities(urgent map[starling.Digest]int) {
+// setUrgencies takes over how urgent the artifacts are that goals want.
+func (c *catalog) setUrgencies(urgent map[starling.Digest]blobcache.Urgency) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.urgent = urgent
 }
 
-// priority returns how urgent an artifact is, and false if no goal wants it.
-func (c *catalog) priority(artifact starling.Digest) (priority int, known bool) {
+// urgency returns how urgent an artifact is, and false if no goal wants it.
+func (c *catalog) urgency(artifact starling.Digest) (u blobcache.Urgency, known bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	priority, known = c.urgent[artifact]
-	return priority, known
+	u, known = c.urgent[artifact]
+	return u, known
 }
 
 // stat returns the size of a chunk that any release holds.

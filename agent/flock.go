@@ -139,8 +139,8 @@ func (f *flock) tellMembers(artifact starling.Digest, p *part) {
 // begin has the brain take part in an artifact's swarm. The machines that sel
 // chooses are the others.
 func (f *flock) begin(r *release, sel starling.Selector) {
-	priority, _ := f.catalog.priority(r.artifact)
-	f.step(swarm.Begin{Artifact: r.artifact, Chunks: r.manifest.Chunks, Have: haveOf(r), Priority: priority})
+	u, _ := f.catalog.urgency(r.artifact)
+	f.step(swarm.Begin{Artifact: r.artifact, Chunks: r.manifest.Chunks, Have: haveOf(r), Priority: u.Priority})
 	p := &part{sel: sel}
 	f.parts[r.artifact] = p
 	f.tellMembers(r.artifact, p)

@@ -37,8 +37,8 @@ func TestHotfixOvertakesBulk(t *testing.T) {
 		} else {
 			t.Logf("%s: the hotfix was there after %s, when the bulk had %d of %d chunks", m.node.Name, took, rep.ChunksDone, chunks)
 		}
-		if priority, known := m.agent.catalog.priority(hotfix.Artifact); priority != starling.MaxPriority || !known {
-			t.Errorf("%s serves the hotfix with priority %d, %v", m.node.Name, priority, known)
+		if u, known := m.agent.catalog.urgency(hotfix.Artifact); u.Priority != starling.MaxPriority || !known {
+			t.Errorf("%s serves the hotfix with priority %d, %v", m.node.Name, u.Priority, known)
 		}
 	}
 	for _, m := range machines {

@@ -24,7 +24,7 @@ func (r *Replicator) wantDraft(w rpc.WantDraft, wanted map[starling.Digest]bool)
 		j = &job{artifact: key, build: w.Deployment, total: -1}
 		r.jobs[key] = j
 	}
-	j.sources, j.priority = []rpc.Source{w.Source}, w.Priority
+	j.sources, j.urgency = []rpc.Source{w.Source}, Urgency{Priority: w.Priority}
 	if j.draft != w.Draft {
 		j.draft, j.due = w.Draft, true
 	}

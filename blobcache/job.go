@@ -17,7 +17,7 @@ type job struct {
 	draft    rpc.Draft       // how far to read; of a draft
 	read     rpc.Draft       // how far it was read
 	sources  []rpc.Source
-	priority int
+	urgency  Urgency
 	base     starling.Digest // the artifact that this one follows; zero: none
 
 	chunks []starling.Chunk // of the manifest or draft, each digest once; nil: not had
@@ -39,6 +39,7 @@ type job struct {
 	failures  int  // plans that failed in a row
 	misses    int  // pulls that failed in a row
 	notBefore time.Time
+	again     time.Duration // that a busy cache asked for; 0: none has since the last plan
 	problem   string
 
 	followCtx context.Context // of pulls inside the region; ends at the next plan
@@ -56,6 +57,14 @@ type pull struct {
 // busy reports whether there is something to start.
 func (j *job) busy() bool {
 	return j.due || j.failed || len(j.lanQueue) > 0 || len(j.wanQueue) > 0
+}
+
+// pulling is how many of its pulls are in flight.
+func (j *job) pulling(lan bool) int {
+	if lan {
+		return j.inFlight - j.wan
+	}
+	return j.wan
 }
 
 // drained reports whether everything that the plan began has ended.

@@ -3,6 +3,7 @@ package blobcache
 import (
 	"context"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -26,7 +27,7 @@ const (
 // evenly. Nil: no cap.
 type Limit struct {
 	bucket     *rate.Limiter
-	pieceBytes int
+	pieceBytes atomic.Int64
 }
 
 // NewLimit returns a cap in bytes a second on the wire, nil for 0. It begins without
@@ -35,12 +36,50 @@ func NewLimit(bytesPerSecond int64) *Limit {
 	if bytesPerSecond <= 0 {
 		return nil
 	}
+	l := &Limit{bucket: rate.NewLimiter(0, 0)}
+	l.bucket.AllowN(time.Now(), l.set(bytesPerSecond))
+	return l
+}
+
+// Set changes the cap, to 1 byte a second at least. What waits within it goes on at the new one.
+func (l *Limit) Set(bytesPerSecond int64) { l.set(max(bytesPerSecond, 1)) }
+
+func (l *Limit) set(bytesPerSecond int64) (burst int) {
 	r := float64(bytesPerSecond) / wireOverhead
 	piece := max(minPieceBytes, int(r*limitPiece.Seconds()))
-	burst := max(piece, int(r*limitBurst.Seconds()))
-	l := &Limit{bucket: rate.NewLimiter(rate.Limit(r), burst), pieceBytes: piece}
-	l.bucket.AllowN(time.Now(), burst)
-	return l
+	burst = max(piece, int(r*limitBurst.Seconds()))
+	// A piece may never be above the burst: the greater is there before it is used.
+	if burst >= l.bucket.Burst() {
+		l.bucket.SetBurst(burst)
+		l.pieceBytes.Store(int64(piece))
+	} else {
+		l.pieceBytes.Store(int64(piece))
+		l.bucket.SetBurst(burst)
+	}
+	l.bucket.SetLimit(rate.Limit(r))
+	return burst
+}
+
+// bytesPerSecond returns the cap in bytes of chunks; 0: none.
+func (l *Limit) bytesPerSecond() float64 {
+	if l == nil {
+		return 0
+	}
+	return float64(l.bucket.Limit())
+}
+
+// wait waits until n bytes may pass, a burst at a time: the cap may have fallen since they
+// were cut.
+func (l *Limit) wait(ctx context.Context, n int) error {
+	for n > 0 {
+		part := min(n, l.bucket.Burst())
+		if err := l.bucket.WaitN(ctx, part); err == nil {
+			n -= part
+		} else if part <= l.bucket.Burst() { // else the cap fell in between
+			return err
+		}
+	}
+	return nil
 }
 
 // write writes b to w within the limit.
@@ -50,8 +89,8 @@ func (l *Limit) write(ctx context.Context, w net.Conn, b []byte) error {
 		return err
 	}
 	for len(b) > 0 {
-		piece := b[:min(len(b), l.pieceBytes)]
-		if err := l.bucket.WaitN(ctx, len(piece)); err != nil {
+		piece := b[:min(len(b), int(l.pieceBytes.Load()))]
+		if err := l.wait(ctx, len(piece)); err != nil {
 			return net.ErrClosed
 		}
 		if _, err := w.Write(piece); err != nil {
@@ -88,8 +127,8 @@ type limitedReads struct {
 
 // Read implements net.Conn.
 func (c *limitedReads) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b[:min(len(b), c.limit.pieceBytes)])
-	if n > 0 && c.limit.bucket.WaitN(c.closed, n) != nil {
+	n, err := c.Conn.Read(b[:min(len(b), int(c.limit.pieceBytes.Load()))])
+	if n > 0 && c.limit.wait(c.closed, n) != nil {
 		return n, net.ErrClosed
 	}
 	return n, err

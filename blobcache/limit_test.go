@@ -78,7 +78,7 @@ func limitHolds(t *testing.T, perSecond int64, streams int, reads bool) {
 	if used := float64(total) * wireOverhead / want; used > 1.05 || used < 0.95 {
 		t.Errorf("%.3f of the cap was used", used)
 	}
-	piece := float64(streams * limit.pieceBytes)
+	piece := float64(streams) * float64(limit.pieceBytes.Load())
 	if burst := float64(early)*wireOverhead - piece; burst > 1.05*float64(perSecond)*0.2 {
 		t.Errorf("%.0f bytes in the first 200 ms, of %.0f", burst, float64(perSecond)*0.2)
 	}

@@ -27,6 +27,7 @@ type Control interface {
 const (
 	wanInFlight     = 16 // chunks on their way from other regions
 	lanInFlight     = 16 // chunks on their way, or waited for, from caches of the region
+	nearestInFlight = 12 // of either, for the nearest deadline while others of its priority want some
 	dryInFlight     = 4  // of wanInFlight, for an artifact whose sources lack chunks
 	maxMisses       = 16 // failures in a row, of one artifact's chunks, before it pauses
 	plansInFlight   = 2
@@ -52,6 +53,8 @@ type ReplicatorConfig struct {
 	Verify func(envelope []byte, artifact starling.Digest) (*starling.Manifest, error)
 	// OutBytes tells the bytes sent to machines for an artifact, for reports.
 	OutBytes func(artifact starling.Digest) int64
+	// Egress is told how many caches share it; nil: there is none.
+	Egress *Egress
 	// Patcher applies patches from other regions, and gives them to the Server that
 	// shares it; nil: an own one.
 	Patcher *Patcher
@@ -91,7 +94,7 @@ type Replicator struct {
 	reportAfter time.Time // not before, after a failure
 	reporting   bool
 
-	urgency sync.Map // of jobs' priorities, by artifact, for those who are not the loop
+	urgency sync.Map // of jobs' Urgency, by artifact, for those who are not the loop
 
 	wants   chan rpc.Wants
 	planned chan plan
@@ -126,12 +129,12 @@ func NewReplicator(cfg ReplicatorConfig) *Replicator {
 	}
 }
 
-// Priority returns how urgently the region's servers want an artifact, and false if
-// they do not. Safe for concurrent use; it fits ServerConfig.Priority.
-func (r *Replicator) Priority(artifact starling.Digest) (priority int, known bool) {
+// Urgency returns how urgently the region's servers want an artifact, and false if
+// they do not. Safe for concurrent use; it fits ServerConfig.Urgency.
+func (r *Replicator) Urgency(artifact starling.Digest) (u Urgency, known bool) {
 	v, known := r.urgency.Load(artifact)
-	priority, _ = v.(int)
-	return priority, known
+	u, _ = v.(Urgency)
+	return u, known
 }
 
 // Run works until ctx ends, then returns nil when all it began has stopped.
@@ -186,6 +189,7 @@ func (r *Replicator) loop(ctx context.Context, g *errgroup.Group) {
 			r.want(w)
 		case <-changed:
 			changed = r.cfg.Changed()
+			r.shareEgress()
 			r.replanAll()
 		case p := <-r.planned:
 			r.install(p)
@@ -207,6 +211,7 @@ func (r *Replicator) loop(ctx context.Context, g *errgroup.Group) {
 // want takes over a new list of wanted artifacts and drafts.
 func (r *Replicator) want(w rpc.Wants) {
 	r.informed = true
+	r.shareEgress()
 	if w.Reign != r.reign {
 		r.reign, r.reportedAt = w.Reign, time.Time{}
 	}
@@ -217,8 +222,8 @@ func (r *Replicator) want(w rpc.Wants) {
 		if j == nil {
 			j = r.built(one)
 		}
-		j.sources, j.priority, j.base = one.Sources, one.Priority, one.Base
-		r.urgency.Store(one.Artifact, one.Priority)
+		j.sources, j.urgency, j.base = one.Sources, Urgency{one.Priority, one.Deadline}, one.Base
+		r.urgency.Store(one.Artifact, j.urgency)
 	}
 	for _, one := range w.Drafts[:min(len(w.Drafts), rpc.MaxDrafts)] {
 		r.wantDraft(one, wanted)
@@ -234,6 +239,13 @@ func (r *Replicator) want(w rpc.Wants) {
 	if replicas := max(w.Replicas, 1); replicas != r.replicas {
 		r.replicas = replicas
 		r.replanAll()
+	}
+}
+
+// shareEgress takes this cache's part among those that live, once it can know them.
+func (r *Replicator) shareEgress() {
+	if r.informed && r.cfg.Egress != nil {
+		r.cfg.Egress.live(len(cachesOf(r.cfg.Members()).names))
 	}
 }
 
@@ -330,6 +342,7 @@ func (r *Replicator) fail(j *job, err error) {
 	j.problem = err.Error()
 	j.problem = j.problem[:min(len(j.problem), starling.MaxReasonBytes)]
 	j.failed = true
+	j.again = max(j.again, againAfter(err))
 	var own *storeError
 	if j.misses++; j.misses >= maxMisses || errors.As(err, &own) {
 		j.lanQueue, j.wanQueue = nil, nil
@@ -348,12 +361,13 @@ func (r *Replicator) start(ctx context.Context, g *errgroup.Group) {
 		}
 	}
 	slices.SortFunc(jobs, func(a, b *job) int {
-		return cmp.Or(cmp.Compare(b.priority, a.priority), slices.Compare(a.artifact[:], b.artifact[:]))
+		return cmp.Or(a.urgency.compare(b.urgency), slices.Compare(a.artifact[:], b.artifact[:]))
 	})
 	now := time.Now()
 	for _, j := range jobs {
 		if j.failed && !j.due && !j.planning && j.drained() {
-			j.due, j.notBefore = true, now.Add(backoff(j.failures))
+			j.due, j.notBefore = true, now.Add(max(backoff(j.failures), j.again))
+			j.again = 0
 			j.failures++
 		}
 		if j.due && !j.planning && r.plans < plansInFlight && !now.Before(j.notBefore) {
@@ -366,11 +380,37 @@ func (r *Replicator) start(ctx context.Context, g *errgroup.Group) {
 			})
 		}
 	}
-	for _, j := range jobs {
-		for r.lan < lanInFlight && r.startPull(ctx, g, j, true) {
+	for len(jobs) > 0 {
+		n := 1
+		for n < len(jobs) && jobs[n].urgency.Priority == jobs[0].urgency.Priority {
+			n++
 		}
-		for r.wan < wanInFlight && (!j.dry || j.wan < dryInFlight) && r.startPull(ctx, g, j, false) {
+		r.startPulls(ctx, g, jobs[:n], true)
+		r.startPulls(ctx, g, jobs[:n], false)
+		jobs = jobs[n:]
+	}
+}
+
+// startPulls shares the free slots among jobs of one priority, the nearest deadline first: it
+// gets nearestInFlight as long as the others have something to pull, who get the rest in
+// turn, so that each of them moves.
+func (r *Replicator) startPulls(ctx context.Context, g *errgroup.Group, jobs []*job, lan bool) {
+	start := func(j *job) bool {
+		if lan {
+			return r.lan < lanInFlight && r.startPull(ctx, g, j, true)
 		}
+		return r.wan < wanInFlight && (!j.dry || j.wan < dryInFlight) && r.startPull(ctx, g, j, false)
+	}
+	first, rest := jobs[0], jobs[1:]
+	for first.pulling(lan) < nearestInFlight && start(first) {
+	}
+	for more := true; more; {
+		more = false
+		for _, j := range rest {
+			more = start(j) || more
+		}
+	}
+	for start(first) {
 	}
 }
 

@@ -54,10 +54,10 @@ type ServerConfig struct {
 	MaxUploads       int    // chunks sent at once, the others waiting in line; 0: 8
 	MaxUploadsQueued int    // in line, before peers are told busy; 0: MaxStreams
 	Upload           *Limit // of all chunks sent; nil: no cap
-	// Priority tells how urgent an artifact is that a peer says it gets a chunk for
-	// (higher goes first), and false for one that is not known here: all those share one
-	// place in line. Nil: all artifacts are equal.
-	Priority func(artifact starling.Digest) (priority int, known bool)
+	// Urgency tells how urgent an artifact is that a peer says it gets a chunk for, and
+	// false for one that is not known here: all those share one place in line. Nil: all
+	// artifacts are equal.
+	Urgency func(artifact starling.Digest) (u Urgency, known bool)
 }
 
 // Server answers the blob protocol.
@@ -92,7 +92,7 @@ func NewServer(cfg ServerConfig) *Server {
 	}
 	return &Server{
 		cfg:     cfg,
-		turns:   newTurns(cfg.MaxUploads, cfg.MaxUploadsQueued),
+		turns:   newTurns(cfg.MaxUploads, cfg.MaxUploadsQueued, cfg.Upload),
 		buffers: newBuffers(cfg.MaxBufferBytes, bufferPatience),
 		streams: make(chan struct{}, cfg.MaxStreams),
 		traffic: newTraffic(),
@@ -232,14 +232,14 @@ func (s *Server) get(ctx context.Context, conn net.Conn, peer starling.Identity,
 
 // turn waits until it is the turn of a chunk to be sent.
 func (s *Server) turn(ctx context.Context, artifact starling.Digest, size int) (*turn, error) {
-	priority := 0
-	if s.cfg.Priority != nil {
+	var u Urgency
+	if s.cfg.Urgency != nil {
 		var known bool
-		if priority, known = s.cfg.Priority(artifact); !known {
+		if u, known = s.cfg.Urgency(artifact); !known {
 			artifact = starling.Digest{}
 		}
 	}
-	return s.turns.enter(ctx, artifact, priority, size)
+	return s.turns.enter(ctx, artifact, u, size)
 }
 
 // send reads a chunk and answers a get with it.

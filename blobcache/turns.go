@@ -12,23 +12,34 @@ import (
 	"github.com/starlingdeploy/starling/swarm"
 )
 
-// turnPatience is for how long a turn waits in line before busy is answered.
-const turnPatience = 20 * time.Second
+const (
+	turnPatience = 20 * time.Second // that a turn waits in line before busy is answered
+	admitWithin  = 10 * time.Second // of sending at the cap may wait before a chunk; beyond, busy is answered at once
+	fairTurns    = 4                // every so many the nearest deadline does not count
+)
 
 // turns decides whose chunk a server sends next: the highest priority first, and
-// within one priority the artifact that was sent the fewest bytes (start-time fair
+// within one priority three times of four the nearest deadline, and the fourth, or where
+// deadlines are equal, the artifact that was sent the fewest bytes (start-time fair
 // queueing, Goyal et al., SIGCOMM 1996, with equal weights); in order of arrival
-// within an artifact. A few are sent at once, so that each is soon whole at the other
+// within an artifact. So the urgent is soon through, and nobody of its priority gets less
+// than its part of a quarter.
+//
+// With a cap on what is sent, a chunk that would wait for longer than admitWithin is told
+// when to come again instead: the line is as long as the cap can send in that time. A few are sent at once, so that each is soon whole at the other
 // end and can be passed on. A transfer that falls behind the others, because the far
 // side is slow or gone, goes on beside the next; the buffer budget bounds those.
 type turns struct {
-	slots      int // chunks sent at once
-	maxWaiting int // chunks in line
+	slots      int    // chunks sent at once
+	maxWaiting int    // chunks in line
+	limit      *Limit // of what is sent; nil: none
 
 	mu      sync.Mutex
 	pace    swarm.SendPace
 	sending int // slots taken
 	waiting int
+	left    int64                     // bytes still to be sent of those that were called
+	begun   uint64                    // turns
 	made    uint64                    // lanes
 	lanes   map[starling.Digest]*lane // those with somebody waiting or sending
 }
@@ -37,10 +48,17 @@ type turns struct {
 type lane struct {
 	artifact  starling.Digest
 	number    uint64 // breaks ties
-	priority  int
+	urgency   Urgency
 	sentBytes int64 // since the lane is there, on top of what the others had then
 	waiting   []*turn
 	sending   int
+}
+
+func (l *lane) waitingBytes() (n int64) {
+	for _, t := range l.waiting {
+		n += t.bytes
+	}
+	return n
 }
 
 // turn is one chunk's place.
@@ -55,15 +73,15 @@ type turn struct {
 	slot  bool // it has one, and keeps up
 }
 
-func newTurns(slots, maxWaiting int) *turns {
-	return &turns{slots: slots, maxWaiting: maxWaiting, lanes: map[starling.Digest]*lane{}}
+func newTurns(slots, maxWaiting int, limit *Limit) *turns {
+	return &turns{slots: slots, maxWaiting: maxWaiting, limit: limit, lanes: map[starling.Digest]*lane{}}
 }
 
 // enter waits for a slot to send a chunk of an artifact; the caller says what it has sent,
 // and ends with done. ErrUnavailable: too many wait already, or for too long.
-func (q *turns) enter(ctx context.Context, artifact starling.Digest, priority int, bytes int) (*turn, error) {
+func (q *turns) enter(ctx context.Context, artifact starling.Digest, u Urgency, bytes int) (*turn, error) {
 	t := &turn{line: q, bytes: int64(bytes), call: make(chan bool, 1)}
-	if err := q.join(t, artifact, priority); err != nil {
+	if err := q.join(t, artifact, u); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, turnPatience)
@@ -86,22 +104,26 @@ func (q *turns) enter(ctx context.Context, artifact starling.Digest, priority in
 func busyUploads() error { return fmt.Errorf("%w: too many uploads at once", starling.ErrUnavailable) }
 
 // join puts t in line, and begins it if there is a slot.
-func (q *turns) join(t *turn, artifact starling.Digest, priority int) error {
+func (q *turns) join(t *turn, artifact starling.Digest, u Urgency) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.waiting >= q.maxWaiting && !q.makeRoom(priority) {
+	if after := q.backlog(u.Priority) - admitWithin; after > 0 {
+		return &BusyError{After: min(max(after, minAgain), maxAgain).Round(time.Millisecond)}
+	}
+	if q.waiting >= q.maxWaiting && !q.makeRoom(u.Priority) {
 		return busyUploads()
 	}
 	l := q.lanes[artifact]
-	if l == nil || l.priority != priority {
-		level := q.level(priority)
+	if l == nil || l.urgency.Priority != u.Priority {
+		level := q.level(u.Priority)
 		if l == nil {
 			q.made++
 			l = &lane{artifact: artifact, number: q.made}
 			q.lanes[artifact] = l
 		}
-		l.priority, l.sentBytes = priority, level
+		l.sentBytes = level
 	}
+	l.urgency = u
 	l.waiting = append(l.waiting, t)
 	t.lane = l
 	q.waiting++
@@ -109,11 +131,26 @@ func (q *turns) join(t *turn, artifact starling.Digest, priority int) error {
 	return nil
 }
 
+// backlog is for how long what is before a chunk of a priority takes to send at the cap.
+func (q *turns) backlog(priority int) time.Duration {
+	rate := q.limit.bytesPerSecond()
+	if rate == 0 {
+		return 0
+	}
+	ahead := q.left
+	for _, l := range q.lanes {
+		if l.urgency.Priority >= priority {
+			ahead += l.waitingBytes()
+		}
+	}
+	return time.Duration(float64(ahead) / rate * float64(time.Second))
+}
+
 // level is where a new lane of a priority begins: beside the one that was sent least.
 func (q *turns) level(priority int) int64 {
 	least, found := int64(0), false
 	for _, l := range q.lanes {
-		if l.priority == priority && (!found || l.sentBytes < least) {
+		if l.urgency.Priority == priority && (!found || l.sentBytes < least) {
 			least, found = l.sentBytes, true
 		}
 	}
@@ -124,7 +161,7 @@ func (q *turns) level(priority int) int64 {
 func (q *turns) makeRoom(priority int) bool {
 	var lowest *lane
 	for _, l := range q.lanes {
-		if len(l.waiting) > 0 && l.priority < priority && (lowest == nil || lowest.before(l)) {
+		if len(l.waiting) > 0 && l.urgency.Priority < priority && (lowest == nil || lowest.before(l, true)) {
 			lowest = l
 		}
 	}
@@ -143,9 +180,11 @@ func (q *turns) makeRoom(priority int) bool {
 // next begins turns while there are slots. The caller holds mu.
 func (q *turns) next() {
 	for q.sending < q.slots && q.waiting > 0 {
+		q.begun++
+		fair := q.begun%fairTurns == 0
 		var best *lane
 		for _, l := range q.lanes {
-			if len(l.waiting) > 0 && (best == nil || l.before(best)) {
+			if len(l.waiting) > 0 && (best == nil || l.before(best, fair)) {
 				best = l
 			}
 		}
@@ -155,14 +194,20 @@ func (q *turns) next() {
 		q.sending++
 		best.sending++
 		best.sentBytes += t.bytes
+		q.left += t.bytes
 		t.slot, t.began = true, time.Now()
 		t.lease = time.AfterFunc(q.pace.Patience(t.bytes, 0), t.check)
 		t.call <- true
 	}
 }
 
-func (l *lane) before(o *lane) bool {
-	return cmp.Or(cmp.Compare(o.priority, l.priority), cmp.Compare(l.sentBytes, o.sentBytes), cmp.Compare(l.number, o.number)) < 0
+// before reports whether l goes before o; fair: whatever their deadlines.
+func (l *lane) before(o *lane, fair bool) bool {
+	c := cmp.Compare(o.urgency.Priority, l.urgency.Priority)
+	if c == 0 && !fair {
+		c = l.urgency.compareDeadline(o.urgency)
+	}
+	return cmp.Or(c, cmp.Compare(l.sentBytes, o.sentBytes), cmp.Compare(l.number, o.number)) < 0
 }
 
 // progress notes that n more bytes have been sent.
@@ -170,6 +215,7 @@ func (t *turn) progress(n int) {
 	t.line.mu.Lock()
 	defer t.line.mu.Unlock()
 	t.sent += int64(n)
+	t.line.left -= int64(n)
 }
 
 // check gives the slot of a transfer that has fallen behind to the next.
@@ -202,6 +248,7 @@ func (t *turn) done() {
 		q.pace.Sent(t.bytes, time.Since(t.began))
 	}
 	t.lane.sending--
+	q.left -= t.bytes - t.sent
 	q.free(t)
 	q.drop(t.lane)
 }

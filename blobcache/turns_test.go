@@ -26,7 +26,7 @@ func line(t *testing.T, q *turns, wg *sync.WaitGroup, artifact starling.Digest, 
 	t.Helper()
 	for range n {
 		wg.Go(func() {
-			turn, err := q.enter(context.Background(), artifact, priority, bytes)
+			turn, err := q.enter(context.Background(), artifact, Urgency{Priority: priority}, bytes)
 			if err != nil {
 				t.Error(err)
 				return
@@ -41,7 +41,7 @@ func line(t *testing.T, q *turns, wg *sync.WaitGroup, artifact starling.Digest, 
 
 func TestTurnsAreFairAmongArtifacts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newTurns(1, 64)
+		q := newTurns(1, 64, nil)
 		var mu sync.Mutex
 		var order []starling.Digest
 		note := func(a starling.Digest) { mu.Lock(); order = append(order, a); mu.Unlock() }
@@ -68,7 +68,7 @@ func TestTurnsAreFairAmongArtifacts(t *testing.T) {
 
 func TestHotfixGoesBeforeBulk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newTurns(2, 64)
+		q := newTurns(2, 64, nil)
 		var mu sync.Mutex
 		var order []starling.Digest
 		note := func(a starling.Digest) { mu.Lock(); order = append(order, a); mu.Unlock() }
@@ -89,11 +89,11 @@ func TestHotfixGoesBeforeBulk(t *testing.T) {
 
 func TestFullLineMakesRoomForTheUrgent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newTurns(1, 2)
+		q := newTurns(1, 2, nil)
 		results := make(chan string, 8)
 		enter := func(name string, artifact starling.Digest, priority int) {
 			go func() {
-				turn, err := q.enter(context.Background(), artifact, priority, 1)
+				turn, err := q.enter(context.Background(), artifact, Urgency{Priority: priority}, 1)
 				if err == nil {
 					time.Sleep(time.Second)
 					turn.done()
@@ -129,17 +129,17 @@ func TestFullLineMakesRoomForTheUrgent(t *testing.T) {
 // Those who do not read what they asked for do not stop the others.
 func TestSlowTransfersLendTheirSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newTurns(2, 64)
+		q := newTurns(2, 64, nil)
 		var stuck []*turn
 		for range 2 {
-			turn, err := q.enter(context.Background(), bulkA, 0, 1)
+			turn, err := q.enter(context.Background(), bulkA, Urgency{Priority: 0}, 1)
 			if err != nil {
 				t.Fatal(err)
 			}
 			stuck = append(stuck, turn)
 		}
 		began := time.Now()
-		next, err := q.enter(context.Background(), bulkB, 0, 1)
+		next, err := q.enter(context.Background(), bulkB, Urgency{Priority: 0}, 1)
 		if err != nil || time.Since(began) != swarm.SlotPatience {
 			t.Errorf("began after %s, %v", time.Since(began), err)
 		}
@@ -158,16 +158,16 @@ func TestSlowTransfersLendTheirSlots(t *testing.T) {
 func TestSlowTransfersAreToldByTheirProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size, usual = 1 << 20, 400 * time.Millisecond
-		q := newTurns(1, 64)
+		q := newTurns(1, 64, nil)
 		send := func(piece time.Duration) (waited time.Duration) { // the next, while one is sent in 16 pieces
-			first, err := q.enter(context.Background(), bulkA, 0, size)
+			first, err := q.enter(context.Background(), bulkA, Urgency{Priority: 0}, size)
 			if err != nil {
 				t.Fatal(err)
 			}
 			var wg sync.WaitGroup
 			wg.Go(func() {
 				began := time.Now()
-				next, err := q.enter(context.Background(), bulkA, 0, size)
+				next, err := q.enter(context.Background(), bulkA, Urgency{Priority: 0}, size)
 				if err != nil {
 					t.Error(err)
 					return
@@ -200,11 +200,11 @@ func TestSlowTransfersAreToldByTheirProgress(t *testing.T) {
 
 func TestTurnPatienceEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newTurns(1, 64)
+		q := newTurns(1, 64, nil)
 		ctx, cancel := context.WithCancel(context.Background())
 		hog := func() { // one after the other, each just within its lease
 			for ctx.Err() == nil {
-				if turn, err := q.enter(ctx, hotfix, 9, 1); err == nil {
+				if turn, err := q.enter(ctx, hotfix, Urgency{Priority: 9}, 1); err == nil {
 					time.Sleep(swarm.SlotPatience - time.Second)
 					turn.done()
 				}
@@ -215,7 +215,7 @@ func TestTurnPatienceEnds(t *testing.T) {
 		wg.Go(hog)
 		synctest.Wait()
 		began := time.Now()
-		if _, err := q.enter(context.Background(), bulkA, 0, 1); !errors.Is(err, starling.ErrUnavailable) || time.Since(began) != turnPatience {
+		if _, err := q.enter(context.Background(), bulkA, Urgency{Priority: 0}, 1); !errors.Is(err, starling.ErrUnavailable) || time.Since(began) != turnPatience {
 			t.Errorf("after %s: %v", time.Since(began), err)
 		}
 		cancel()
@@ -235,7 +235,7 @@ func TestServerSharesItsUplink(t *testing.T) {
 		urgent := map[starling.Digest]int{bulkA: 0, bulkB: 0, hotfix: 100}
 		store, _ := startServer(n, func(c *ServerConfig) {
 			c.MaxUploads, c.Upload = 4, NewLimit(wire)
-			c.Priority = func(a starling.Digest) (int, bool) { p, ok := urgent[a]; return p, ok }
+			c.Urgency = func(a starling.Digest) (Urgency, bool) { p, ok := urgent[a]; return Urgency{Priority: p}, ok }
 		})
 		var mu sync.Mutex
 		ends := map[starling.Digest]time.Duration{}

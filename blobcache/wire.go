@@ -234,6 +234,9 @@ func (s status) err(text string) error {
 		kind = starling.ErrNotFound
 	case statusBusy:
 		kind = starling.ErrUnavailable
+		if busy := busyIn(text); busy != nil {
+			kind, text = busy, ""
+		}
 	case statusForbidden:
 		kind = starling.ErrForbidden
 	case statusCorrupt:

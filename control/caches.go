@@ -13,6 +13,7 @@ import (
 // leader's memory, for one term.
 type cacheBoard struct {
 	mu       sync.Mutex
+	version  uint64   // grows with what is known of holdings
 	live     []string // names of live caches, sorted
 	known    map[string]bool
 	holds    map[string]map[starling.Digest]rpc.CacheHold // by cache
@@ -64,12 +65,20 @@ func (b *cacheBoard) setMembers(all []starling.Node) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.live, b.known = live, known
+	b.version++
 	for name := range b.holds {
 		if !known[name] {
 			delete(b.holds, name)
 			delete(b.ahead, name)
 		}
 	}
+}
+
+// at returns a version that is another after every change of what holding returns.
+func (b *cacheBoard) at() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.version
 }
 
 // count returns the number of live caches, at least 1.
@@ -98,6 +107,7 @@ func (b *cacheBoard) record(r rpc.CacheReport, at time.Time) error {
 		return starling.ErrNotFound
 	}
 	b.holds[r.Name] = holds
+	b.version++
 	b.ahead[r.Name] = make(map[string]int64, len(r.Drafts))
 	for _, d := range r.Drafts {
 		b.ahead[r.Name][d.Deployment] = d.WANBytes

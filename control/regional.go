@@ -14,11 +14,31 @@ import (
 // regional decides on what is this region's own, wherever the apps are homed: which
 // artifacts its caches hold, and where the regions' servers are.
 func (r *Reign) regional(v raftfsm.View, now time.Time) []Decision {
-	var out []Decision
-	wanted, ok := r.wants.digests()
+	wanted, index, ok := r.wants.digests()
 	if !ok || now.Before(r.conf.Settled) {
 		return nil
 	}
+	seen := placingSeen{true, index, r.caches.at(), v.PlacedEdition()}
+	if r.placing == seen {
+		return r.regionUpserts(v)
+	}
+	out := r.placings(v, wanted)
+	if r.placing = seen; len(out) > 0 { // they may not be committed: look again
+		r.placing = placingSeen{}
+	}
+	return append(out, r.regionUpserts(v)...)
+}
+
+// placingSeen says on what a look at placings was based that found nothing to do.
+type placingSeen struct {
+	looked        bool
+	wants, caches uint64 // versions
+	placed        raftfsm.Edition
+}
+
+// placings decides which artifacts the region's caches hold, and which no longer.
+func (r *Reign) placings(v raftfsm.View, wanted map[starling.Digest]bool) []Decision {
+	var out []Decision
 	for d := range wanted {
 		h := r.caches.holding(d)
 		switch placed := v.Placed(d); {
@@ -38,7 +58,7 @@ func (r *Reign) regional(v raftfsm.View, now time.Time) []Decision {
 		x, y := a.Payload.(raftfsm.ArtifactPlaced), b.Payload.(raftfsm.ArtifactPlaced)
 		return slices.Compare(x.Artifact[:], y.Artifact[:])
 	})
-	return append(out, r.regionUpserts(v)...)
+	return out
 }
 
 // regionUpserts commits where each region's servers are, so that every server of

@@ -35,6 +35,7 @@ type Reign struct {
 	decider  *Decider
 	keeper   cellKeeper
 	*Succession
+	placing placingSeen
 	refused map[string]time.Time // decisions not to repeat before a time
 
 	mu      sync.Mutex

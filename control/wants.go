@@ -1,11 +1,8 @@
 package control
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"reflect"
-	"slices"
 	"sync"
 	"time"
 
@@ -32,6 +29,8 @@ type wantList struct {
 
 	fsm, dirs uint64 // the state and directories it was made from
 	made      bool
+	claims    claims
+	set       map[starling.Digest]bool // of the artifacts; never changed
 }
 
 // newWantList returns an empty list. Versions begin at the term's time, so that they
@@ -51,28 +50,34 @@ func (w *wantList) update(v raftfsm.View, dirs *directories, self string, replic
 	if w.made && w.fsm == v.Index() && w.dirs == version && w.wants.Replicas == replicas {
 		return
 	}
-	wants, drafts := wantsOf(v, dirs, self), dirs.draftsOf(v)
+	same := !w.claims.take(v) && w.made && w.dirs == version
 	w.fsm, w.dirs = v.Index(), version
-	if w.made && w.wants.Replicas == replicas && reflect.DeepEqual(wants, w.wants.Wants) && reflect.DeepEqual(drafts, w.wants.Drafts) {
+	drafts := dirs.draftsOf(v)
+	if same && w.wants.Replicas == replicas && reflect.DeepEqual(drafts, w.wants.Drafts) {
+		return
+	}
+	wants := w.claims.wants(dirs, self)
+	if w.made && w.wants.Replicas == replicas && reflect.DeepEqual(drafts, w.wants.Drafts) && reflect.DeepEqual(wants, w.wants.Wants) {
 		return
 	}
 	w.made = true
 	w.wants.Replicas = replicas
 	w.wants.Index++
 	w.wants.Wants, w.wants.Drafts = wants, drafts
+	w.set = make(map[starling.Digest]bool, len(wants))
+	for _, x := range wants {
+		w.set[x.Artifact] = true
+	}
 	close(w.changed)
 	w.changed = make(chan struct{})
 }
 
-// digests returns the wanted artifacts; false before the first update.
-func (w *wantList) digests() (map[starling.Digest]bool, bool) {
+// digests returns the wanted artifacts, read only, and the list's version; false before the
+// first update.
+func (w *wantList) digests() (set map[starling.Digest]bool, index uint64, made bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	out := make(map[starling.Digest]bool, len(w.wants.Wants))
-	for _, x := range w.wants.Wants {
-		out[x.Artifact] = true
-	}
-	return out, w.made
+	return w.set, w.wants.Index, w.made
 }
 
 // wait returns the list as soon as it is another than the one with index, or after wait.
@@ -94,72 +99,6 @@ func (w *wantList) wait(ctx context.Context, index uint64, wait time.Duration) r
 			return wants
 		}
 	}
-}
-
-// wantsOf lists the artifacts that the region's caches must hold: of deployments
-// under way or queued, of goals in force, of the releases before them, and of the
-// releases kept for rollback.
-func wantsOf(v raftfsm.View, dirs *directories, self string) []rpc.Want {
-	type need struct {
-		priority int
-		origin   string
-		base     starling.Digest
-	}
-	needs := map[starling.Digest]need{}
-	add := func(d starling.Digest, origin string, priority int) {
-		if d.IsZero() {
-			return
-		}
-		n, ok := needs[d]
-		if !ok || priority > n.priority {
-			n.priority = priority
-		}
-		n.origin = cmp.Or(n.origin, origin)
-		needs[d] = n
-	}
-	follows := func(d, base starling.Digest) {
-		if n, ok := needs[d]; ok && n.base.IsZero() && d != base {
-			n.base = base
-			needs[d] = n
-		}
-	}
-	origin := func(d starling.Digest) string {
-		if a, ok := v.Artifact(d); ok {
-			return a.Region
-		}
-		return ""
-	}
-	builds := map[starling.Digest]string{}
-	for _, d := range underWay(v) {
-		add(d.Artifact, origin(d.Artifact), wantUnderWay+d.Priority)
-		if g, ok := v.Goal(d.App); ok {
-			follows(d.Artifact, g.Artifact)
-		}
-		if d.Lease != 0 && builds[d.Artifact] == "" {
-			builds[d.Artifact] = d.ID
-		}
-	}
-	for _, g := range v.Goals() {
-		add(g.Artifact, cmp.Or(g.Origin, origin(g.Artifact)), wantGoal)
-		add(g.Previous, origin(g.Previous), wantPrevious)
-		follows(g.Artifact, g.Previous)
-		kept := map[starling.Digest]bool{}
-		for _, r := range v.Releases(g.App) {
-			if len(kept) >= max(maxKeptReleases, g.Deploy.Keep) {
-				break
-			}
-			kept[r.Artifact] = true
-			add(r.Artifact, cmp.Or(r.Origin, origin(r.Artifact)), wantKept)
-		}
-	}
-	out := make([]rpc.Want, 0, len(needs))
-	for d, n := range needs {
-		out = append(out, rpc.Want{Artifact: d, Sources: dirs.sources(d, n.origin, self), Priority: n.priority, Base: n.base, Build: builds[d]})
-	}
-	slices.SortFunc(out, func(a, b rpc.Want) int {
-		return cmp.Or(cmp.Compare(b.Priority, a.Priority), bytes.Compare(a.Artifact[:], b.Artifact[:]))
-	})
-	return out
 }
 
 // underWay lists the deployments of all regions that have not ended.

@@ -19,6 +19,21 @@ type View struct {
 	meta meta
 }
 
+// Edition tells views apart by some of their tables: while it is equal, none of the records
+// there has changed. It keeps those of its view in memory.
+type Edition struct{ goals, releases, artifacts *tree }
+
+// Edition returns the edition of the goals, releases and artifacts.
+func (v View) Edition() Edition {
+	return Edition{v.table(tableGoals), v.table(tableReleases), v.table(tableArtifacts)}
+}
+
+// PlacedEdition returns the edition of what PlacedAll returns.
+func (v View) PlacedEdition() Edition { return Edition{artifacts: v.table(tablePlaced)} }
+
+// table returns the tree of a table's records.
+func (v View) table(name string) *tree { return v.txn.trees[v.txn.db.schema[name].first] }
+
 // Region returns the region whose state this is.
 func (v View) Region() string { return v.region }
 
@@ -219,6 +234,12 @@ func (v View) PlacedAll() []starling.Digest {
 // Releases returns the kept releases of an app of any home, newest first.
 func (v View) Releases(app string) []*starling.Release {
 	return records(scanBack[starling.Release](v.reader, tableReleases, byID, strKey(app)))
+}
+
+// Release returns the newest release of an app of any home.
+func (v View) Release(app string) (*starling.Release, bool) {
+	r := v.release(app)
+	return r, r != nil
 }
 
 // Regions returns the known regions, by name.

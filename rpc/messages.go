@@ -166,6 +166,9 @@ type Want struct {
 	Artifact starling.Digest `json:"artifact"`
 	Sources  []Source        `json:"sources"` // other regions, nearest first; the own region is implied
 	Priority int             `json:"priority"`
+	// Deadline of the deployment that the priority is of: of equal priorities the nearer goes
+	// first. Zero: none, the latest of all.
+	Deadline time.Time `json:"deadline,omitzero"`
 	// Base is the release that this one follows, if there is one: what differs little
 	// from its chunks crosses between regions as patches.
 	Base  starling.Digest `json:"base,omitzero"`

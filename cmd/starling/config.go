@@ -76,6 +76,9 @@ type ServerBlock struct {
 type CacheBlock struct {
 	Enabled  bool   `hcl:"enabled,optional"`
 	MaxBytes string `hcl:"max_bytes,optional"`
+	// Egress is what all caches of the region may send together, in bits a second on the
+	// wire, e.g. 40Gbit; empty: no cap. The same in the files of all of them.
+	Egress string `hcl:"egress,optional"`
 }
 
 // WorkerBlock is the worker role.
@@ -265,6 +268,11 @@ func (c *Config) checkRoles() error {
 	}
 	if c.Cache != nil && c.Cache.MaxBytes == "" {
 		c.Cache.MaxBytes = "100GiB"
+	}
+	if c.Cache != nil {
+		if _, err := parseRate("cache.egress", c.Cache.Egress); err != nil {
+			return err
+		}
 	}
 	return nil
 }

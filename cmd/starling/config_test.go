@@ -31,6 +31,7 @@ server {
 cache {
   enabled   = true
   max_bytes = "500GiB"
+  egress    = "40Gbit"
 }
 worker {
   enabled = true
@@ -79,6 +80,9 @@ func TestAgentFile(t *testing.T) {
 	max, err := parseBytes("x", cfg.Cache.MaxBytes)
 	if err != nil || max != 500<<30 {
 		t.Errorf("max_bytes %d, %v", max, err)
+	}
+	if egress, err := parseRate("x", cfg.Cache.Egress); err != nil || egress != 5_000_000_000 {
+		t.Errorf("egress %d, %v", egress, err)
 	}
 	up, err := parseRate("x", cfg.Limits.Upload)
 	if err != nil || up != 125_000_000 {

@@ -36,6 +36,11 @@ func (p *process) runCache(ctx context.Context, g *errgroup.Group) error {
 	if err != nil {
 		return err
 	}
+	total, err := parseRate("cache.egress", p.cfg.Cache.Egress)
+	if err != nil {
+		return err
+	}
+	egress := blobcache.NewEgress(total, upload)
 	var replicator *blobcache.Replicator
 	server := blobcache.NewServer(blobcache.ServerConfig{
 		Region: p.cfg.Region, Source: source, Store: store, Account: p.account, Logger: log,
@@ -43,8 +48,8 @@ func (p *process) runCache(ctx context.Context, g *errgroup.Group) error {
 			_, _, err := p.verify(envelope, artifact)
 			return err
 		},
-		Patcher: patcher, ReadBase: others.Chunk, Upload: blobcache.NewLimit(upload),
-		Priority: func(artifact starling.Digest) (int, bool) { return replicator.Priority(artifact) },
+		Patcher: patcher, ReadBase: others.Chunk, Upload: egress.Limit(),
+		Urgency: func(artifact starling.Digest) (blobcache.Urgency, bool) { return replicator.Urgency(artifact) },
 	})
 	replicator = blobcache.NewReplicator(blobcache.ReplicatorConfig{
 		Name: p.cfg.Name, Store: store, Client: p.blobs, Control: p.servers,
@@ -53,7 +58,7 @@ func (p *process) runCache(ctx context.Context, g *errgroup.Group) error {
 			m, _, err := p.verify(envelope, artifact)
 			return m, err
 		},
-		OutBytes: server.OutBytes, Patcher: patcher, ReadBase: others.Chunk, Logger: log,
+		OutBytes: server.OutBytes, Egress: egress, Patcher: patcher, ReadBase: others.Chunk, Logger: log,
 	})
 	g.Go(func() error {
 		parts, ctx := errgroup.WithContext(ctx)
