@@ -23,6 +23,7 @@ type plan struct {
 	skew                                                  time.Duration // of wall clocks, either way
 	workersDie, workersHang, buildsFail, cachesMove       int           // per cent
 	machinesFail                                          int           // per thousand
+	cellMax                                               int           // machines of a cell
 	takeoverAfter                                         time.Duration // regions vote; 0: they do not
 	orders                                                bool          // an operator has regions taken over
 }
@@ -33,12 +34,12 @@ func (p *plan) moves() bool { return p.takeoverAfter > 0 || p.orders }
 func (w *world) draw() plan {
 	p := plan{
 		regions: w.pick(1, 1, 2, 2, 2, 3), servers: w.pick(3, 3, 3, 5), workers: w.pick(1, 2, 2, 3), caches: w.pick(1, 2),
-		machines: w.pick(0, 1, 2, 3), apps: w.pick(1, 1, 2), submissions: w.pick(2, 3, 4, 6),
+		machines: w.pick(0, 1, 3, 5), apps: w.pick(1, 1, 2), submissions: w.pick(2, 3, 4, 6),
 		active: w.between(90*time.Second, 5*time.Minute), deadline: w.between(30*time.Second, 3*time.Minute),
 		loss: w.pick(0, 0, 10, 50, 120), strays: w.pick(0, 10, 50, 200),
 		faultFor: w.between(3*time.Second, 25*time.Second), skew: time.Duration(w.pick(0, 0, 2, 60)) * time.Second,
 		workersDie: w.pick(0, 0, 10, 30), workersHang: w.pick(0, 10, 30), buildsFail: w.pick(0, 10), cachesMove: w.pick(30, 95, 95),
-		machinesFail: w.pick(0, 0, 5, 50),
+		machinesFail: w.pick(0, 0, 5, 50), cellMax: w.pick(3, 4),
 	}
 	often := func() time.Duration { return time.Duration(w.pick(0, 0, 15, 40, 90)) * time.Second }
 	p.crashEvery, p.cutEvery, p.slowEvery, p.clockEvery, p.machineEvery = often(), often(), often(), often(), often()

@@ -18,6 +18,7 @@ func (w *world) faults() {
 		{w.plan.clockEvery, w.jumpClock},
 		{w.plan.machineEvery, w.crashMachine},
 		{w.plan.machineEvery * 2, w.crashCache},
+		{w.plan.machineEvery * 2, w.halveCell},
 	} {
 		if f.every > 0 {
 			w.recur(f.every, f.begin)
@@ -208,12 +209,16 @@ func (w *world) jumpClock() func() {
 	return nil
 }
 
+// crashMachine kills a machine, often one that speaks for its cell.
 func (w *world) crashMachine() func() {
 	r := w.anyRegion()
 	if len(r.machines) == 0 {
 		return nil
 	}
 	m := r.machines[w.rng.IntN(len(r.machines))]
+	if o := r.machine(m.seat.view.Speaker()); o != nil && w.chance(50) {
+		m = o
+	}
 	if !m.up {
 		return nil
 	}
@@ -224,6 +229,24 @@ func (w *world) crashMachine() func() {
 		m.start()
 		r.version++
 	}
+}
+
+// halveCell lets some machines of a region not see the others, though all see the servers:
+// cells have two speakers then.
+func (w *world) halveCell() func() {
+	r := w.anyRegion()
+	var a, b []*node
+	for _, m := range r.machines {
+		if w.chance(50) {
+			a = append(a, &m.node)
+		} else {
+			b = append(b, &m.node)
+		}
+	}
+	if len(a) == 0 || len(b) == 0 {
+		return nil
+	}
+	return w.cut(a, b)
 }
 
 func (w *world) crashCache() func() {

@@ -14,7 +14,7 @@ func (s *server) beginReign() {
 	if s.w.conf.Break == NoGrace {
 		began = began.Add(-time.Hour)
 	}
-	s.reign = control.NewReign(control.ReignConfig{Region: s.region.name, Regions: s.region.others(), Replicas: 2,
+	s.reign = control.NewReign(control.ReignConfig{Region: s.region.name, Regions: s.region.others(), Replicas: 2, CellMax: s.w.plan.cellMax,
 		TakeoverAfter: s.w.plan.takeoverAfter, Term: fmt.Sprintf("%s/%d/%d", s.name, s.term, s.life)}, began)
 	s.desk = control.NewLeaseDesk()
 	s.version, s.asking, s.looking = 0, false, false

@@ -95,6 +95,7 @@ func (l *ledger) applied(s *server, index uint64, e entry, v raftfsm.View, resul
 	changed := v.ChangedSince(l.region.name, index-1)
 	for _, d := range changed.Deployments {
 		l.see(d, index)
+		l.w.counted(d)
 	}
 	for _, d := range changed.Deployments {
 		l.checkAlone(d.App)

@@ -16,6 +16,8 @@ type machine struct {
 	apps   map[string]*standing
 	names  []string                       // of apps, in order of their first goal
 	ran    map[string]starling.Generation // for the ledger; the machine does not read it
+	old    bool                           // of the version before, which knows no cells
+	seat   seat
 }
 
 // standing is where an app stands on a machine.
@@ -46,8 +48,8 @@ func (m *machine) poll() {
 	if m.server == nil || m.w.chance(25) {
 		m.server = m.region.anyServer()
 	}
-	m.w.ask(&m.node, m.server, hopWithin, func(s *server, a reply) { a(s.fsm.View().Goals(), nil) }, func(got any, err error) {
-		goals, _ := got.([]*starling.Goal)
+	m.w.ask(&m.node, m.server, hopWithin, func(s *server, a reply) { a(s.feedFor(m), nil) }, func(got any, err error) {
+		f, _ := got.(feed)
 		if !m.up || m.life != life {
 			return
 		}
@@ -55,9 +57,10 @@ func (m *machine) poll() {
 			m.server = nil
 			return
 		}
-		for _, g := range goals {
+		for _, g := range f.goals {
 			m.accept(g)
 		}
+		m.sit(f)
 	})
 }
 
@@ -113,7 +116,8 @@ func (m *machine) work(st *standing, most time.Duration, to starling.MachineStat
 	})
 }
 
-// report tells the leader; a report may be held up and come after a later one.
+// report tells the speaker of the cell, or the leader if there are no cells; a report may be
+// held up and come after a later one.
 func (m *machine) report() {
 	var all []starling.MachineReport
 	for _, name := range m.names {
@@ -126,7 +130,11 @@ func (m *machine) report() {
 		return
 	}
 	m.w.after(m.w.late(), func() {
-		m.region.atLeader(&m.node, hopWithin, func(s *server, a reply) { s.machineReports(all, a) }, func(any, error) {})
+		if m.old {
+			m.region.atLeader(&m.node, hopWithin, func(s *server, a reply) { s.machineReports(all, a) }, func(any, error) {})
+			return
+		}
+		m.reportToSpeaker(all)
 	})
 }
 
@@ -146,6 +154,10 @@ func (m *machine) start() {
 	}
 	m.poll()
 	m.reports()
+	if !m.old {
+		m.enlist()
+		m.gossip()
+	}
 	for _, name := range m.names {
 		m.steer(m.apps[name])
 	}
@@ -153,5 +165,6 @@ func (m *machine) start() {
 
 func (m *machine) crash() {
 	m.up, m.server = false, nil
+	m.seat = seat{}
 	m.life++
 }

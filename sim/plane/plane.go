@@ -51,11 +51,12 @@ const (
 	LostWrites      Break = "a disk loses what it said it had written"
 	HastyVote       Break = "a region votes although it hears the home"
 	NoRegionLease   Break = "a home acts without a majority of regions"
+	BlindSpeaker    Break = "a speaker counts machines that it does not name"
 )
 
 // Breaks lists them all.
 func Breaks() []Break {
-	return []Break{AckBeforeCommit, StaleLease, NoGrace, KeylessRetry, Disorder, DoubleVote, AnyGoal, SlackDeadline, LostWrites, HastyVote, NoRegionLease}
+	return []Break{AckBeforeCommit, StaleLease, NoGrace, KeylessRetry, Disorder, DoubleVote, AnyGoal, SlackDeadline, LostWrites, HastyVote, NoRegionLease, BlindSpeaker}
 }
 
 // Stats counts what happened, to see that schedules reach what they are for.
@@ -80,6 +81,8 @@ type Stats struct {
 	Activations  int
 	Campaigns    int // that came to nothing
 	Takeovers    int
+	Speakers     int // machines that began to speak for their cell
+	Halves       int // reports of a part of a cell, while another part has its own speaker
 }
 
 // Add sums up two runs.
@@ -90,6 +93,7 @@ func (s Stats) Add(o Stats) Stats {
 		s.Acknowledged + o.Acknowledged, s.Deployments + o.Deployments, s.Succeeded + o.Succeeded, s.Failed + o.Failed,
 		s.Cancelled + o.Cancelled, s.Cancels + o.Cancels, s.Builds + o.Builds, s.Requeues + o.Requeues,
 		s.Activations + o.Activations, s.Campaigns + o.Campaigns, s.Takeovers + o.Takeovers,
+		s.Speakers + o.Speakers, s.Halves + o.Halves,
 	}
 }
 

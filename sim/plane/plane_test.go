@@ -49,7 +49,7 @@ func TestPlane(t *testing.T) {
 		t.Fatalf("%s\nAgain: go test ./sim/plane -run TestPlane -seed %d -moves %d", Explain(config(failed.Seed)), failed.Seed, *moves)
 	}
 	// Schedules in which nothing happens would prove nothing.
-	if sum.Succeeded < played/8 || sum.Cancels == 0 || sum.Requeues == 0 || sum.Restores == 0 || sum.Terms < 2*played || sum.Activations == 0 || sum.Takeovers == 0 {
+	if sum.Succeeded < played/8 || sum.Cancels == 0 || sum.Requeues == 0 || sum.Restores == 0 || sum.Terms < 2*played || sum.Activations == 0 || sum.Takeovers == 0 || sum.Speakers < played || sum.Halves == 0 {
 		t.Errorf("the schedules reach too little")
 	}
 }
@@ -118,8 +118,8 @@ func TestSameSeedSameEvents(t *testing.T) {
 // found in a few schedules. The search begins where it was found last.
 func TestBreaksAreFound(t *testing.T) {
 	first := map[Break]uint64{
-		AckBeforeCommit: 1, StaleLease: 11, NoGrace: 1, KeylessRetry: 2, Disorder: 4, DoubleVote: 9,
-		AnyGoal: 4, SlackDeadline: 3, LostWrites: 1, HastyVote: 22, NoRegionLease: 9,
+		AckBeforeCommit: 1, StaleLease: 20, NoGrace: 1, KeylessRetry: 2, Disorder: 4, DoubleVote: 9,
+		AnyGoal: 4, SlackDeadline: 3, LostWrites: 1, HastyVote: 22, NoRegionLease: 59, BlindSpeaker: 2,
 	}
 	for _, b := range Breaks() {
 		t.Run(string(b), func(t *testing.T) {

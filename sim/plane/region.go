@@ -66,7 +66,9 @@ func (r *region) members() []starling.Node {
 		add(&x.node, starling.RoleCache)
 	}
 	for _, x := range r.machines {
-		add(&x.node, starling.RoleMachine)
+		if x.old {
+			add(&x.node, starling.RoleMachine)
+		}
 	}
 	slices.SortFunc(out, func(a, b starling.Node) int { return cmp.Compare(a.Name, b.Name) })
 	return out

@@ -263,6 +263,17 @@ func (s *server) machineReports(r []starling.MachineReport, answer reply) {
 	answer(nil, err)
 }
 
+func (s *server) cellReport(r rpc.CellReport, answer reply) {
+	res, news, err := s.reign.CellReport(s.fsm.View(), r, s.clock())
+	if len(res.Seeds) > 0 {
+		s.w.stats.Halves++
+	}
+	if news {
+		s.look(lookRest)
+	}
+	answer(nil, err)
+}
+
 func (s *server) regionReports(r []starling.RegionReport, answer reply) {
 	err := s.reign.RegionReports(s.fsm.View(), r, s.clock())
 	s.look(lookRest)

@@ -75,7 +75,7 @@ func (w *world) newRegion(i int) *region {
 		r.caches = append(r.caches, &cache{node: r.newNode("c", k), w: w, region: r, done: map[starling.Digest]int{}})
 	}
 	for k := range w.plan.machines {
-		r.machines = append(r.machines, &machine{node: r.newNode("m", k), w: w, region: r, apps: map[string]*standing{}, ran: map[string]starling.Generation{}})
+		r.machines = append(r.machines, &machine{node: r.newNode("m", k), w: w, region: r, apps: map[string]*standing{}, ran: map[string]starling.Generation{}, old: w.chance(15)})
 	}
 	r.version = 1
 	return r
