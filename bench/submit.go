@@ -27,7 +27,7 @@ type SubmitResult struct {
 	Count   int      `json:"count"`
 	AckMS   Quantile `json:"ack_ms"`
 	// AckFollowerMS is the same when a follower is asked, which passes the request on.
-	AckFollowerMS Quantile                  `json:"ack_follower_ms"`
+	AckFollowerMS Quantile                  `json:"ack_follower_ms,omitzero"`
 	IdleRSSMB     map[starling.Role]float64 `json:"idle_rss_mb"`
 
 	latencies []latencies // for the report

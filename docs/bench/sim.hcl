@@ -4,12 +4,12 @@
 repeat     = 6
 interleave = true
 
-scenario "sim" "200 machines" {
-  machines = 200
-  bytes    = "50MB"
+scenario "sim" "100 machines" {
+  machines = 100
+  bytes    = "20MB"
 }
 
-scenario "sim" "400 machines" {
-  machines = 400
-  bytes    = "50MB"
+scenario "sim" "200 machines" {
+  machines = 200
+  bytes    = "20MB"
 }
