@@ -44,7 +44,7 @@ func operatorCommand() *cobra.Command {
 			apiCommand("save FILE", "Save the region's state", exactArgs(1), saveSnapshot),
 			apiCommand("restore FILE", "Put a saved state in place of the region's", exactArgs(1), restoreSnapshot),
 			inspectCommand()),
-		group("gossip", "The gossip's encryption", group("keyring", "Its keys", generate)))
+		group("gossip", "The gossip's encryption", group("keyring", "Its keys", generate), rotateCellCommand()))
 }
 
 func listPeers(cmd *cobra.Command, c *client.Client, a *apiFlags, _ []string) error {

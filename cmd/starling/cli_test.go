@@ -49,6 +49,7 @@ func TestOperatorAndEngineer(t *testing.T) {
 	}
 	mustCLI(t, "tls", "cert", "create", "--ca-dir", ca, "--dir", node, "--region", "here", "--name", "one",
 		"--role", "server,cache,worker,machine", "--host", "127.0.0.1")
+	mustCLI(t, "tls", "ca", "enrol", "--ca-dir", ca, "--dir", node, "--region", "here")
 	key := strings.TrimSpace(mustCLI(t, "operator", "gossip", "keyring", "generate"))
 	http := freePort(t)
 	agentFile := writeFile(t, "agent.hcl", `
@@ -82,6 +83,8 @@ tls {
   key       = "`+node+`/node-key.pem"
   http_cert = "`+node+`/http.pem"
   http_key  = "`+node+`/http-key.pem"
+  enrol_cert = "`+node+`/`+enrolFile+`"
+  enrol_key  = "`+node+`/`+enrolKeyFile+`"
 }
 gossip {
   key = "`+key+`"
@@ -171,7 +174,7 @@ app "hello" {
 	}
 	for _, args := range [][]string{
 		{"status"}, {"status", d.ID}, {"why", d.ID}, {"why", d.ID, "--machine", "one"}, {"status", "--all"}, {"app", "list"}, {"app", "show", "hello"}, {"artifact", "list"},
-		{"artifact", "inspect", d.Artifact.String()}, {"node", "status"}, {"server", "members"}, {"region", "list"},
+		{"artifact", "inspect", d.Artifact.String()}, {"node", "status"}, {"node", "status", "one"}, {"node", "list", "--role", "server"}, {"cell", "list"}, {"server", "members"}, {"region", "list"},
 	} {
 		if out := mustCLI(t, args...); len(out) < 10 {
 			t.Errorf("starling %s prints %q", strings.Join(args, " "), out)
@@ -186,6 +189,8 @@ app "hello" {
 	}
 	t.Setenv("STARLING_TOKEN", operator.Secret)
 	mustCLI(t, "operator", "raft", "list-peers")
+	checkJoinTokens(t)
+	checkNodeMistakes(t)
 	mustCLI(t, "acl", "token", "revoke", deployer.ID)
 	t.Setenv("STARLING_TOKEN", deployer.Secret)
 	if _, _, code := cli(t, "app", "list"); code != exitFailed {

@@ -86,7 +86,7 @@ func newRoot() *cobra.Command {
 		actionCommand(starling.ActionApprove, "Let a deployment that awaits approval roll out"),
 		actionCommand(starling.ActionPause, "Stop a roll-out at its present wave"),
 		actionCommand(starling.ActionResume, "Let a paused roll-out go on"),
-		artifactCommand(), serverCommand(), nodeCommand(), regionCommand(), operatorCommand(),
+		artifactCommand(), serverCommand(), nodeCommand(), cellCommand(), regionCommand(), operatorCommand(),
 		tlsCommand(), aclCommand(),
 	)
 	return root
@@ -97,6 +97,14 @@ func group(use, short string, subs ...*cobra.Command) *cobra.Command {
 	c := &cobra.Command{Use: use, Short: short}
 	c.AddCommand(subs...)
 	return c
+}
+
+// atMostOneArg is cobra.MaximumNArgs(1) with the exit code of a usage error.
+func atMostOneArg(cmd *cobra.Command, args []string) error {
+	if len(args) > 1 {
+		return &exitError{exitUsage, fmt.Sprintf("want one argument at most, got %d: %s", len(args), cmd.UseLine())}
+	}
+	return nil
 }
 
 // exactArgs is cobra.ExactArgs with the exit code of a usage error.
