@@ -15,9 +15,10 @@ type FleetResult struct {
 	Median     time.Duration // of the regions' medians
 	Over       float64       // the worst region's Last over its Bound
 	SlowLast   time.Duration // the last slow machine
-	Unfinished int
-	WANCopies  float64 // the most that crossed to a region
-	Copies     float64 // the most that left a region's caches for machines, per cell
+	Unfinished int           // machines that can finish and have not
+	Accused    int           // machines that others distrust
+	WANCopies  float64       // the most that crossed to a region
+	Copies     float64       // the most that left a region's caches for machines, per cell
 	Steps      int64
 	Hash       uint64 // of all regions', in order
 }
@@ -31,6 +32,7 @@ type RegionResult struct {
 	Last, Median time.Duration // of the sound machines
 	SlowLast     time.Duration // the last slow machine
 	Unfinished   int
+	Accused      int
 	Placed       time.Duration // when the caches held every chunk as often as they are to
 	Latency      time.Duration // from the home
 	WANCopies    float64       // that crossed to it
@@ -44,6 +46,7 @@ type RegionResult struct {
 type part struct {
 	done                     []time.Duration // sound machines' times
 	slowLast, placed         time.Duration
+	accused                  int
 	unfinished, machines     int
 	fresh, toMachines, waste int64
 	upRate, takers           int64 // see world.bound
@@ -60,6 +63,9 @@ func (w *world) part() part {
 	for i := range w.machines {
 		m := &w.machines[i]
 		p.steps += m.steps
+		if m.accusers > 0 {
+			p.accused++
+		}
 		switch {
 		case m.fault == slow:
 			p.slowLast = max(p.slowLast, m.done[0])
@@ -79,6 +85,7 @@ func (r *fleetRun) region(n int) RegionResult {
 		done = append(done, p.done...)
 		out.SlowLast, out.Placed = max(out.SlowLast, p.slowLast), max(out.Placed, p.placed)
 		out.Unfinished += p.unfinished
+		out.Accused += p.accused
 		out.Steps += p.steps
 		out.Hash = fold(out.Hash, p.hash)
 		toMachines, waste, upRate, takers = toMachines+p.toMachines, waste+p.waste, upRate+p.upRate, takers+p.takers
@@ -115,6 +122,7 @@ func (r *fleetRun) result() FleetResult {
 		out.Last, out.SlowLast = max(out.Last, g.Last), max(out.SlowLast, g.SlowLast)
 		out.Over = max(out.Over, g.Last.Seconds()/g.Bound.Seconds())
 		out.Unfinished += g.Unfinished
+		out.Accused += g.Accused
 		out.WANCopies, out.Copies = max(out.WANCopies, g.WANCopies), max(out.Copies, g.Copies)
 		out.Steps += g.Steps
 		out.Hash = fold(out.Hash, g.Hash)
