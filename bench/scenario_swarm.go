@@ -26,6 +26,7 @@ func swarmScenario(env Env) *trial.Scenario {
 	p.StringSliceVar(&c.Compare, "compare", nil, "measure other `programs` beside it: "+strings.Join(Rivals(), ", "))
 	p.StringVar(&faults, "faults", "", "a failure `script`, like \"kill 10% at 50%; slow 1 at 0%; kill cache at 3s\"")
 	p.StringVar(&delta, "delta", "0%", "then deploy another artifact with this `share` of the bytes changed")
+	p.BoolVar(&c.Simulate, "simulate", false, "then simulate the same, and tell how far the two are apart")
 	p.Uint64Var(&c.Seed, "seed", 1, "of all randomness")
 	p.BoolVar(&curves, "curves", false, "print what the links carried over time, too")
 	folder(s, &c.Dir, env.Temp)
@@ -75,6 +76,9 @@ func swarmMetrics() []trial.Metric {
 		{Name: "delta.moved_ratio", Unit: "× changed", Better: trial.Lower, Help: "most that one machine fetched of it"},
 		{Name: "delta.cache_ratio", Unit: "× changed", Better: trial.Lower, Help: "that left the caches of it"},
 		{Name: "cap.seed_up", Unit: "× cap", Better: trial.Lower, Help: "the busiest spell of the busiest cache"},
+		{Name: "simulated.last_s", Unit: "s", Help: "of the same in the simulator"},
+		{Name: "simulated.last_off", Unit: "", Help: "measured over simulated, less 1"},
+		{Name: "simulated.median_off", Unit: "", Help: "likewise, until half of the machines hold every byte"},
 		{Name: "peers.*.last_s", Unit: "s", Help: "of a rival"},
 		{Name: "peers.*.median_s", Unit: "s", Help: "of a rival"},
 		{Name: "peers.*.cpu_s_per_gb", Unit: "CPU s/GB", Help: "of a rival"},

@@ -32,6 +32,7 @@ type SwarmConfig struct {
 	Compare  []string // other programs to measure beside it, see Rivals
 	Faults   []Fault  // befall Starling only; not with Delta
 	Delta    float64  // over 0: a second artifact with this share of the bytes changed follows
+	Simulate bool     // the same in the simulator, too
 	Tell     trial.Progress
 }
 
@@ -56,6 +57,8 @@ type SwarmResult struct {
 	Cap    *CapResult     `json:"cap,omitempty"`    // of all rounds
 	Delta  *DeltaResult   `json:"delta,omitempty"`  // of the round with the median ratio
 	Faults []*FaultResult `json:"faults,omitempty"` // of the last round
+
+	Simulated *SimulatedResult `json:"simulated,omitempty"`
 
 	Spreads map[string]Spread      `json:"spreads"`         // last_s and cpu_s_per_gb with min and max
 	Peers   map[string]*PeerResult `json:"peers,omitempty"` // rivals by name
@@ -92,6 +95,9 @@ func (c SwarmConfig) Check() error {
 		return starling.Invalidf("--delta", "must be between 0%% and %.0f%%", MaxDelta*100)
 	case c.Delta > 0 && len(c.Faults) > 0:
 		return starling.Invalidf("--delta", "is measured without faults")
+	}
+	if err := c.checkSimulated(); err != nil {
+		return err
 	}
 	_, err := victims(c.Faults, c.Machines, c.Caches, c.Seed)
 	return err
@@ -141,6 +147,11 @@ func (c SwarmConfig) Run(ctx context.Context) (_ *SwarmResult, failed error) {
 		}
 	}
 	res.sumUp(systems)
+	if c.Simulate {
+		if res.Simulated, err = c.simulated(res); err != nil {
+			return nil, err
+		}
+	}
 	res.Cap = capResult(c.CapMbit, c.Caches, res.Rounds)
 	return res, nil
 }
