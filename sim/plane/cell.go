@@ -188,7 +188,8 @@ func (r *region) machine(name string) *machine {
 func (w *world) counted(d *starling.Deployment) {
 	total := 0
 	for _, r := range w.regions {
-		if slices.ContainsFunc(d.Regions, func(p starling.Placing) bool { return p.Name == r.name }) {
+		// A takeover leaves the counts of a lost region behind.
+		if w.plan.moves() || slices.ContainsFunc(d.Regions, func(p starling.Placing) bool { return p.Name == r.name }) {
 			total += len(r.machines)
 		}
 	}
