@@ -237,13 +237,13 @@ func TestClusterViews(t *testing.T) {
 		append(machineNodes("us", 2), node("us", "c1", starling.RoleCache), node("us", "w1", starling.RoleWorker))...)
 	b.app("web", nil)
 	b.submit("d1", "web", b.artifact("v1"))
-	if n := b.server.Nodes(starling.NodeFilter{}); len(n) != 5 || n[1].Running != nil {
+	if n := b.server.Nodes(t.Context(), starling.NodeFilter{}); len(n) != 5 || n[1].Running != nil {
 		t.Errorf("a follower's nodes: %+v", n)
 	}
 	term := b.elect()
 	b.look(term)
 	b.report(term, "web", starling.MachineFailed, "m0")
-	n := b.server.Nodes(starling.NodeFilter{})
+	n := b.server.Nodes(t.Context(), starling.NodeFilter{})
 	if len(n) != 5 || n[1].Name != "m0" || n[1].Problem != "web: because of m0" || len(n[1].Running) != 1 || n[1].SeenAt.IsZero() {
 		t.Errorf("nodes: %+v", n)
 	}

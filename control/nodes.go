@@ -14,8 +14,8 @@ import (
 )
 
 // Nodes implements httpapi.Cluster: the members of the region's own pool and the machines
-// of its roster, by name. What machines reported is known to the leader.
-func (s *Server) Nodes(f starling.NodeFilter) []starling.NodeStatus {
+// of its roster, by name. What machines reported is known to the leader, or to their cells.
+func (s *Server) Nodes(ctx context.Context, f starling.NodeFilter) []starling.NodeStatus {
 	limit := cmp.Or(f.Limit, starling.MaxListedNodes)
 	out := []starling.NodeStatus{}
 	for n := range s.allNodes(f.After) {
@@ -24,6 +24,9 @@ func (s *Server) Nodes(f starling.NodeFilter) []starling.NodeStatus {
 				break
 			}
 		}
+	}
+	if t := s.reigning(); t != nil {
+		t.fill(ctx, out)
 	}
 	return out
 }
@@ -100,7 +103,7 @@ func (s *Server) machineStatus(t *term, m *starling.Machine) starling.NodeStatus
 }
 
 // Node implements httpapi.Roster.
-func (s *Server) Node(_ context.Context, name string) (*starling.NodeDetail, error) {
+func (s *Server) Node(ctx context.Context, name string) (*starling.NodeDetail, error) {
 	m, known := s.cfg.FSM.View().Machine(name)
 	members, t := s.memberStatuses(), s.reigning()
 	i, member := slices.BinarySearchFunc(members, name, func(n starling.NodeStatus, name string) int { return cmp.Compare(n.Name, name) })
@@ -115,6 +118,16 @@ func (s *Server) Node(_ context.Context, name string) (*starling.NodeDetail, err
 	default:
 		return nil, fmt.Errorf("node %.80q: %w in region %s", name, starling.ErrNotFound, s.cfg.Region)
 	}
+	if d.Cell == "" {
+		return d, nil
+	}
+	told, err := s.cellMember(ctx, name)
+	if err != nil {
+		d.Unasked = err.Error()
+		return d, nil
+	}
+	d.Reports = told.Reports
+	tellOf(&d.NodeStatus, &told)
 	return d, nil
 }
 

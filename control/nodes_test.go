@@ -1,8 +1,13 @@
 package control
 
 import (
+	"context"
 	"crypto/ed25519"
+	"encoding/json"
 	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +15,7 @@ import (
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/raftfsm"
+	"github.com/starlingdeploy/starling/rpc"
 )
 
 func namesOfNodes(all []starling.NodeStatus) (names []string) {
@@ -28,7 +34,7 @@ func TestNodesOfPoolAndRoster(t *testing.T) {
 	b.look(term)
 	b.cellReport(term, "m0", tickets[0].Cell, []int{tickets[0].Slot, tickets[1].Slot})
 
-	all := b.server.Nodes(starling.NodeFilter{})
+	all := b.server.Nodes(t.Context(), starling.NodeFilter{})
 	if got := namesOfNodes(all); !slices.Equal(got, []string{"a-old", "m0", "m1", "m2", "s1", "z-cache"}) {
 		t.Fatalf("%v", got)
 	}
@@ -48,7 +54,7 @@ func TestNodesOfPoolAndRoster(t *testing.T) {
 		"a cell":   {starling.NodeFilter{Cell: tickets[0].Cell, State: starling.NodeDead}, []string{"m2"}},
 		"servers":  {starling.NodeFilter{Role: starling.RoleServer}, []string{"m1", "s1"}},
 	} {
-		if got := namesOfNodes(b.server.Nodes(ask.f)); !slices.Equal(got, ask.want) {
+		if got := namesOfNodes(b.server.Nodes(t.Context(), ask.f)); !slices.Equal(got, ask.want) {
 			t.Errorf("%s: %v, want %v", what, got, ask.want)
 		}
 	}
@@ -166,5 +172,64 @@ func TestALeaderSplitsFullCells(t *testing.T) {
 	b.look(term)
 	if cells := b.server.Cells(); len(cells) != 2 || cells[0].Machines != 2 || cells[1].Machines != 2 {
 		t.Errorf("%+v", cells)
+	}
+}
+
+// relayOf serves what a cell's relay answers.
+func relayOf(t *testing.T, members ...rpc.CellMember) func(context.Context, string) (net.Conn, error) {
+	t.Helper()
+	mux := http.NewServeMux()
+	mux.HandleFunc(rpc.RouteCellMembers, func(w http.ResponseWriter, _ *http.Request) {
+		if err := json.NewEncoder(w).Encode(members); err != nil {
+			t.Error(err)
+		}
+	})
+	mux.HandleFunc(rpc.RouteCellMachine, func(w http.ResponseWriter, r *http.Request) {
+		for _, m := range members {
+			if m.Node.Name == r.URL.Query().Get("name") {
+				if err := json.NewEncoder(w).Encode(m); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
+	relay := httptest.NewServer(mux)
+	t.Cleanup(relay.Close)
+	return func(ctx context.Context, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", relay.Listener.Addr().String())
+	}
+}
+
+// What a machine in a cell runs is asked of its cell.
+func TestCellsTellWhatTheirMachinesRun(t *testing.T) {
+	runs := starling.DigestOf([]byte("v1"))
+	member := func(name string, state starling.MachineState, reason string) rpc.CellMember {
+		n := node("us", name, starling.RoleMachine)
+		return rpc.CellMember{Node: n, SeenAt: newFakeClock().Now(), Reports: []starling.MachineReport{
+			{Node: name, App: "web", State: state, Running: runs, Reason: reason},
+		}}
+	}
+	with := withCells(4)
+	b := newBench(t, "us", func(c *Config) {
+		with(c)
+		c.DialCell = relayOf(t, member("m0", starling.MachineHealthy, ""), member("m1", starling.MachineFailed, "no disk"))
+	})
+	t.Cleanup(func() { b.server.toCells.CloseIdleConnections() })
+	term := b.elect()
+	b.look(term)
+	tickets := b.enlist(3)
+	b.look(term)
+	if d, err := b.server.Node(t.Context(), "m1"); err != nil || !strings.Contains(d.Unasked, "silent") {
+		t.Errorf("nobody speaks for the cell yet: %+v, %v", d, err)
+	}
+	b.cellReport(term, "m0", tickets[0].Cell, []int{tickets[0].Slot, tickets[1].Slot})
+	all := b.server.Nodes(t.Context(), starling.NodeFilter{Role: starling.RoleMachine})
+	if len(all) != 3 || all[0].Running["web"] != runs || all[1].Problem != "web: no disk" || all[0].Addr == "" || all[2].Running != nil {
+		t.Errorf("%+v", all)
+	}
+	d, err := b.server.Node(t.Context(), "m1")
+	if err != nil || d.Unasked != "" || len(d.Reports) != 1 || d.Running["web"] != runs || d.SeenAt.IsZero() {
+		t.Errorf("%+v, %v", d, err)
 	}
 }

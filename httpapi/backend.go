@@ -105,7 +105,7 @@ type ACL interface {
 // Cluster tells who is there.
 type Cluster interface {
 	Leader() starling.LeaderStatus
-	Nodes(f starling.NodeFilter) []starling.NodeStatus // by name
+	Nodes(ctx context.Context, f starling.NodeFilter) []starling.NodeStatus // by name
 	RegionStatuses() []starling.RegionStatus
 	Region(name string) (*starling.RegionDetail, bool)
 	// TakeOver makes this region the home of another's apps. Without force it is refused

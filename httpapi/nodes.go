@@ -74,7 +74,7 @@ func (a *api) registerNodes() {
 		if err != nil {
 			return nil, err
 		}
-		return &answer[[]starling.NodeStatus]{index, list(a.Backend.Nodes(f))}, nil
+		return &answer[[]starling.NodeStatus]{index, list(a.Backend.Nodes(ctx, f))}, nil
 	})
 	register(a, route{
 		method: http.MethodGet, path: "/v1/nodes/{name}", id: "get-node", summary: "Show a member of this region or a machine",

@@ -14,7 +14,7 @@ import (
 	"github.com/starlingdeploy/starling/raftfsm"
 )
 
-func (b *backend) Nodes(f starling.NodeFilter) []starling.NodeStatus {
+func (b *backend) Nodes(_ context.Context, f starling.NodeFilter) []starling.NodeStatus {
 	out := []starling.NodeStatus{}
 	for m := range b.fsm.View().Machines(f.After) {
 		n := starling.NodeStatus{Cell: m.Cell, Standing: m.Standing, Node: starling.Node{
