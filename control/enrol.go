@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"time"
@@ -83,7 +84,7 @@ func (s *Server) enrol(r *http.Request) (*rpc.EnrolResponse, error) {
 	case s.enrolling <- struct{}{}:
 		defer func() { <-s.enrolling }()
 	case <-turn.C:
-		return nil, &starling.BusyError{What: "too many machines enrol at this server", After: 2 * enrolQueueWithin}
+		return nil, &starling.BusyError{What: "too many machines enrol at this server", After: 2*enrolQueueWithin + rand.N(4*enrolQueueWithin)}
 	case <-ctx.Done():
 		return nil, fmt.Errorf("enrol: %w", starling.ErrUnavailable)
 	}

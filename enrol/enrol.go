@@ -58,7 +58,7 @@ func (c *Config) Credentials(ctx context.Context) (*pki.Credentials, error) {
 		}
 		c.Logger.Warn("the certificate has expired while this machine was off: it enrols again with its key", "expired", have.Leaf.NotAfter)
 	}
-	if _, err := c.enrol(ctx); err != nil {
+	if err := c.enrolAndKeep(ctx, kept); err != nil {
 		if have != nil && c.Token == "" && errors.Is(err, starling.ErrForbidden) {
 			err = fmt.Errorf("its certificate has expired, and it is not let in with its key: remove the machine (starling node remove %s), and give it a new join_token: %w", c.Machine.Name, err)
 		}
@@ -70,23 +70,64 @@ func (c *Config) Credentials(ctx context.Context) (*pki.Credentials, error) {
 	return kept.Credentials(c.Dir)
 }
 
+// enrolAndKeep keeps the key before any server hears of it: whatever is lost after that, it is the
+// same machine which asks again.
+func (c *Config) enrolAndKeep(ctx context.Context, kept *Kept) error {
+	if (kept == nil || kept.CA == nil) && c.Token == "" {
+		return starling.Invalidf("join_token", "this machine has no certificate: give it a join token (--join-token, join_token or join_token_file), made by `starling node token create`")
+	}
+	if kept == nil {
+		keyPEM, err := pki.NewKey()
+		if err != nil {
+			return err
+		}
+		if err := write(c.Dir, KeyFile, keyPEM); err != nil {
+			return err
+		}
+		kept = &Kept{Key: keyPEM}
+	}
+	res, err := c.Enrol(ctx, kept.Key, kept.CA)
+	if err != nil {
+		return err
+	}
+	return keep(c.Dir, res)
+}
+
+// Enrol asks for a certificate of a key until it gets one, the region refuses it (see Credentials), or
+// ctx ends. Servers are known by the CA in the token and those in caPEM, which may be empty. It
+// reads and writes nothing in Dir.
+func (c *Config) Enrol(ctx context.Context, keyPEM, caPEM []byte) (*rpc.EnrolResponse, error) {
+	r, err := c.request(keyPEM, caPEM)
+	if err != nil {
+		return nil, err
+	}
+	var pause backoff
+	for told := false; ; {
+		res, err := c.round(ctx, r, &pause)
+		if err == nil {
+			return res, nil
+		}
+		if ctx.Err() != nil || verdict(err) {
+			return nil, err
+		}
+		if !told {
+			c.Logger.Warn("cannot enrol yet, and goes on trying", "error", err)
+			told = true
+		}
+	}
+}
+
 // request is what is sent, but for its time, and whom to send it to.
 type request struct {
 	rpc.EnrolRequest
 	cas []starling.Digest
 }
 
-func (c *Config) request() (*request, error) {
-	if !c.known() && c.Token == "" {
-		return nil, starling.Invalidf("join_token", "this machine has no certificate: give it a join token (--join-token, join_token or join_token_file), made by `starling node token create`")
-	}
-	keyPEM, err := key(c.Dir)
-	if err != nil {
-		return nil, err
-	}
+func (c *Config) request(keyPEM, caPEM []byte) (*request, error) {
 	r := &request{EnrolRequest: rpc.EnrolRequest{
 		Token: c.Token, Name: c.Machine.Name, Zone: c.Machine.Zone, Rack: c.Machine.Rack, Tags: c.Machine.Tags, Gossip: c.Machine.Gossip,
 	}}
+	var err error
 	if r.CSR, err = pki.NewCSR(keyPEM); err != nil {
 		return nil, err
 	}
@@ -97,12 +138,8 @@ func (c *Config) request() (*request, error) {
 		}
 		r.cas = append(r.cas, text.CA)
 	}
-	kept, err := Read(c.Dir)
-	if err != nil {
-		return nil, err
-	}
-	if kept != nil && kept.CA != nil {
-		known, err := pki.Fingerprints(kept.CA)
+	if len(caPEM) > 0 {
+		known, err := pki.Fingerprints(caPEM)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", CAFile, err)
 		}
@@ -111,44 +148,9 @@ func (c *Config) request() (*request, error) {
 	return r, nil
 }
 
-// known reports whether there is a key and a CA to enrol again with.
-func (c *Config) known() bool {
-	k, err := Read(c.Dir)
-	return err == nil && k != nil && k.CA != nil
-}
-
-// enrol tries until it succeeds or is refused, and keeps the answer.
-func (c *Config) enrol(ctx context.Context) (*rpc.EnrolResponse, error) {
-	r, err := c.request()
-	if err != nil {
-		return nil, err
-	}
-	var pause backoff
-	for told := false; ; {
-		res, err := c.round(ctx, r, &pause)
-		if err == nil {
-			return res, keep(c.Dir, res)
-		}
-		if ctx.Err() != nil || verdict(err) {
-			return nil, err
-		}
-		if !told {
-			c.Logger.Warn("cannot enrol yet, and goes on trying", "error", err)
-			told = true
-		}
-		var busy *starling.BusyError
-		if errors.As(err, &busy) { // the round has waited
-			continue
-		}
-		if err := sleep(ctx, pause.after(err)); err != nil {
-			return nil, err
-		}
-	}
-}
-
 // round tries each server once, in random order, until one answers. The error of a round is a verdict if
-// the region has refused the machine, or if no server at all would talk to it. Where a server is
-// busy it waits before it goes on.
+// the region has refused the machine, or if no server at all would talk to it. It waits after each
+// attempt that failed, but for the first one: that server may be the only one which is gone.
 func (c *Config) round(ctx context.Context, r *request, pause *backoff) (*rpc.EnrolResponse, error) {
 	servers := slices.Clone(c.Servers())
 	if len(servers) == 0 {
@@ -156,11 +158,10 @@ func (c *Config) round(ctx context.Context, r *request, pause *backoff) (*rpc.En
 	}
 	rand.Shuffle(len(servers), func(i, j int) { servers[i], servers[j] = servers[j], servers[i] })
 	var turnedAway, other error
-	for _, addr := range servers[:min(len(servers), maxServers)] {
+	for i, addr := range servers[:min(len(servers), maxServers)] {
 		req := r.EnrolRequest
 		req.At = c.now()
 		res, refused, err := Once(ctx, c.Dial, addr, r.cas, c.Region, &req)
-		var busy *starling.BusyError
 		switch {
 		case err == nil:
 			return &res, nil
@@ -168,13 +169,15 @@ func (c *Config) round(ctx context.Context, r *request, pause *backoff) (*rpc.En
 			return nil, err
 		case verdict(err): // that server's only: it may be of another cluster, or its clock be wrong
 			turnedAway = err
-		case errors.As(err, &busy): // the others are, too
-			other = err
-			if err := sleep(ctx, pause.after(err)); err != nil {
-				return nil, err
-			}
-		default:
-			other = fmt.Errorf("%s: %w", addr, err)
+			continue
+		}
+		other = fmt.Errorf("%s: %w", addr, err)
+		var busy *starling.BusyError
+		if i == 0 && len(servers) > 1 && !errors.As(err, &busy) { // where one is busy, the others are too
+			continue
+		}
+		if err := sleep(ctx, pause.after(err)); err != nil {
+			return nil, err
 		}
 	}
 	if other != nil {

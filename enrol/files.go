@@ -85,27 +85,6 @@ func write(dir, name string, content []byte) error {
 	return nil
 }
 
-// key returns the machine's key, made and kept before any server hears of it: whatever is lost
-// after that, it is the same machine which asks again.
-func key(dir string) ([]byte, error) {
-	k, err := Read(dir)
-	if err != nil || k != nil {
-		return k.orNoKey(), err
-	}
-	keyPEM, err := pki.NewKey()
-	if err != nil {
-		return nil, err
-	}
-	return keyPEM, write(dir, KeyFile, keyPEM)
-}
-
-func (k *Kept) orNoKey() []byte {
-	if k == nil {
-		return nil
-	}
-	return k.Key
-}
-
 // keep writes an answer. The certificate comes last: with it the enrolment is complete.
 func keep(dir string, res *rpc.EnrolResponse) error {
 	ticket, err := json.Marshal(res.Ticket)

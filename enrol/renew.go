@@ -73,7 +73,7 @@ func (c *Config) renew(ctx context.Context, have *pki.Credentials, client *rpc.C
 	if have.Valid(c.now()) != nil {
 		again := *c
 		again.Token = "" // its key is known; a token may have been used up since
-		r, err := again.request()
+		r, err := again.request(kept.Key, kept.CA)
 		if err != nil {
 			return nil, err
 		}

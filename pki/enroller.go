@@ -18,8 +18,8 @@ import (
 // not say otherwise. Machines renew at two thirds of it.
 const DefaultMachineTTL = 7 * 24 * time.Hour
 
-// MinMachineTTL leaves room for ClockSlack and for some tries to renew.
-const MinMachineTTL = 10 * time.Second
+// MinMachineTTL leaves room for a try or two to renew.
+const MinMachineTTL = 2 * time.Second
 
 // maxCSRBytes bounds what a stranger may have us parse.
 const maxCSRBytes = 4 << 10

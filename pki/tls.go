@@ -2,6 +2,7 @@ package pki
 
 import (
 	"crypto/tls"
+	"errors"
 	"net"
 	"slices"
 	"time"
@@ -23,9 +24,13 @@ type TLS struct {
 	Refused func(remote net.Addr, cause error) // told of every refused client; may be nil
 
 	// Enrol is the protocol of callers without a certificate, who get to know this side's. Empty:
-	// there are none.
+	// there are none. Admit, if not nil, is asked before anything is computed for one of them; false
+	// ends the handshake with the alert internal_error.
 	Enrol string
+	Admit func() bool
 }
+
+var errCrowded = errors.New("too many callers without a certificate")
 
 // Server returns the configuration of the accepting side. It takes the credentials
 // anew for each connection.
@@ -35,6 +40,9 @@ func (t TLS) Server() *tls.Config {
 		NextProtos: []string{t.ALPN},
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 			if t.Enrol != "" && slices.Equal(hello.SupportedProtos, []string{t.Enrol}) {
+				if t.Admit != nil && !t.Admit() {
+					return nil, errCrowded
+				}
 				return t.enrolment(), nil
 			}
 			return t.config(func(err error) {

@@ -121,8 +121,9 @@ func listen(cfg Config, s *socket) (*Endpoint, error) {
 	e.credentials.Store(cfg.Credentials)
 	e.tls = pki.TLS{ALPN: alpn, Current: e.credentials.Load, Now: cfg.now, Refused: e.refusedHandshake}
 	if cfg.Enrolment != nil {
-		e.tls.Enrol = enrolALPN
 		e.enrolment = newAdmission(*cfg.Enrolment)
+		e.tls.Enrol = enrolALPN
+		e.tls.Admit = func() bool { return e.enrolment.knock(time.Now()) }
 	}
 	e.diallingCfg = cfg.dialling(e.budget)
 	for k := range e.queues {

@@ -50,9 +50,10 @@ func (c *Enrolment) check() error {
 // admission lets in as many as there is room for. To each of the others it deals a later moment, one
 // after the other at the rate at which it can let in, so that they do not come back together.
 type admission struct {
-	max  int
-	rate *rate.Limiter
-	step time.Duration // between two moments, at least
+	max    int
+	rate   *rate.Limiter
+	knocks *rate.Limiter // handshakes, also of those who are then sent away
+	step   time.Duration // between two moments, at least
 
 	mu    sync.Mutex
 	open  int
@@ -70,10 +71,24 @@ func newAdmission(c Enrolment) *admission {
 		c.PerSecond = DefaultEnrolPerSecond
 	}
 	return &admission{
-		max:  c.MaxConnections,
-		rate: rate.NewLimiter(rate.Limit(c.PerSecond), c.PerSecond),
-		step: time.Second / time.Duration(c.PerSecond),
+		max:    c.MaxConnections,
+		rate:   rate.NewLimiter(rate.Limit(c.PerSecond), c.PerSecond),
+		knocks: rate.NewLimiter(rate.Limit(2*c.PerSecond), 2*c.PerSecond),
+		step:   time.Second / time.Duration(c.PerSecond),
 	}
+}
+
+// knock reports whether there is time for a handshake, after which a caller gets a place or hears when
+// to come back. In a larger crowd it costs a tenth to say only that it is too much: what
+// strangers cause must not keep a server from its Raft.
+func (a *admission) knock(now time.Time) bool {
+	if a.knocks.AllowN(now, 1) {
+		return true
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.busy++
+	return false
 }
 
 // enter takes a place, to be given back by leave, or says how long to stay away.

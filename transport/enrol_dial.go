@@ -14,6 +14,9 @@ import (
 	"github.com/starlingdeploy/starling/pki"
 )
 
+// internalError is the TLS alert of a server that has no time for a handshake.
+const internalError = cryptoErrorFirst + 80
+
 // noApplicationProtocol is the TLS alert of a server at which nobody enrols (RFC 7301, section 3.2).
 const noApplicationProtocol = cryptoErrorFirst + 120
 
@@ -118,7 +121,7 @@ func enrolError(err error) error {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%w: nobody answered within %s", starling.ErrUnavailable, dialTimeout)
-	case errors.As(err, &tls) && tls.Remote && tls.ErrorCode == quic.ConnectionRefused: // QUIC's own queue
+	case errors.As(err, &tls) && tls.Remote && (tls.ErrorCode == internalError || tls.ErrorCode == quic.ConnectionRefused): // or QUIC's own queue is full
 		return &starling.BusyError{What: "the server has too many new connections"}
 	case errors.As(err, &tls) && tls.Remote && tls.ErrorCode == noApplicationProtocol:
 		return fmt.Errorf("%w: this server enrols nobody: it has no enrolment authority (tls { enrol_cert, enrol_key }, made by `starling tls ca enrol`)",

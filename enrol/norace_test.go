@@ -1,0 +1,5 @@
+//go:build !race
+
+package enrol_test
+
+const stormMachines = 300
