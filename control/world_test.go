@@ -146,7 +146,7 @@ func (w *world) startServer(r *worldRegion, n starling.Node, layer *tcpLayer, ad
 	}
 	s, err := New(Config{
 		Region: r.name, Name: n.Name, Raft: rn, FSM: fsm, Members: r.members, Blobs: r.blobs, Regions: others,
-		DialControl: w.wire.dialer(identity(n)), Sign: envelope, Settle: -1, Logger: logger.With("server", r.name+"/"+n.Name),
+		DialControl: w.wire.dialer(identity(n)), DialCell: w.wire.dialer(identity(n)), Sign: envelope, SignFeed: unsigned, CellMax: 3, Settle: -1, Logger: logger.With("server", r.name+"/"+n.Name),
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -232,20 +232,30 @@ func (r *worldRegion) leader() *worldServer {
 func (w *world) join(n starling.Node, act func(ctx context.Context, n starling.Node, c *rpc.Client) error) {
 	r := w.regions[n.Region]
 	r.members.set(append(r.members.Members(), n)...)
-	p := &picker{r: r, transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
-			return w.wire.dialer(identity(n))(ctx, addr)
-		},
-	}}
-	client := &rpc.Client{HTTP: &http.Client{Transport: p}}
+	w.act(n, act)
+}
+
+// act runs a node's part until the world ends.
+func (w *world) act(n starling.Node, act func(ctx context.Context, n starling.Node, c *rpc.Client) error) {
+	client := w.clientOf(n)
 	w.actors.Go(func() {
-		defer p.transport.CloseIdleConnections()
+		defer client.HTTP.CloseIdleConnections()
 		for w.ctx.Err() == nil {
 			if err := act(w.ctx, n, client); err != nil && w.ctx.Err() == nil {
 				_ = sleep(w.ctx, 20*time.Millisecond) // a server or leader is gone: try again
 			}
 		}
 	})
+}
+
+// clientOf returns a client of a node's region in its name.
+func (w *world) clientOf(n starling.Node) *rpc.Client {
+	p := &picker{r: w.regions[n.Region], transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			return w.wire.dialer(identity(n))(ctx, addr)
+		},
+	}}
+	return &rpc.Client{HTTP: &http.Client{Transport: p}}
 }
 
 // picker sends requests to one of a region's servers, another after each failure.
@@ -263,6 +273,9 @@ func (p *picker) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	return res, err
 }
+
+// CloseIdleConnections is for http.Client's method of that name.
+func (p *picker) CloseIdleConnections() { p.transport.CloseIdleConnections() }
 
 // worker builds whatever it is asked to in no time.
 func (w *world) worker(ctx context.Context, n starling.Node, c *rpc.Client) error {
