@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/cell"
@@ -125,6 +128,56 @@ func TestCellsAreCountedByTheirSpeakers(t *testing.T) {
 	if !errors.Is(err, starling.ErrFenced) {
 		t.Errorf("a machine of another cell speaks: %v", err)
 	}
+}
+
+func TestMetricsOfCells(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	b := newBench(t, "us", func(c *Config) { withCells(4)(c); c.Metrics = registry })
+	f := &fleet{bench: b, term: b.elect()}
+	f.look(f.term)
+	f.tickets = f.enlist(6)
+	f.look(f.term)
+	f.clock.advance(12 * time.Second)
+	f.cellReport(f.term, "m0", f.tickets[0].Cell, f.slotsOf(0, 1))
+	f.clock.advance(time.Second)
+	for name, want := range map[string]string{
+		"starling_cells":                `starling_cells{state="heard"} 1` + "\n" + `starling_cells{state="silent"} 1`,
+		"starling_machines":             `starling_machines{state="alive"} 2` + "\n" + `starling_machines{state="missing"} 4`,
+		"starling_cell_reports_total":   "starling_cell_reports_total 1",
+		"starling_cell_silence_seconds": "starling_cell_silence_seconds 13",
+	} {
+		got := metricText(t, registry, name)
+		if got != want {
+			t.Errorf("%s\n%s\nwant\n%s", name, got, want)
+		}
+	}
+}
+
+// metricText is one metric as prometheus reads it, without its help.
+func metricText(t *testing.T, g prometheus.Gatherer, name string) string {
+	t.Helper()
+	all, err := g.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for _, f := range all {
+		for _, m := range f.Metric {
+			if f.GetName() != name {
+				continue
+			}
+			var labels []string
+			for _, l := range m.Label {
+				labels = append(labels, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
+			}
+			if text := strings.Join(labels, ","); text != "" {
+				lines = append(lines, fmt.Sprintf("%s{%s} %v", name, text, m.GetGauge().GetValue()+m.GetCounter().GetValue()))
+			} else {
+				lines = append(lines, fmt.Sprintf("%s %v", name, m.GetGauge().GetValue()+m.GetCounter().GetValue()))
+			}
+		}
+	}
+	return strings.Join(lines, "\n")
 }
 
 func TestACellThatStaysSilentIsAbsentInTheEnd(t *testing.T) {

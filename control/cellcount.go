@@ -198,13 +198,30 @@ func (c *cellState) status(now time.Time) cellStatus {
 	return s
 }
 
-// status tells how a cell is heard; false: the leader knows no such cell yet.
-func (b *cellBoard) status(name string, now time.Time) (cellStatus, bool) {
+// cellSums are what a leader knows of its cells at a moment.
+type cellSums struct {
+	cells, silent   int           // silent: without a report that counts
+	machines, alive int           // alive: that a report shows
+	oldest          time.Duration // since the last report of the cell that has been quiet longest, or since the term began
+	heard           int           // reports in this term
+}
+
+func (b *cellBoard) sums(now time.Time) cellSums {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	c := b.cells[name]
-	if c == nil {
-		return cellStatus{SilentMS: -1}, false
+	s := cellSums{cells: len(b.cells), heard: b.heard}
+	for _, c := range b.cells {
+		st := c.status(now)
+		s.machines += c.cell.Machines
+		s.alive += st.Alive
+		if len(c.accepted) == 0 {
+			s.silent++
+		}
+		last := c.heardAt
+		if last.IsZero() {
+			last = b.since
+		}
+		s.oldest = max(s.oldest, now.Sub(last))
 	}
-	return c.status(now), true
+	return s
 }

@@ -71,9 +71,9 @@ func (s *speaker) tellServers(w http.ResponseWriter, r *http.Request) {
 
 // speak hears what is new and tells how the cell stands.
 func (s *speaker) speak(ctx context.Context, _ starling.Node, c *rpc.Client) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second) // a server may hang
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second) // a server may hang
 	defer cancel()
-	news, err := c.Feed(ctx, s.have, 300*time.Millisecond)
+	news, err := c.Feed(ctx, s.have, 400*time.Millisecond)
 	if err != nil {
 		return err
 	}
@@ -147,18 +147,28 @@ func TestANewLeaderHearsAllCellsWithinSeconds(t *testing.T) {
 		return ok && d.Machines.Target == 12 && d.Machines.Staged == 10 && d.Machines.Absent == 0 && len(d.Fleet) == 1
 	}
 	us := w.regions["us"]
-	w.eventually("all cells have reported", func() bool { l := us.leader(); return l != nil && whole(l) })
+	patience := 2 * time.Minute // on a busy computer leaders come and go
+	w.within(patience, "all cells have reported", func() bool { l := us.leader(); return l != nil && whole(l) })
 
 	old := us.leader()
 	old.hang()
 	us.members.alive(old.node.Name, false)
 	var lead *worldServer
-	w.eventually("another leader", func() bool { lead = us.leader(); return lead != nil && lead != old })
-	elected := time.Now()
-	w.eventually("the new leader has heard all cells", func() bool { return whole(lead) })
+	var elected time.Time
+	w.within(patience, "the new leader has heard all cells", func() bool {
+		l := us.leader()
+		if l == nil || l == old {
+			lead = nil
+			return false
+		}
+		if l != lead {
+			lead, elected = l, time.Now()
+		}
+		return whole(lead)
+	})
 	took := time.Since(elected)
 	t.Logf("the picture was whole %s after the election", took.Round(time.Millisecond))
-	if took > 8*time.Second {
+	if took > rpc.CellSilentAfter+5*time.Second { // seconds, on a computer that is not busy
 		t.Errorf("the new leader knew all cells after %s", took)
 	}
 
@@ -166,14 +176,17 @@ func TestANewLeaderHearsAllCellsWithinSeconds(t *testing.T) {
 		if s == old {
 			continue
 		}
-		m, err := s.cellMember(w.ctx, "m7")
+		var m rpc.CellMember
+		var err error
+		w.within(patience, "asking where m7 is", func() bool { m, err = s.cellMember(w.ctx, "m7"); return err == nil })
 		if err != nil || m.Node.Name != "m7" || m.Node.Addr != "m7.us:7471" {
 			t.Errorf("server %s asks where m7 is: %+v, %v", s.node.Name, m, err)
 		}
 		if _, err := s.cellMember(w.ctx, "m99"); !errors.Is(err, starling.ErrNotFound) {
 			t.Errorf("server %s asks where m99 is: %v", s.node.Name, err)
 		}
-		cells, err := s.DeploymentCells(w.ctx, id, "")
+		var cells []starling.CellProgress
+		w.within(patience, "asking for all cells", func() bool { cells, err = s.DeploymentCells(w.ctx, id, ""); return err == nil && len(cells) == 6 })
 		if err != nil || len(cells) != 6 || cells[0].Alive != 2 || cells[0].Counts.Target != 2 || cells[0].SilentMS < 0 || len(cells[0].Speakers) != 1 {
 			t.Errorf("server %s: %+v, %v", s.node.Name, cells, err)
 		}

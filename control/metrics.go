@@ -24,6 +24,10 @@ type metrics struct {
 	spare                *prometheus.Desc
 	level                *prometheus.Desc
 	history              *prometheus.Desc
+	cells                *prometheus.Desc
+	machines             *prometheus.Desc
+	reports              *prometheus.Desc
+	silence              *prometheus.Desc
 }
 
 func newMetrics(s *Server, registry prometheus.Registerer) (*metrics, error) {
@@ -52,6 +56,14 @@ func newMetrics(s *Server, registry prometheus.Registerer) (*metrics, error) {
 			"Level of commands that every server of this region must be able to apply.", nil, nil),
 		history: prometheus.NewDesc("starling_deployments_kept",
 			"Ended deployments that this region keeps, by home and where: record or archive.", []string{"home", "where"}, nil),
+		cells: prometheus.NewDesc("starling_cells",
+			"Cells of this region's machines, by state: heard, or silent for 10 s; from the leader only.", []string{"state"}, nil),
+		machines: prometheus.NewDesc("starling_machines",
+			"Machines in cells, by state: alive, or missing in what the cells report; from the leader only.", []string{"state"}, nil),
+		reports: prometheus.NewDesc("starling_cell_reports_total",
+			"Reports of cells that this leader has taken in its term; from the leader only.", nil, nil),
+		silence: prometheus.NewDesc("starling_cell_silence_seconds",
+			"Since the last report of the cell that has been quiet for longest; from the leader only.", nil, nil),
 	}
 	for _, p := range []starling.Phase{starling.PhaseSucceeded, starling.PhaseFailed, starling.PhaseCancelled} {
 		m.ended.WithLabelValues(string(p))
@@ -108,6 +120,10 @@ func (m *metrics) Describe(out chan<- *prometheus.Desc) {
 	out <- m.spare
 	out <- m.level
 	out <- m.history
+	out <- m.cells
+	out <- m.machines
+	out <- m.reports
+	out <- m.silence
 }
 
 // Collect implements prometheus.Collector.
@@ -142,9 +158,22 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	leads := 0.0
 	if t != nil {
 		leads = 1
+		m.collectCells(out, t.cells.sums(now))
 	}
 	out <- prometheus.MustNewConstMetric(m.leader, prometheus.GaugeValue, leads)
 	if h, err := m.s.cfg.Raft.Health(); err == nil { // else it does not lead
 		out <- prometheus.MustNewConstMetric(m.spare, prometheus.GaugeValue, float64(h.FailureTolerance))
 	}
+}
+
+func (m *metrics) collectCells(out chan<- prometheus.Metric, s cellSums) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	gauge(m.cells, float64(s.cells-s.silent), "heard")
+	gauge(m.cells, float64(s.silent), "silent")
+	gauge(m.machines, float64(s.alive), "alive")
+	gauge(m.machines, float64(s.machines-s.alive), "missing")
+	gauge(m.silence, s.oldest.Seconds())
+	out <- prometheus.MustNewConstMetric(m.reports, prometheus.CounterValue, float64(s.heard))
 }

@@ -359,9 +359,14 @@ func (w *world) machineActor() func(context.Context, starling.Node, *rpc.Client)
 
 func (w *world) eventually(what string, ok func() bool) {
 	w.t.Helper()
-	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	w.within(30*time.Second, what, ok)
+}
+
+func (w *world) within(most time.Duration, what string, ok func() bool) {
+	w.t.Helper()
+	for end := time.Now().Add(most); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			w.t.Fatalf("%s: not within 30 s", what)
+			w.t.Fatalf("%s: not within %s", what, most)
 		}
 	}
 }

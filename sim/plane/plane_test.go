@@ -119,7 +119,7 @@ func TestSameSeedSameEvents(t *testing.T) {
 func TestBreaksAreFound(t *testing.T) {
 	first := map[Break]uint64{
 		AckBeforeCommit: 1, StaleLease: 20, NoGrace: 1, KeylessRetry: 2, Disorder: 4, DoubleVote: 9,
-		AnyGoal: 13, SlackDeadline: 3, LostWrites: 1, HastyVote: 22, NoRegionLease: 59, BlindSpeaker: 2,
+		AnyGoal: 13, SlackDeadline: 3, LostWrites: 1, HastyVote: 121, NoRegionLease: 59, BlindSpeaker: 2,
 	}
 	for _, b := range Breaks() {
 		t.Run(string(b), func(t *testing.T) {
