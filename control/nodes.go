@@ -150,31 +150,21 @@ func (s *Server) Cells() []starling.CellStatus {
 	for _, c := range s.cfg.FSM.View().Cells() {
 		st := starling.CellStatus{Cell: *c, SilentMS: -1}
 		if t != nil {
-			t.cells.addTo(&st, t.now())
+			t.cells.tell(&st, t.now())
 		}
 		out = append(out, st)
 	}
 	return out
 }
 
-// addTo adds what a cell last reported of itself.
-func (b *cellBoard) addTo(st *starling.CellStatus, now time.Time) {
+// tell adds how a cell is heard.
+func (b *cellBoard) tell(st *starling.CellStatus, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	c := b.cells[st.Name]
-	if c == nil || c.heardAt.IsZero() {
-		return
+	if c := b.cells[st.Name]; c != nil {
+		heard := c.status(now)
+		st.Alive, st.Speakers, st.SilentMS = heard.Alive, heard.Speakers, heard.SilentMS
 	}
-	st.SilentMS = max(0, now.Sub(c.heardAt).Milliseconds())
-	for i, m := range c.machines {
-		if m != nil && c.alive.Has(i) {
-			st.Alive++
-		}
-	}
-	for _, e := range c.accepted {
-		st.Speakers = append(st.Speakers, e.Relay.Name)
-	}
-	slices.Sort(st.Speakers)
 }
 
 // RotateCells implements httpapi.Cells.
