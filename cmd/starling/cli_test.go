@@ -191,6 +191,7 @@ app "hello" {
 	mustCLI(t, "operator", "raft", "list-peers")
 	checkJoinTokens(t)
 	checkNodeMistakes(t)
+	checkEnrolling(t)
 	mustCLI(t, "acl", "token", "revoke", deployer.ID)
 	t.Setenv("STARLING_TOKEN", deployer.Secret)
 	if _, _, code := cli(t, "app", "list"); code != exitFailed {
