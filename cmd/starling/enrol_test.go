@@ -109,6 +109,13 @@ machine {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 	}
+	packaged, err := loadConfig([]string{"../../packaging/machine.hcl"})
+	if err == nil {
+		err = packaged.finish()
+	}
+	if err != nil {
+		t.Errorf("the packaged file: %v", err)
+	}
 	// A token alone says what the process is to be.
 	if _, errs, code := cli(t, "agent", "--join-token=nonsense", "--name=m1", "--region=here", "--servers=127.0.0.1:1", "--data-dir="+t.TempDir()); code != exitUsage || !strings.Contains(errs, "does not begin with sjt1.") {
 		t.Errorf("exit %d: %s", code, errs)
