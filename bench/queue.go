@@ -41,6 +41,8 @@ type QueueResult struct {
 	Computer trial.Computer `json:"computer"`
 	Postgres string         `json:"postgres,omitempty"` // version
 	Results  []QueuePoint   `json:"results"`
+
+	latencies []latencies // of our cycles, for the report
 }
 
 // QueuePoint is the result with one number of clients, medians of the rounds.
@@ -73,8 +75,9 @@ type queueSample struct {
 	submitMS         Quantile
 	meanMS           float64
 	failures         int64
-	entries          float64 // per second
-	cpuMS, clientsMS float64 // per cycle
+	latencies        *hdrhistogram.Histogram // of cycles, in microseconds; nil: not kept
+	entries          float64                 // per second
+	cpuMS, clientsMS float64                 // per cycle
 }
 
 // Check refuses what cannot be measured.
@@ -123,6 +126,9 @@ func (c QueueConfig) Run(ctx context.Context) (*QueueResult, error) {
 	}
 	for _, n := range c.Clients {
 		res.Results = append(res.Results, queuePoint(n, ours[n], theirs[n]))
+		if s, _, _ := medianSample(ours[n]); s.latencies != nil {
+			res.latencies = append(res.latencies, latencies{fmt.Sprintf("cycles of %d clients", n), s.latencies})
+		}
 	}
 	return res, nil
 }

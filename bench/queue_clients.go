@@ -91,6 +91,7 @@ func (c QueueConfig) sample(ctx context.Context, w *world.World, n int) (_ queue
 		return err
 	}()
 	err = errors.Join(g.Wait(), measured)
+	s.latencies = q.cycle
 	s.cycleMS, s.submitMS, s.failures = quantileMS(q.cycle), quantileMS(q.submit), q.failures.Load()
 	return s, err
 }

@@ -69,5 +69,9 @@ func (r *QueueResult) pictures() trial.Pictures {
 			return float64(r.Results[i].Clients), theirs
 		}))
 	}
-	return trial.Pictures{Curves: []trial.Curves{curves}}
+	out := trial.Pictures{Curves: []trial.Curves{curves}}
+	for _, l := range r.latencies {
+		out.Histograms = append(out.Histograms, latencyHistogram(l.title, l.h))
+	}
+	return out
 }

@@ -69,7 +69,7 @@ the links are not. All but wall_s, cpu_s and rss_mb is the same for the same par
 		if err != nil {
 			return nil, err
 		}
-		return &trial.Outcome{Result: res}, nil
+		return &trial.Outcome{Result: res, Pictures: res.pictures()}, nil
 	}
 	return s
 }
