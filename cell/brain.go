@@ -118,9 +118,8 @@ func (b *Brain) enter(ev Placed) {
 	first, same := b.place.Cell == "", b.place.Cell == ev.Place.Cell
 	b.place = ev.Place
 	b.moveAt, b.said = time.Time{}, Word{}
-	if len(b.servers) == 0 {
-		b.servers = boundServers(ev.Place.Servers)
-	}
+	// What it knew may be of long ago, and all its servers gone; the next feed tells.
+	b.servers = boundServers(slices.Concat(b.servers, ev.Place.Servers))
 	if !same {
 		b.word, b.rank, b.office = Word{}, -1, nil
 		b.hear = hearing{asking: b.hear.asking}
@@ -226,7 +225,7 @@ func (b *Brain) learnServers() {
 }
 
 func boundServers(addrs []string) []string {
-	addrs = slices.Sorted(slices.Values(addrs))
+	addrs = slices.Compact(slices.Sorted(slices.Values(addrs)))
 	return addrs[:min(len(addrs), maxServers)]
 }
 

@@ -139,8 +139,7 @@ func (s *Server) awaitFeed(ctx context.Context, machine string, have rpc.FeedCur
 	waited, resting := false, have.Version > 0
 	for {
 		signed, changed := s.feed.newer(have)
-		v := s.cfg.FSM.View()
-		cell, err := s.cellOf(ctx, machine, have.Cell)
+		v, cell, err := s.cellOf(ctx, machine, have.Cell)
 		if err != nil {
 			return rpc.FeedResponse{}, err
 		}
@@ -162,22 +161,22 @@ func (s *Server) awaitFeed(ctx context.Context, machine string, have rpc.FeedCur
 	}
 }
 
-// cellOf returns a machine's cell, which must be the one that it names. This server may not
-// yet have heard of a machine that is new there.
-func (s *Server) cellOf(ctx context.Context, machine, name string) (*starling.Cell, error) {
-	var cell *starling.Cell
+// cellOf returns a machine's cell, which must be the one that it names, and the state that it is
+// from. This server may not yet have heard of a machine that is new there.
+func (s *Server) cellOf(ctx context.Context, machine, name string) (at raftfsm.View, cell *starling.Cell, err error) {
 	found := func(v raftfsm.View) bool {
 		m, ok := v.Machine(machine)
 		if !ok || m.Cell != name || m.Standing == starling.StandingRevoked {
 			return false
 		}
+		at = v
 		cell, ok = v.Cell(name)
 		return ok
 	}
 	if !found(s.cfg.FSM.View()) && !s.waitView(ctx, mirrorWait, found) {
-		return nil, fmt.Errorf("machine %s is not of cell %.80q: it must register again: %w", machine, name, starling.ErrFenced)
+		return at, nil, fmt.Errorf("machine %s is not of cell %.80q: it must register again: %w", machine, name, starling.ErrFenced)
 	}
-	return cell, nil
+	return at, cell, nil
 }
 
 // cellNews tells a relay of its cell. Those who belong to it are listed where that is news.

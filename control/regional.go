@@ -70,21 +70,15 @@ func (r *Reign) regionUpserts(v raftfsm.View) []Decision {
 	}
 	var out []Decision
 	upsert := func(name string, servers []string, nodes []starling.Node) {
-		slices.Sort(servers)
-		servers = slices.Compact(servers)
-		servers = servers[:min(len(servers), maxServersPerRegion)]
+		servers = boundServers(servers)
 		have, ok := known[name]
 		if ok && (len(servers) == 0 || slices.Equal(have.Servers, servers)) && sameNodes(have.Nodes, nodes) {
 			return
 		}
 		out = append(out, Decision{raftfsm.TypeRegionUpsert, raftfsm.RegionUpsert{Region: raftfsm.Region{Name: name, Servers: servers, Nodes: nodes}}})
 	}
-	d := r.directory()
-	var own []string
-	for _, n := range d.Servers {
-		own = append(own, n.Addr)
-	}
-	upsert(r.conf.Region, own, toldNodes(d))
+	own, nodes := r.ownRecord()
+	upsert(r.conf.Region, own, nodes)
 	for _, name := range r.otherRegions(v) {
 		servers := r.dirs.servers(name)
 		if _, ok := known[name]; !ok && len(servers) == 0 {
@@ -93,6 +87,35 @@ func (r *Reign) regionUpserts(v raftfsm.View) []Decision {
 		upsert(name, servers, nil)
 	}
 	return out
+}
+
+// beginning is the first record of a region that is new. It puts this program's level in
+// use, so that its machines form cells from the start. In a region of before, what servers do by themselves
+// leaves the way back open: there it is an operator who first uses something new.
+type beginning struct{ raftfsm.RegionUpsert }
+
+// begin records a new region at once, before anything else is.
+func (r *Reign) begin(v raftfsm.View) (Decision, bool) {
+	if r.cannotBegin || v.Directory() != nil || len(v.Apps()) > 0 {
+		return Decision{}, false
+	}
+	servers, nodes := r.ownRecord()
+	return Decision{raftfsm.TypeRegionUpsert, beginning{raftfsm.RegionUpsert{Region: raftfsm.Region{Name: r.conf.Region, Servers: servers, Nodes: nodes}}}}, true
+}
+
+// ownRecord is where this region's servers and caches are by what gossip shows now.
+func (r *Reign) ownRecord() (servers []string, nodes []starling.Node) {
+	d := r.directory()
+	for _, n := range d.Servers {
+		servers = append(servers, n.Addr)
+	}
+	return boundServers(servers), toldNodes(d)
+}
+
+func boundServers(addrs []string) []string {
+	slices.Sort(addrs)
+	addrs = slices.Compact(addrs)
+	return addrs[:min(len(addrs), maxServersPerRegion)]
 }
 
 // toldNodes lists a region's servers and caches for its machines, each once, by name,

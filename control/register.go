@@ -2,12 +2,14 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/raftfsm"
+	"github.com/starlingdeploy/starling/raftnode"
 	"github.com/starlingdeploy/starling/rpc"
 )
 
@@ -35,6 +37,10 @@ func (s *Server) register(ctx context.Context, t *term, facts raftfsm.MachineFac
 	}
 	command := raftfsm.MachineRegister{MachineFacts: facts, Max: s.cfg.CellMax}
 	v := s.cfg.FSM.View()
+	if v.Level() < raftfsm.LevelOf(raftfsm.TypeMachineRegister) && len(v.Apps()) > 0 {
+		return rpc.Ticket{}, fmt.Errorf("region %s is of the version before, and the way back is open: its machines form cells once an operator uses something new, `starling node token create` for instance: %w",
+			s.cfg.Region, starling.ErrNotFound)
+	}
 	m, same := v.Registered(&command)
 	if same && m.Cell != "" {
 		return s.ticket(t, v, m)
@@ -43,6 +49,9 @@ func (s *Server) register(ctx context.Context, t *term, facts raftfsm.MachineFac
 		return rpc.Ticket{}, err
 	}
 	res, err := s.propose(ctx, "machine:"+facts.Name, raftfsm.TypeMachineRegister, command)
+	if errors.Is(err, raftnode.ErrServerTooOld) {
+		return rpc.Ticket{}, fmt.Errorf("region %s has no cells yet: %w: %w", s.cfg.Region, starling.ErrNotFound, err)
+	}
 	if err != nil {
 		return rpc.Ticket{}, err
 	}

@@ -35,8 +35,9 @@ type Reign struct {
 	decider  *Decider
 	keeper   cellKeeper
 	*Succession
-	placing placingSeen
-	refused map[string]time.Time // decisions not to repeat before a time
+	placing     placingSeen
+	refused     map[string]time.Time // decisions not to repeat before a time
+	cannotBegin bool                 // see beginning
 
 	mu      sync.Mutex
 	members []starling.Node // sorted by name
@@ -184,7 +185,11 @@ func (r *Reign) Commands(decisions []Decision, now time.Time, actor string) ([]r
 			return nil, fmt.Errorf("command %s: %w", d.Type, err)
 		}
 		if _, ok := r.refused[string(d.Type)+string(data)]; !ok {
-			cmds = append(cmds, raftfsm.Command{Type: d.Type, At: now, Actor: actor, Data: data})
+			c := raftfsm.Command{Type: d.Type, At: now, Actor: actor, Data: data}
+			if _, ok := d.Payload.(beginning); ok {
+				c.Level = raftfsm.Level
+			}
+			cmds = append(cmds, c)
 		}
 	}
 	return cmds, nil
@@ -192,6 +197,10 @@ func (r *Reign) Commands(decisions []Decision, now time.Time, actor string) ([]r
 
 // Refused notes that the state machine refused a command.
 func (r *Reign) Refused(c raftfsm.Command, now time.Time) {
+	if c.Type == raftfsm.TypeRegionUpsert && c.Level > 1 { // a server of the version before is there
+		r.cannotBegin = true
+		return
+	}
 	r.refused[string(c.Type)+string(c.Data)] = now.Add(refusedRetryAfter)
 }
 
