@@ -71,8 +71,7 @@ type Size struct {
 
 	TakeoverAfter string // of each server; empty: off
 	CellMax       int    // machines of a cell before it is split; 0: the default
-	// Previous writes configurations that the program of the version before reads too.
-	Previous bool
+	CellQuiet     string // that a cell must have been as it is before it is split or merged; empty: the default
 }
 
 // Client returns a client of a server's API.
@@ -327,7 +326,7 @@ func (w *World) configFor(p *Proc, gossipKey string, size Size) []byte {
 	line("data_dir = %q", "data")
 	line("bind = %q", p.host.IP)
 	line("join = [%s]", strings.Join(join, ", "))
-	if p.Role == starling.RoleMachine && !size.Previous {
+	if p.Role == starling.RoleMachine {
 		line("servers = [%s]", strings.Join(servers, ", "))
 	}
 	if p.Role == starling.RoleServer {
@@ -348,8 +347,8 @@ func (w *World) configFor(p *Proc, gossipKey string, size Size) []byte {
 			takeover = fmt.Sprintf("  takeover_after = %q\n", size.TakeoverAfter)
 		}
 		cells := ""
-		if size.CellMax > 0 {
-			cells = fmt.Sprintf("  cells {\n    max = %d\n  }\n", size.CellMax)
+		if size.CellMax > 0 || size.CellQuiet != "" {
+			cells = fmt.Sprintf("  cells {\n    max = %d\n    quiet = %q\n  }\n", size.CellMax, size.CellQuiet)
 		}
 		line("server {\n  enabled = true\n  bootstrap_expect = %d\n%s%s  autopilot {\n    server_stabilization_time = \"1s\"\n  }\n}", size.Servers, takeover, cells)
 		if size.Together {

@@ -262,6 +262,9 @@ func (c *Config) checkRoles() error {
 		if _, err := c.cellMax(); err != nil {
 			return err
 		}
+		if _, err := c.cellQuiet(); err != nil {
+			return err
+		}
 	}
 	if c.Worker != nil && c.Worker.Slots == 0 {
 		c.Worker.Slots = 1

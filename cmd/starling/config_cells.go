@@ -3,6 +3,7 @@ package main
 import (
 	"net"
 	"strconv"
+	"time"
 
 	"github.com/starlingdeploy/starling"
 )
@@ -10,7 +11,8 @@ import (
 // CellsBlock bounds the cells that the region's machines are divided into. All servers of a
 // region have the same.
 type CellsBlock struct {
-	Max int `hcl:"max,optional"` // machines of a cell before it is split; 0: starling.MaxCellMachines
+	Max   int    `hcl:"max,optional"`   // machines of a cell before it is split; 0: starling.MaxCellMachines
+	Quiet string `hcl:"quiet,optional"` // that a cell must have been as it is before it is split or merged; "": 1m
 }
 
 // cellMax is how many machines a cell has before it is split.
@@ -23,6 +25,21 @@ func (c *Config) cellMax() (int, error) {
 	}
 	return 0, starling.Invalidf("server.cells.max", "%d is not within %d and %d", c.Server.Cells.Max, minCellMax, starling.MaxCellMachines)
 }
+
+// cellQuiet reads the server's cells.quiet; 0: the default.
+func (c *Config) cellQuiet() (time.Duration, error) {
+	if c.Server.Cells == nil || c.Server.Cells.Quiet == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(c.Server.Cells.Quiet)
+	if err != nil || d < minCellQuiet {
+		return 0, starling.Invalidf("server.cells.quiet", "%q: want a time like 1m, %s at least", c.Server.Cells.Quiet, minCellQuiet)
+	}
+	return d, nil
+}
+
+// minCellQuiet lets the machines of a cell hear of one step before the next.
+const minCellQuiet = time.Second
 
 // minCellMax leaves halves of more than one machine.
 const minCellMax = 3

@@ -318,6 +318,9 @@ func TestEventsResume(t *testing.T) {
 		defer cancel()
 		enough := fmt.Errorf("enough")
 		err := api.Events(ctx, after, func(e client.ServerEvent) error {
+			if !strings.HasPrefix(e.Type, "app.") { // the region and its machines come when they do
+				return nil
+			}
 			types, last = append(types, e.Type), e.ID
 			if len(types) == until {
 				return enough

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,6 +17,8 @@ import (
 type guide struct {
 	mu      sync.Mutex
 	now     agent.Leader  // nil: not known yet
+	turn    int           // counts those that were followed
+	asked   int           // turn of the last question for goals
 	changed chan struct{} // closed when now changes
 }
 
@@ -29,6 +32,7 @@ func (g *guide) follow(leader agent.Leader) {
 		return
 	}
 	g.now = leader
+	g.turn++
 	close(g.changed)
 	g.changed = make(chan struct{})
 }
@@ -69,16 +73,31 @@ func during(ctx context.Context, changed <-chan struct{}) (context.Context, cont
 
 var errNoGuide = fmt.Errorf("%w: this machine has no place in its region yet", starling.ErrUnavailable)
 
-// Goals implements agent.Leader.
+// Goals implements agent.Leader. Where goals come from is part of the reign: whoever is new
+// there is told everything.
 func (g *guide) Goals(ctx context.Context, index uint64, reign string, wait time.Duration) (rpc.Goals, error) {
 	began := time.Now()
 	leader, changed := g.await(ctx, wait)
 	if leader == nil {
 		return rpc.Goals{}, errNoGuide
 	}
+	g.mu.Lock()
+	turn := g.turn
+	if g.asked != turn {
+		index, reign = 0, "" // of another's order
+	}
+	g.mu.Unlock()
 	ctx, cancel := during(ctx, changed)
 	defer cancel()
-	return leader.Goals(ctx, index, reign, max(0, wait-time.Since(began)))
+	goals, err := leader.Goals(ctx, index, strings.TrimPrefix(reign, fmt.Sprintf("%d/", turn)), max(0, wait-time.Since(began)))
+	if err != nil {
+		return rpc.Goals{}, err
+	}
+	g.mu.Lock()
+	g.asked = turn
+	g.mu.Unlock()
+	goals.Reign = fmt.Sprintf("%d/%s", turn, goals.Reign)
+	return goals, nil
 }
 
 // ReportMachine implements agent.Leader.

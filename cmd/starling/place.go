@@ -9,24 +9,24 @@ import (
 	"math/rand/v2"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
 
 	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/cell"
 	"github.com/starlingdeploy/starling/membership"
 	"github.com/starlingdeploy/starling/rpc"
 )
 
 // Pace of registering.
 const (
-	registerWithin     = 10 * time.Second
+	registerWithin     = 30 * time.Second // servers may wait for two thirds of it, for a machine that has moved
 	registerBackoffMin = 250 * time.Millisecond
 	registerBackoffMax = 30 * time.Second
 	regionRetry        = 20 * time.Second // to ask servers of the version before again
 	aloneRetry         = 30 * time.Second // of a machine that finds nobody of its cell
-	moveSpread         = 20 * time.Second // over which a full cell's machines move
-	clonePatience      = 20 * time.Second // a name may have been another process's that is gone
 	companyWithin      = 10 * time.Second // members of the cell before are kept for so long
 )
 
@@ -35,16 +35,18 @@ const (
 type place struct {
 	p      *process
 	log    *slog.Logger
-	gossip string // host:port in the cell, as registered
-	ticket rpc.Ticket
+	node   starling.Node // what it announces in its cell
+	gossip string        // host:port in the cell, as registered
+	guide  *guide
+	member *cell.Member
+	moved  chan struct{} // room for one: it is to register again
 
-	guide *guide
-
-	cell        *membership.Pool // nil: none yet
+	ticket      rpc.Ticket       // no Cell: none yet
 	registered  bool             // since the start
-	leaving     func()           // ends what follows the cell's pool
+	cell        *membership.Pool // nil: none yet
+	following   func()           // ends what follows the cell's pool, and waits for it
 	leaveRegion func() error     // nil: not in the region's pool as a machine
-	owned       sync.WaitGroup   // what follows pools
+	owned       sync.WaitGroup   // what follows the region's pool
 }
 
 func (p *process) newPlace() (*place, error) {
@@ -58,7 +60,31 @@ func (p *process) newPlace() (*place, error) {
 			return nil, err
 		}
 	}
-	return &place{p: p, guide: newGuide(), log: p.log.With("part", "place"), gossip: net.JoinHostPort(p.cfg.Advertise, port)}, nil
+	pl := &place{
+		p: p, log: p.log.With("part", "place"), node: p.node(starling.RoleMachine), gossip: net.JoinHostPort(p.cfg.Advertise, port),
+		guide: newGuide(), moved: make(chan struct{}, 1),
+	}
+	pl.node.HTTP = "" // of another role
+	t, err := readTicket(p.cfg.DataDir)
+	switch {
+	case err == nil && t.Region != p.cfg.Region:
+		pl.log.Warn("the kept place is in another region, and is passed over", "region", t.Region)
+	case err == nil:
+		pl.ticket = t
+		pl.node.Tags = t.Tags // its join token's too
+	case !errors.Is(err, fs.ErrNotExist):
+		pl.log.Warn("the kept place in the region is of no use", "error", err)
+	}
+	pl.member, err = p.newMember(pl.node, pl.move)
+	return pl, err
+}
+
+// move has this machine register again, as its cell wants.
+func (pl *place) move() {
+	select {
+	case pl.moved <- struct{}{}:
+	default:
+	}
 }
 
 // anyPort returns a port that nobody uses just now.
@@ -76,17 +102,12 @@ func anyPort(host string) (string, error) {
 // reason for which this machine must not go on.
 func (pl *place) run(ctx context.Context) error {
 	defer pl.close()
-	t, err := readTicket(pl.p.cfg.DataDir)
-	switch {
-	case err == nil:
+	if t := pl.ticket; t.Cell != "" {
 		if err := pl.enter(ctx, t, false); err != nil {
 			return err
 		}
-	case !errors.Is(err, fs.ErrNotExist):
-		pl.log.Warn("the kept place in the region is of no use", "error", err)
 	}
-	wait, cloned := time.Duration(0), time.Time{}
-	var backoff time.Duration
+	var wait, backoff time.Duration
 	for {
 		if err := pl.pause(ctx, wait); err != nil {
 			return err
@@ -95,9 +116,6 @@ func (pl *place) run(ctx context.Context) error {
 			return nil
 		}
 		t, err := pl.register(ctx)
-		if !errors.Is(err, starling.ErrConflict) {
-			cloned = time.Time{}
-		}
 		switch {
 		case err == nil:
 			if err := pl.enter(ctx, t, true); err != nil {
@@ -114,13 +132,8 @@ func (pl *place) run(ctx context.Context) error {
 			}
 			backoff, wait = 0, regionRetry/2+rand.N(regionRetry)
 			continue
-		case errors.Is(err, starling.ErrConflict):
-			if cloned.IsZero() {
-				cloned = time.Now()
-			}
-			if time.Since(cloned) > clonePatience {
-				return fmt.Errorf("register: %w", err)
-			}
+		case errors.Is(err, starling.ErrConflict): // the servers have waited for the other one to be gone
+			return fmt.Errorf("this machine has no place in region %s: %w", pl.p.cfg.Region, err)
 		}
 		if len(pl.p.cfg.Servers) == 0 { // its file is of the version before: gossip knows where they are
 			if err := pl.enterRegion(ctx); err != nil {
@@ -161,6 +174,8 @@ func (pl *place) pause(ctx context.Context, wait time.Duration) error {
 				return nil
 			}
 			wait = pl.nextLook()
+		case <-pl.moved:
+			return nil
 		case <-failed:
 			return pl.cell.Err()
 		case <-ctx.Done():
@@ -191,11 +206,9 @@ func (pl *place) openCell(t rpc.Ticket, fresh bool) (*membership.Pool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gossip of the cell: %w", err)
 	}
-	n := p.node(starling.RoleMachine)
-	n.HTTP, n.Tags = "", nil // servers know them; gossip would carry them to each machine
 	dir := cellDir(p.cfg.DataDir, t.Cell)
 	pool, err := membership.Start(membership.Config{
-		Cluster: p.credentials.Identity.Cluster, Cell: t.Cell, Node: n,
+		Cluster: p.credentials.Identity.Cluster, Cell: t.Cell, Node: pl.node,
 		Bind: net.JoinHostPort(p.cfg.Bind, port), Advertise: p.cfg.Advertise,
 		Key: t.Key, Plaintext: len(t.Key) == 0, KeyringFile: filepath.Join(dir, "keyring.json"), Join: t.Seeds,
 		PeersFile: filepath.Join(dir, "peers.json"), Logger: p.log.With("part", "gossip", "cell", t.Cell),
@@ -211,10 +224,6 @@ func (pl *place) openCell(t rpc.Ticket, fresh bool) (*membership.Pool, error) {
 // enter takes up a ticket: it opens the pool of its cell, after leaving the one before. A
 // fresh one is of now, and not from disk.
 func (pl *place) enter(ctx context.Context, t rpc.Ticket, fresh bool) error {
-	if t.Region != pl.p.cfg.Region {
-		pl.log.Warn("a place in another region is passed over", "region", t.Region)
-		return nil
-	}
 	if pl.cell != nil && pl.ticket.Cell == t.Cell {
 		return pl.renew(t)
 	}
@@ -230,20 +239,37 @@ func (pl *place) enter(ctx context.Context, t rpc.Ticket, fresh bool) error {
 		return fmt.Errorf("enter cell %s: %w", t.Cell, err)
 	}
 	following, stop := context.WithCancel(ctx)
-	pl.cell, pl.leaving = pool, stop
+	var owned sync.WaitGroup
+	pl.cell, pl.following = pool, func() { stop(); owned.Wait() }
 	around := pl.p.around
 	around.edit(func() { around.cell, around.before = pool, before })
-	pl.owned.Go(func() { around.follow(following, pool) })
-	pl.owned.Go(func() {
-		select {
-		case <-pool.Joined():
-		case <-time.After(companyWithin):
-		case <-following.Done():
+	owned.Go(func() { around.follow(following, pool) })
+	owned.Go(func() {
+		if len(t.Seeds) > 0 {
+			select {
+			case <-pool.Joined(): // before that it would take itself for the cell's speaker
+			case <-time.After(companyWithin):
+			case <-following.Done():
+				return
+			}
 		}
 		around.edit(func() { around.before = nil })
+		pl.member.Enter(pl.as(t), pool)
+		pl.guide.follow(pl.member)
 	})
 	pl.log.Info("in a cell", "cell", t.Cell, "slot", t.Slot, "gossip", pool.Addr())
 	return pl.keep(t)
+}
+
+// as is what the member is told of a ticket.
+func (pl *place) as(t rpc.Ticket) cell.Place {
+	servers := slices.Clone(t.Servers)
+	for _, a := range pl.p.ownServers() {
+		if !slices.Contains(servers, a) {
+			servers = append(servers, a)
+		}
+	}
+	return cell.Place{Cell: t.Cell, Version: t.Version, KeyEpoch: t.KeyEpoch, Gossip: pl.gossip, Servers: servers}
 }
 
 // renew takes a ticket of the cell that this machine is in.
@@ -254,6 +280,7 @@ func (pl *place) renew(t rpc.Ticket) error {
 			return err
 		}
 	}
+	pl.member.Enter(pl.as(t), pl.cell)
 	return pl.keep(t)
 }
 
@@ -279,7 +306,7 @@ func (pl *place) leave() []starling.Node {
 		return nil
 	}
 	before := pl.cell.Members()
-	pl.leaving()
+	pl.following()
 	around := pl.p.around
 	around.edit(func() { around.cell, around.before = nil, before })
 	if err := errors.Join(pl.cell.Leave(), pl.cell.Close()); err != nil {

@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 
 	"github.com/starlingdeploy/starling"
-	"github.com/starlingdeploy/starling/agent"
 	"github.com/starlingdeploy/starling/artifact"
 	"github.com/starlingdeploy/starling/build"
 	"github.com/starlingdeploy/starling/transport"
@@ -28,41 +27,6 @@ func (p *process) runWorker(ctx context.Context, g *errgroup.Group) error {
 		return err
 	}
 	g.Go(func() error { return worker.Run(ctx) })
-	return nil
-}
-
-// runMachine is the machine role: it brings the region's goals about on this computer.
-func (p *process) runMachine(ctx context.Context, g *errgroup.Group) error {
-	upload, download, err := p.cfg.caps()
-	if err != nil {
-		return err
-	}
-	accept := p.accept(transport.KindBlob)
-	if p.cfg.isCache() {
-		accept = nil // the cache role serves for both
-	}
-	place, err := p.newPlace()
-	if err != nil {
-		return err
-	}
-	a, err := agent.New(agent.Config{
-		Node: p.node(starling.RoleMachine), DataDir: filepath.Join(p.cfg.DataDir, "machine"), Env: p.cfg.Machine.Env,
-		Leader: place.guide, Members: p.around,
-		DialBlob: p.dialBlob, AcceptBlob: accept,
-		DialSwarm: p.dialSwarm, AcceptSwarm: p.accept(transport.KindSwarm),
-		Verify:               p.verify,
-		UploadBytesPerSecond: upload, DownloadBytesPerSecond: download,
-		Logger: p.log.With("part", "machine"),
-	})
-	if err != nil {
-		return err
-	}
-	p.releases, p.account = a.Source(), a.Account
-	g.Go(func() error { return place.run(ctx) })
-	g.Go(func() error { return a.Run(ctx) })
-	if p.pool != nil {
-		g.Go(func() error { p.around.follow(ctx, p.pool); return nil })
-	}
 	return nil
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/cell"
 	"github.com/starlingdeploy/starling/control"
 	"github.com/starlingdeploy/starling/httpapi"
 	"github.com/starlingdeploy/starling/membership"
@@ -75,12 +77,21 @@ func (p *process) runServer(ctx context.Context, g *errgroup.Group) error {
 	if err != nil {
 		return errors.Join(err, raft.Close())
 	}
+	cellMax, err := p.cfg.cellMax()
+	if err != nil {
+		return errors.Join(err, raft.Close())
+	}
+	cellQuiet, err := p.cfg.cellQuiet()
+	if err != nil {
+		return errors.Join(err, raft.Close())
+	}
 	server, err := control.New(control.Config{
 		Region: p.cfg.Region, Name: p.cfg.Name,
 		Raft: raft, FSM: fsm, Members: p.pool, Blobs: p.caches,
 		Regions: p.cfg.Regions, DialControl: p.dialControl, Sign: p.sign, Account: p.blobs.GetAccount, Stop: p.stop,
 		CA:      pki.Fingerprint(p.credentials.Root()),
 		History: history, Replicas: p.replicas(), TakeoverAfter: takeoverAfter,
+		CellMax: cellMax, CellQuiet: cellQuiet, CellKey: p.cellKey, DialCell: p.dialCell, SignFeed: p.signFeed,
 		Enrolment: enrolment, Revoked: p.revoke, Metrics: metrics, Logger: p.log.With("part", "control"),
 	})
 	if err != nil {
@@ -161,6 +172,23 @@ func (p *process) raftPeers() []raftnode.Peer {
 		peers = append(peers, raftnode.Peer{Name: n.Name, Addr: n.Addr, State: state, Tags: reserved[n.Name]})
 	}
 	return peers
+}
+
+func (p *process) dialCell(ctx context.Context, addr string) (net.Conn, error) {
+	return p.endpoint.Dial(ctx, addr, transport.KindCell)
+}
+
+func (p *process) signFeed(feed *rpc.Feed) (json.RawMessage, error) {
+	return cell.SignFeed(feed, p.credentials)
+}
+
+// cellKey derives the gossip key of one of the region's cells from the one in the configuration.
+func (p *process) cellKey(cell string, epoch uint64) ([]byte, error) {
+	region, err := p.cfg.gossipKey()
+	if err != nil {
+		return nil, err
+	}
+	return cellKey(region, p.cfg.Region, cell, epoch)
 }
 
 func (p *process) dialControl(ctx context.Context, addr string) (net.Conn, error) {

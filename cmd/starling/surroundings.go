@@ -59,6 +59,22 @@ func (s *surroundings) follow(ctx context.Context, p pool) {
 	}
 }
 
+// tell replaces what this process is told of servers and caches.
+func (s *surroundings) tell(nodes []starling.Node) {
+	s.mu.Lock()
+	same := sameNodes(s.told, nodes)
+	s.mu.Unlock()
+	if !same {
+		s.edit(func() { s.told = nodes })
+	}
+}
+
+func sameNodes(a, b []starling.Node) bool {
+	return slices.EqualFunc(a, b, func(a, b starling.Node) bool {
+		return a.Name == b.Name && a.Addr == b.Addr && a.Alive == b.Alive && slices.Equal(a.Roles, b.Roles)
+	})
+}
+
 // Members returns all members, each once, sorted by name. The caller owns the result.
 func (s *surroundings) Members() []starling.Node {
 	s.mu.Lock()
