@@ -48,8 +48,9 @@ var floors = map[string]int{
 
 // exceptions are imports within a floor, each with its reason.
 var exceptions = map[[2]string]string{
-	{"artifact", "pki"}: "manifests are signed with the node's certificate",
-	{"bench", "sim"}:    "a scenario runs the simulator",
+	{"artifact", "pki"}:  "manifests are signed with the node's certificate",
+	{"bench", "sim"}:     "a scenario runs the simulator",
+	{"bench", "sim/day"}: "a scenario runs the simulated day",
 }
 
 // forbidden imports of third-party or standard packages, each with its reason.

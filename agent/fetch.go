@@ -186,7 +186,7 @@ func (e chunkFetched) tell(current bool) {
 			d.problem = e.err.Error()
 		}
 		if current { // otherwise the brain has forgotten it, and may have asked anew
-			f.step(swarm.Failed{Request: q, Reason: reasonOf(e.err, e.remote)})
+			f.step(swarm.Failed{Request: q, Reason: reasonOf(e.err, e.remote), After: blobcache.AskAgainAfter(e.err)})
 		}
 		return
 	}

@@ -27,8 +27,8 @@ func (e *BusyError) Error() string {
 // Unwrap makes it an ErrUnavailable.
 func (e *BusyError) Unwrap() error { return starling.ErrUnavailable }
 
-// againAfter returns how long a busy peer asked to be left alone; 0: it did not.
-func againAfter(err error) time.Duration {
+// AskAgainAfter returns how long a busy peer asked to be left alone; 0: it did not.
+func AskAgainAfter(err error) time.Duration {
 	var busy *BusyError
 	if errors.As(err, &busy) {
 		return busy.After

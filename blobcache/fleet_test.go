@@ -214,7 +214,7 @@ func TestBusyTellsWhenToAskAgain(t *testing.T) {
 		if refused != 4 || busy.After < minAgain || busy.After > maxAgain || !errors.Is(busy, starling.ErrUnavailable) {
 			t.Fatalf("%d were refused, with %+v", refused, busy)
 		}
-		if again := statusBusy.err(busy.Error()); againAfter(again) != busy.After || !errors.Is(again, starling.ErrUnavailable) {
+		if again := statusBusy.err(busy.Error()); AskAgainAfter(again) != busy.After || !errors.Is(again, starling.ErrUnavailable) {
 			t.Errorf("at the other side: %v", again)
 		}
 		wg.Go(func() {
@@ -267,7 +267,7 @@ func TestEgressIsSharedByTheCaches(t *testing.T) {
 						for ctx.Err() == nil {
 							data, err := c.Get(ctx, fmt.Sprint("cache-", i), d, nil)
 							if err != nil {
-								pause(ctx, againAfter(err)+time.Millisecond)
+								pause(ctx, AskAgainAfter(err)+time.Millisecond)
 								continue
 							}
 							mu.Lock()

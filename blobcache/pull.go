@@ -84,7 +84,7 @@ func (t pullTask) near(ctx context.Context, buf []byte) (stalled bool, err error
 			case !t.elsewhere(ctx, err):
 				return false, err
 			case !errors.Is(err, starling.ErrNotFound):
-				pause(ctx, max(backoff(failures), againAfter(err))) // unreachable, busy or worse: not in a tight loop
+				pause(ctx, max(backoff(failures), AskAgainAfter(err))) // unreachable, busy or worse: not in a tight loop
 				failures++
 			}
 		}

@@ -342,7 +342,7 @@ func (r *Replicator) fail(j *job, err error) {
 	j.problem = err.Error()
 	j.problem = j.problem[:min(len(j.problem), starling.MaxReasonBytes)]
 	j.failed = true
-	j.again = max(j.again, againAfter(err))
+	j.again = max(j.again, AskAgainAfter(err))
 	var own *storeError
 	if j.misses++; j.misses >= maxMisses || errors.As(err, &own) {
 		j.lanQueue, j.wanQueue = nil, nil

@@ -47,8 +47,8 @@ type appClaims struct {
 func (c *claims) take(v raftfsm.View) bool {
 	changed := false
 	if e := v.Edition(); e != c.edition || c.apps == nil {
+		changed = c.takeGoals(v, c.apps != nil && e.SameReleases(c.edition))
 		c.edition = e
-		changed = c.takeGoals(v)
 	}
 	active := activeClaims(v)
 	if !slices.Equal(active, c.active) {
@@ -57,14 +57,20 @@ func (c *claims) take(v raftfsm.View) bool {
 	return changed
 }
 
-func (c *claims) takeGoals(v raftfsm.View) (changed bool) {
+// takeGoals looks at all goals, and at the releases unless they are the same as before.
+func (c *claims) takeGoals(v raftfsm.View, sameReleases bool) (changed bool) {
 	if c.apps == nil {
 		c.apps = map[string]*appClaims{}
 	}
 	c.looks++
 	for _, g := range v.Goals() {
-		newest, _ := v.Release(g.App)
 		old := c.apps[g.App]
+		var newest *starling.Release
+		if sameReleases && old != nil {
+			newest = old.newest
+		} else {
+			newest, _ = v.Release(g.App)
+		}
 		if old != nil && !old.vague && old.artifact == g.Artifact && old.previous == g.Previous && old.origin == g.Origin &&
 			old.keep == g.Deploy.Keep && old.newest == newest {
 			old.look = c.looks

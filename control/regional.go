@@ -38,10 +38,15 @@ type placingSeen struct {
 
 // placings decides which artifacts the region's caches hold, and which no longer.
 func (r *Reign) placings(v raftfsm.View, wanted map[starling.Digest]bool) []Decision {
+	all := v.PlacedAll()
+	placedOnes := make(map[starling.Digest]bool, len(all))
+	for _, d := range all {
+		placedOnes[d] = true
+	}
 	var out []Decision
 	for d := range wanted {
 		h := r.caches.holding(d)
-		switch placed := v.Placed(d); {
+		switch placed := placedOnes[d]; {
 		case !placed && h.complete:
 			out = append(out, Decision{raftfsm.TypeArtifactPlaced, raftfsm.ArtifactPlaced{Artifact: d}})
 		case placed && h.empty:
@@ -49,7 +54,7 @@ func (r *Reign) placings(v raftfsm.View, wanted map[starling.Digest]bool) []Deci
 		}
 	}
 	// What is no longer wanted may be evicted at any time: it must not be promised.
-	for _, d := range v.PlacedAll() {
+	for _, d := range all {
 		if !wanted[d] {
 			out = append(out, Decision{raftfsm.TypeArtifactPlaced, raftfsm.ArtifactPlaced{Artifact: d, Lost: true}})
 		}

@@ -28,6 +28,9 @@ func (v View) Edition() Edition {
 	return Edition{v.table(tableGoals), v.table(tableReleases), v.table(tableArtifacts)}
 }
 
+// SameReleases reports whether the releases are the same in both.
+func (e Edition) SameReleases(o Edition) bool { return e.releases == o.releases }
+
 // PlacedEdition returns the edition of what PlacedAll returns.
 func (v View) PlacedEdition() Edition { return Edition{artifacts: v.table(tablePlaced)} }
 

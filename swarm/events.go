@@ -98,10 +98,12 @@ type Lost struct {
 	Chunks   []uint32
 }
 
-// Failed ends a Fetch badly.
+// Failed ends a Fetch badly. After says when a busy source wants to be asked again; 0: it
+// did not say.
 type Failed struct {
 	Request
 	Reason Reason
+	After  time.Duration
 }
 
 // Reason says why a Fetch failed.

@@ -27,7 +27,11 @@ func (p *Peer) failed(ev Failed) {
 		return // cancelled, and forgotten
 	}
 	p.land(s, f)
-	p.blame(s, f, ev.Reason)
+	if ev.Reason == ReasonBusy && ev.After > 0 { // it keeps to its cap, and says so: no fault
+		s.rest(p.now, min(ev.After, maxPause), p.draw())
+	} else {
+		p.blame(s, f, ev.Reason)
+	}
 	p.rewant(d, ev.Chunk)
 }
 

@@ -402,6 +402,31 @@ func TestBusySourceIsAskedAgainSoon(t *testing.T) {
 	}
 }
 
+// A source that keeps to its cap says when to ask again: not before, and whatever often it
+// does, it is neither doubted nor left alone for longer.
+func TestBusySourceIsAskedAgainWhenItSays(t *testing.T) {
+	r := newRig(t, Config{})
+	r.begin(blobA, 2, "a")
+	r.hasAll("a", blobA, 2)
+	const after = 2 * time.Second
+	for i := range 2 * maxBusy {
+		if r.count(from("a")) == 0 {
+			t.Fatalf("not asked again after %d busy answers", i)
+		}
+		for r.count(from("a")) > 0 {
+			r.answer(from("a"), func(q Request) Event { return Failed{Request: q, Reason: ReasonBusy, After: after} })
+		}
+		r.pass(after - time.Millisecond)
+		if r.count(from("a")) != 0 {
+			t.Fatal("asked again too soon")
+		}
+		r.pass(after/4 + 2*time.Millisecond)
+	}
+	if r.p.peers["a"].doubted {
+		t.Error("it is doubted")
+	}
+}
+
 func TestSilentSourceIsGivenUp(t *testing.T) {
 	r := newRig(t, Config{})
 	r.begin(blobA, 6, "stuck", "fine")

@@ -227,7 +227,7 @@ func TestRecordSurvivesJSON(t *testing.T) {
 		{8, Got{q, time.Second}, []Effect{WakeAt{9}}},
 		{9, Held{blobA, []uint32{1}}, nil},
 		{10, Lost{blobA, []uint32{1}}, nil},
-		{11, Failed{q, ReasonBusy}, []Effect{Distrust{"a", "why", true}}},
+		{11, Failed{Request: q, Reason: ReasonBusy}, []Effect{Distrust{"a", "why", true}}},
 		{12, Tick{}, nil},
 	}
 	b, err := json.Marshal(trace)

@@ -191,6 +191,11 @@ func (s *source) pause(now, base time.Duration, spread uint64) {
 	s.strikes++
 }
 
+// rest leaves the source alone for as long as it asks for, and up to a quarter more.
+func (s *source) rest(now, d time.Duration, spread uint64) {
+	s.pausedTo = max(s.pausedTo, now+d+time.Duration(spread%uint64(d/4+1)))
+}
+
 func abs(x float64) float64 {
 	if x < 0 {
 		return -x

@@ -35,7 +35,7 @@ func do(t *testing.T, args ...string) (string, error) {
 func TestFlagNames(t *testing.T) {
 	for name, flags := range map[string]string{
 		"chunk": "bytes seed duration json", "submit": "duration json", "queue": "duration compare json",
-		"swarm": "machines bytes rate duration seed compare html json", "sim": "machines bytes rate duration seed json", "chaos": "machines duration seed json",
+		"swarm": "machines bytes rate duration seed compare html json", "sim": "machines bytes rate duration seed json", "day": "machines seed json", "chaos": "machines duration seed json",
 	} {
 		cmd, _, err := newRoot(newMeter(os.Stderr)).Find([]string{name})
 		if err != nil {

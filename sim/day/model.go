@@ -46,18 +46,23 @@ const (
 	hotfixes      = 15 // of 1,000 submissions: of the highest priority
 )
 
-// Arrivals. Assumed: three fifths by the hours of an office, the rest in bursts of 200 within an
-// hour, in working hours too.
+// Arrivals. Assumed: three fifths by the hours of an office, the rest in bursts of 200 (times
+// the load) within an hour each, in different hours; half of all for a fifth of the apps.
 const (
 	inBursts  = 0.4
 	burstSize = 200
-	burstSpan = time.Hour
+	popular   = 5 // one app in so many gets half of the submissions
 )
 
 // officeHours is how many times the mean the submissions of each hour of the day are.
 var officeHours = [24]float64{
 	.2, .2, .2, .2, .2, .3, .5, .9, 1.5, 2.0, 2.2, 2.0, 1.5, 1.8, 2.2, 2.2, 2.0, 1.6, 1.0, .7, .5, .4, .3, .2,
 }
+
+// The hours with bursts are among these.
+const (
+	burstsFrom, burstsTo = 7, 21
+)
 
 // appOf is the app of one of many, all alike.
 func appOf(name string) starling.App {
@@ -82,21 +87,33 @@ func (w *world) between(least, most time.Duration) time.Duration {
 	return least + time.Duration(w.rng.Int64N(int64(most-least)))
 }
 
-// when draws a time of submission.
-func (w *world) when(bursts []time.Duration) time.Duration {
-	if len(bursts) > 0 && w.rng.Float64() < inBursts {
-		at := bursts[w.rng.IntN(len(bursts))] + time.Duration(w.rng.Float64()*float64(burstSpan))
-		return min(at, w.conf.Span-1)
-	}
-	return w.office()
+// bursts draws the hours of n submissions' bursts.
+func (w *world) bursts(n int) []int {
+	hours := w.rng.Perm(burstsTo - burstsFrom)
+	return hours[:min(len(hours), int(float64(n)*inBursts/(burstSize*w.conf.Load)))]
 }
 
-// office draws a moment by the hours of an office, in the span as if that were a day.
-func (w *world) office() time.Duration {
+// when draws a time of submission. The hours are those of the span, as if that were a day.
+func (w *world) when(bursts []int) time.Duration {
+	if len(bursts) > 0 && w.rng.Float64() < inBursts {
+		return w.inHour(burstsFrom+bursts[w.rng.IntN(len(bursts))], w.rng.Float64())
+	}
 	for {
-		at := w.rng.Float64()
-		if w.rng.Float64()*2.2 < officeHours[int(at*24)] {
-			return time.Duration(at * float64(w.conf.Span))
+		at := w.rng.Float64() * 24
+		if w.rng.Float64()*2.2 < officeHours[int(at)] {
+			return w.inHour(int(at), at-float64(int(at)))
 		}
 	}
+}
+
+func (w *world) inHour(hour int, part float64) time.Duration {
+	return time.Duration((float64(hour) + part) / 24 * float64(w.conf.Span))
+}
+
+// anApp draws the app of a submission.
+func (w *world) anApp() int {
+	if few := w.conf.Apps / popular; few > 0 && w.rng.IntN(2) == 0 {
+		return w.rng.IntN(few)
+	}
+	return w.rng.IntN(w.conf.Apps)
 }

@@ -31,17 +31,14 @@ type fate struct {
 // submissions draws what people will submit, and when.
 func (w *world) submissions() {
 	n := int(float64(w.conf.Deployments) * w.conf.Load)
-	var bursts []time.Duration
-	for range int(float64(n)*inBursts) / burstSize {
-		bursts = append(bursts, w.office())
-	}
+	bursts := w.bursts(n)
 	times := make([]time.Duration, n)
 	for i := range times {
 		times[i] = w.when(bursts)
 	}
 	slices.Sort(times)
 	for i, at := range times {
-		app := w.rng.IntN(w.conf.Apps)
+		app := w.anApp()
 		f := &fate{
 			id: fmt.Sprintf("d-%06d", i), app: appName(app), group: app % machineGroups, at: at,
 			build:  time.Duration(w.logNormal(float64(buildMedian), buildSigma, float64(starling.DefaultBuildTimeout))),

@@ -8,7 +8,7 @@ import (
 	"github.com/starlingdeploy/starling"
 )
 
-// Result is how a day went. But for HeapMB and WallS it is the same for the same Config.
+// Result is how a day went. But for WallS it is the same for the same Config.
 type Result struct {
 	Seed        uint64  `json:"seed"`
 	Load        float64 `json:"load"`
@@ -33,10 +33,10 @@ type Result struct {
 	Longest int               `json:"longest_queue"`
 	Most    int               `json:"most_under_way"` // at once, beside the queued ones
 
-	Use     map[string]Use `json:"use"`     // of workers and links
-	Retried int            `json:"retried"` // builds after a lost worker
-	Writes  float64        `json:"writes"`  // commands in the log per deployment
-	HeapMB  float64        `json:"heap_mb"`
+	Use     map[string]Use `json:"use"`      // of workers and links
+	Retried int            `json:"retried"`  // builds after a lost worker
+	Writes  float64        `json:"writes"`   // commands in the log per deployment
+	StateMB float64        `json:"state_mb"` // the state's snapshot in the end
 	WallS   float64        `json:"wall_s"`
 }
 
@@ -143,9 +143,19 @@ func (w *world) result() *Result {
 	for _, c := range w.commands {
 		n += c
 	}
+	var size counter
+	if err := w.fsm.View().WriteSnapshot(&size); err != nil {
+		w.fail(err)
+	}
+	r.StateMB = float64(size) / 1e6
 	r.Writes = float64(n-c.Apps) / float64(max(1, r.Deployments))
 	return r
 }
+
+// counter is a writer that counts.
+type counter int64
+
+func (c *counter) Write(b []byte) (int, error) { *c += counter(len(b)); return len(b), nil }
 
 // use sums up workers and links.
 func (w *world) use() map[string]Use {

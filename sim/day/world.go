@@ -15,9 +15,9 @@ import (
 )
 
 // Rhythms of the leader. It looks where something has changed, as the server does, but
-// waits longer for company, which costs a second at each step.
+// waits longer for company, which costs up to two seconds at each step.
 const (
-	lookRest  = time.Second
+	lookRest  = 2 * time.Second
 	lookEvery = 5 * time.Second
 	beatEvery = 5 * time.Second // of all builds at once, within rpc.LeaseTTL
 	homeName  = "home"
@@ -55,7 +55,6 @@ type world struct {
 	most       int // under way at once
 	underWay   int
 	queued     int
-	events     int
 	refusedNow int
 }
 
