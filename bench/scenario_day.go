@@ -40,10 +40,10 @@ the same for the same parameters and seed.`
 	s.Metrics = []trial.Metric{
 		{Name: "in_time", Unit: "share", Better: trial.Higher, Exact: true, Help: "that came to its own end within 30 minutes"},
 		{Name: "total_s.p50", Unit: "s", Better: trial.Lower, Exact: true, Help: "from submission to the end"},
-		{Name: "total_s.p99", Unit: "s", Better: trial.Lower, Exact: true},
+		{Name: "total_s.p99", Unit: "s", Better: trial.Lower, Exact: true, Help: "of all but the slowest in a hundred"},
 		{Name: "phases_s.queued.p99", Unit: "s", Better: trial.Lower, Exact: true, Help: "until a worker began"},
 		{Name: "hotfix.total_s.p99", Unit: "s", Better: trial.Lower, Exact: true, Help: "of the most urgent"},
-		{Name: "longest_queue", Unit: "deployments", Better: trial.Lower, Exact: true},
+		{Name: "longest_queue", Unit: "deployments", Better: trial.Lower, Exact: true, Help: "that waited at once"},
 		{Name: "most_under_way", Unit: "deployments", Exact: true, Help: "at once"},
 		{Name: "use.workers.mean", Unit: "share", Exact: true, Help: "of the workers' time, that they build"},
 		{Name: "use.workers.peak", Unit: "share", Exact: true, Help: "in the busiest hour"},
