@@ -150,7 +150,7 @@ func (b *cellBoard) refresh(v raftfsm.View, record *starling.Cell, now time.Time
 	if c == nil {
 		c = &cellState{region: b.region, reports: map[string]*cellEntry{}, counts: map[string]*cellCount{}}
 		b.cells[record.Name] = c
-	} else if c.cell == record && !stale {
+	} else if c.cell == record && !stale || c.cell.Version > record.Version { // who asks may have looked at the state a while ago
 		return c
 	}
 	old, came, was := c.machines, c.came, c.cell

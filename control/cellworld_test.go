@@ -147,6 +147,13 @@ func TestANewLeaderHearsAllCellsWithinSeconds(t *testing.T) {
 		return ok && d.Machines.Target == 12 && d.Machines.Staged == 10 && d.Machines.Absent == 0 && len(d.Fleet) == 1
 	}
 	us := w.regions["us"]
+	t.Cleanup(func() {
+		if l := us.leader(); t.Failed() && l != nil {
+			d, _ := l.Deployment(id)
+			cells, err := l.DeploymentCells(context.Background(), id, "")
+			t.Logf("at the end: %s %+v %+v\n%+v, %v", d.Phase, d.Machines, d.Fleet, cells, err)
+		}
+	})
 	patience := 2 * time.Minute // on a busy computer leaders come and go
 	w.within(patience, "all cells have reported", func() bool { l := us.leader(); return l != nil && whole(l) })
 
