@@ -118,9 +118,9 @@ type NodeStatus struct {
 	Node
 	Cell     string            `json:"cell,omitempty"`     // of a machine
 	Standing Standing          `json:"standing,omitempty"` // of a machine that is enrolled
-	Running map[string]Digest `json:"running,omitempty"` // by app
-	Problem string            `json:"problem,omitempty"`
-	SeenAt  time.Time         `json:"seen_at,omitzero"`
+	Running  map[string]Digest `json:"running,omitempty"`  // by app
+	Problem  string            `json:"problem,omitempty"`
+	SeenAt   time.Time         `json:"seen_at,omitzero"`
 }
 
 // NewToken asks for a token.

@@ -55,6 +55,14 @@ func (f *NodeFilter) Matches(n *NodeStatus) bool {
 	return (f.Role == "" || n.Has(f.Role)) && (f.Cell == "" || n.Cell == f.Cell) && (f.Zone == "" || n.Zone == f.Zone)
 }
 
+// StandingChange changes what a region makes of a machine.
+type StandingChange struct {
+	Name    string
+	To      Standing
+	From    Standing // that it must have, or To; empty: any
+	Unknown bool     // revoke it also if no machine of that name is known
+}
+
 // NodeDetail is all that a region knows of one node.
 type NodeDetail struct {
 	NodeStatus

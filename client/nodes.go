@@ -60,19 +60,26 @@ func (c *Client) Node(ctx context.Context, name string) (*starling.NodeDetail, e
 	return fetch[*starling.NodeDetail](ctx, c, http.MethodGet, nodePath(name), nil, nil)
 }
 
-// off takes a standing back.
-type off struct {
-	Off bool `json:"off"`
+// standing says how a machine's standing changes.
+type standing struct {
+	Off     bool `json:"off,omitempty"`
+	Unknown bool `json:"unknown,omitempty"`
 }
 
 // DrainNode makes a machine no goal's target; with back it is one again.
 func (c *Client) DrainNode(ctx context.Context, name string, back bool) (*starling.Machine, error) {
-	return fetch[*starling.Machine](ctx, c, http.MethodPost, nodePath(name)+"/drain", nil, off{back})
+	return fetch[*starling.Machine](ctx, c, http.MethodPost, nodePath(name)+"/drain", nil, standing{Off: back})
 }
 
 // RevokeNode makes a machine's certificates void; with back they are good again.
 func (c *Client) RevokeNode(ctx context.Context, name string, back bool) (*starling.Machine, error) {
-	return fetch[*starling.Machine](ctx, c, http.MethodPost, nodePath(name)+"/revoke", nil, off{back})
+	return fetch[*starling.Machine](ctx, c, http.MethodPost, nodePath(name)+"/revoke", nil, standing{Off: back})
+}
+
+// RevokeUnknownNode is RevokeNode for a name that the region may not know: of a machine with
+// a certificate made by hand that never registered.
+func (c *Client) RevokeUnknownNode(ctx context.Context, name string) (*starling.Machine, error) {
+	return fetch[*starling.Machine](ctx, c, http.MethodPost, nodePath(name)+"/revoke", nil, standing{Unknown: true})
 }
 
 // RemoveNode forgets a machine; a revoked one only with force.

@@ -132,8 +132,8 @@ func (s *Server) Node(ctx context.Context, name string) (*starling.NodeDetail, e
 }
 
 // SetStanding implements httpapi.Roster.
-func (s *Server) SetStanding(ctx context.Context, actor, name string, to, from starling.Standing) (*starling.Machine, error) {
-	res, err := s.propose(ctx, actor, raftfsm.TypeMachineStanding, raftfsm.MachineStanding{Name: name, Standing: to, From: from})
+func (s *Server) SetStanding(ctx context.Context, actor string, c starling.StandingChange) (*starling.Machine, error) {
+	res, err := s.propose(ctx, actor, raftfsm.TypeMachineStanding, raftfsm.MachineStanding{Name: c.Name, Standing: c.To, From: c.From, Unknown: c.Unknown})
 	return res.Machine, err
 }
 

@@ -77,14 +77,14 @@ func TestDrainRevokeRemove(t *testing.T) {
 	b.look(b.elect())
 	b.enlist(2)
 	s, ctx := b.server, t.Context()
-	m, err := s.SetStanding(ctx, "ann", "m0", starling.StandingDraining, "")
+	m, err := s.SetStanding(ctx, "ann", starling.StandingChange{Name: "m0", To: starling.StandingDraining})
 	if err != nil || m.Standing != starling.StandingDraining {
 		t.Errorf("%+v, %v", m, err)
 	}
-	if _, err := s.SetStanding(ctx, "ann", "m0", starling.StandingActive, starling.StandingRevoked); !errors.Is(err, starling.ErrConflict) {
+	if _, err := s.SetStanding(ctx, "ann", starling.StandingChange{Name: "m0", To: starling.StandingActive, From: starling.StandingRevoked}); !errors.Is(err, starling.ErrConflict) {
 		t.Errorf("revoke --off of one that is draining: %v", err)
 	}
-	if _, err := s.SetStanding(ctx, "ann", "m0", starling.StandingRevoked, ""); err != nil {
+	if _, err := s.SetStanding(ctx, "ann", starling.StandingChange{Name: "m0", To: starling.StandingRevoked}); err != nil {
 		t.Error(err)
 	}
 	if d, err := s.Node(ctx, "m0"); err != nil || d.Standing != starling.StandingRevoked || d.Cell != "" || d.Machine.Name != "m0" {
@@ -151,6 +151,13 @@ func TestJoinTokensAreShownOnce(t *testing.T) {
 	without.look(without.elect())
 	if _, err := without.server.CreateJoinToken(ctx, "ann", starling.NewJoinToken{}); !errors.Is(err, starling.ErrConflict) || !strings.Contains(err.Error(), "starling tls ca enrol") {
 		t.Errorf("without an enrolment authority: %v", err)
+	}
+}
+
+// A feed has room for all machines that can be revoked.
+func TestAllRevokedFitIntoAFeed(t *testing.T) {
+	if rpc.MaxRevoked < raftfsm.MaxRevokedMachines {
+		t.Errorf("%d names in a feed, %d machines can be revoked", rpc.MaxRevoked, raftfsm.MaxRevokedMachines)
 	}
 }
 

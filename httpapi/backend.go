@@ -119,9 +119,9 @@ type Cluster interface {
 type Roster interface {
 	// Node returns a member of the region or a machine that it knows.
 	Node(ctx context.Context, name string) (*starling.NodeDetail, error)
-	// SetStanding changes what the region makes of a machine; ErrConflict if it is neither
-	// from nor what it is to be. An empty from stands for any.
-	SetStanding(ctx context.Context, actor, name string, to, from starling.Standing) (*starling.Machine, error)
+	// SetStanding changes what the region makes of a machine; ErrConflict if it is not what
+	// it must be before.
+	SetStanding(ctx context.Context, actor string, c starling.StandingChange) (*starling.Machine, error)
 	// RemoveMachine forgets a machine; a revoked one only with force.
 	RemoveMachine(ctx context.Context, actor, name string, force bool) error
 }

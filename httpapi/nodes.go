@@ -26,7 +26,8 @@ type (
 		Force bool   `query:"force" doc:"Even if it is revoked: its old certificates are good again until they expire"`
 	}
 	standingBody struct {
-		Off bool `json:"off,omitempty" doc:"Take it back"`
+		Off     bool `json:"off,omitempty" doc:"Take it back"`
+		Unknown bool `json:"unknown,omitempty" doc:"Revoke it also if no machine of that name is known: it has a certificate made by hand and never registered"`
 	}
 	rotateBody struct {
 		Cell string `json:"cell,omitempty" doc:"Its name"`
@@ -108,11 +109,14 @@ func (a *api) registerStanding(verb, summary string, to starling.Standing) {
 				return nil, err
 			}
 		}
-		next, from := to, starling.Standing("")
-		if body.Off {
-			next, from = starling.StandingActive, to
+		if body.Unknown && (to != starling.StandingRevoked || body.Off) {
+			return nil, starling.Invalidf("unknown", "goes with revoking only")
 		}
-		m, err := a.Backend.SetStanding(ctx, callOf(ctx).actor, in.Name, next, from)
+		change := starling.StandingChange{Name: in.Name, To: to, Unknown: body.Unknown}
+		if body.Off {
+			change.To, change.From = starling.StandingActive, to
+		}
+		m, err := a.Backend.SetStanding(ctx, callOf(ctx).actor, change)
 		if err != nil {
 			return nil, err
 		}

@@ -35,8 +35,8 @@ func (b *backend) Node(_ context.Context, name string) (*starling.NodeDetail, er
 	return &starling.NodeDetail{NodeStatus: starling.NodeStatus{Node: starling.Node{Name: name}, Standing: m.Standing}, Machine: m}, nil
 }
 
-func (b *backend) SetStanding(_ context.Context, actor, name string, to, from starling.Standing) (*starling.Machine, error) {
-	r, err := b.propose(actor, raftfsm.TypeMachineStanding, raftfsm.MachineStanding{Name: name, Standing: to, From: from})
+func (b *backend) SetStanding(_ context.Context, actor string, c starling.StandingChange) (*starling.Machine, error) {
+	r, err := b.propose(actor, raftfsm.TypeMachineStanding, raftfsm.MachineStanding{Name: c.Name, Standing: c.To, From: c.From, Unknown: c.Unknown})
 	return r.Machine, err
 }
 
@@ -163,6 +163,17 @@ func TestStandings(t *testing.T) {
 		if err := c.RemoveNode(ctx, name, false); err != nil {
 			t.Error(err)
 		}
+	}
+	if _, err := c.RevokeNode(ctx, "m9", false); !errors.Is(err, starling.ErrNotFound) {
+		t.Errorf("a name that nobody has: %v", err)
+	}
+	m, err = c.RevokeUnknownNode(ctx, "m9")
+	standing(starling.StandingRevoked, m, err)
+	if err := c.RemoveNode(ctx, "m9", true); err != nil {
+		t.Error(err)
+	}
+	if res, body := request(t, srv, "POST", "/v1/nodes/m8/drain", `{"unknown":true}`); res.StatusCode != 400 {
+		t.Errorf("draining an unknown machine: %s %s", res.Status, body)
 	}
 	for what, err := range map[string]error{
 		"status": func() error { _, err := c.Node(ctx, "m9"); return err }(),

@@ -158,8 +158,7 @@ func sameMachine(a, b *starling.Machine) bool {
 // settle stores a machine in place of old, which may be nil, in its cell or a new one.
 func (t *tx) settle(old *row[starling.Machine], m *starling.Machine, most int) (Result, error) {
 	if old == nil && t.meta.Machines >= t.limits.machines {
-		return Result{}, fmt.Errorf("%w: region %s has %d machines, as many as it can: remove some, or open another region",
-			starling.ErrConflict, t.region, t.meta.Machines)
+		return Result{}, t.tooMany()
 	}
 	if len(m.Tags) == 0 {
 		m.Tags = nil
@@ -213,6 +212,9 @@ func (t *tx) emitEnrolled(name string) {
 
 func (t *tx) machineStanding(p *MachineStanding) (Result, error) {
 	old := t.machine(p.Name)
+	if old == nil && p.Unknown && p.Standing == starling.StandingRevoked {
+		return t.revokeUnknown(p.Name)
+	}
 	if old == nil {
 		return Result{}, unknownMachine(p.Name)
 	}
@@ -236,12 +238,8 @@ func (t *tx) machineStanding(p *MachineStanding) (Result, error) {
 	if p.From != "" && old.rec.Standing != p.From {
 		return Result{}, fmt.Errorf("%w: machine %s is %s, not %s", starling.ErrConflict, p.Name, old.rec.Standing, p.From)
 	}
-	n := 0
-	for range scan[starling.Machine](t.reader, tableMachines, byStanding, strKey(string(p.Standing))) {
-		n++
-	}
-	if n >= most {
-		return Result{}, fmt.Errorf("%w: %d machines are %s, as many as can be: remove some", starling.ErrConflict, n, p.Standing)
+	if err := t.checkStandings(p.Standing, most); err != nil {
+		return Result{}, err
 	}
 	m := *old.rec
 	m.Standing = p.Standing
@@ -252,6 +250,41 @@ func (t *tx) machineStanding(p *MachineStanding) (Result, error) {
 	}
 	t.emit(starling.Event{Type: EventMachineStanding, Detail: fmt.Sprintf("%s is %s", m.Name, m.Standing)})
 	return Result{Machine: &m}, nil
+}
+
+// checkStandings refuses one machine more in a standing than can be.
+func (t *tx) checkStandings(s starling.Standing, most int) error {
+	n := 0
+	for range scan[starling.Machine](t.reader, tableMachines, byStanding, strKey(string(s))) {
+		n++
+	}
+	if n >= most {
+		return fmt.Errorf("%w: %d machines are %s, as many as can be: remove some", starling.ErrConflict, n, s)
+	}
+	return nil
+}
+
+// revokeUnknown makes a record of a machine that is nothing but revoked.
+func (t *tx) revokeUnknown(name string) (Result, error) {
+	if err := starling.CheckName("machine.name", name); err != nil {
+		return Result{}, err
+	}
+	if err := t.checkStandings(starling.StandingRevoked, MaxRevokedMachines); err != nil {
+		return Result{}, err
+	}
+	if t.meta.Machines >= t.limits.machines {
+		return Result{}, t.tooMany()
+	}
+	m := &starling.Machine{Name: name, Standing: starling.StandingRevoked, EnrolledAt: t.now}
+	put(t, tableMachines, nil, &row[starling.Machine]{rec: m})
+	t.meta.Machines++
+	t.emit(starling.Event{Type: EventMachineStanding, Detail: fmt.Sprintf("%s is %s", name, m.Standing)})
+	return Result{Machine: m, Created: true}, nil
+}
+
+func (t *tx) tooMany() error {
+	return fmt.Errorf("%w: region %s has %d machines, as many as it can: remove some, or open another region",
+		starling.ErrConflict, t.region, t.meta.Machines)
 }
 
 func unknownMachine(name string) error {

@@ -53,11 +53,13 @@ type MachineRegister struct {
 // MachineStanding changes what the region makes of a machine. A revoked one leaves its
 // cell; when it may come back it gets a cell as it registers. MaxRevokedMachines and
 // MaxDrainingMachines at most. With From, ErrConflict if it is neither that nor what it is
-// to be. Result: Machine.
+// to be. With Unknown a name that no machine has can be revoked too: one that has a
+// certificate made by hand and never registered. Result: Machine.
 type MachineStanding struct {
 	Name     string            `json:"name"`
 	Standing starling.Standing `json:"standing"`
 	From     starling.Standing `json:"from,omitempty"`
+	Unknown  bool              `json:"unknown,omitempty"`
 }
 
 // MachineRemove forgets a machine. One that still runs, and whose certificate is good,

@@ -66,7 +66,7 @@ func (f *fleet) step() {
 			f.near(before, res.Machine)
 		}
 	case 8:
-		f.apply(TypeMachineStanding, MachineStanding{Name: f.facts().Name,
+		f.apply(TypeMachineStanding, MachineStanding{Name: f.facts().Name, Unknown: f.one(4),
 			Standing: []starling.Standing{starling.StandingActive, starling.StandingDraining, starling.StandingRevoked}[f.below(3)]})
 	case 9:
 		f.apply(TypeMachineRemove, MachineRemove{Name: f.facts().Name, Force: f.one(2)})

@@ -20,7 +20,7 @@ func nodeCommand() *cobra.Command {
 	return group("node", "The members of a region and its machines",
 		nodeListCommand(), nodeStatusCommand(),
 		standingCommand("drain", "Make a machine no goal's target; what it runs goes on", (*client.Client).DrainNode),
-		standingCommand("revoke", "Make a machine's certificates void", (*client.Client).RevokeNode),
+		nodeRevokeCommand(),
 		nodeRemoveCommand(),
 		group("token", "Tokens with which machines enrol", joinTokenCreateCommand(),
 			apiCommand("list", "List join tokens, without their secrets", exactArgs(0), listJoinTokens),
@@ -138,6 +138,22 @@ func standingCommand(verb, short string, set func(*client.Client, context.Contex
 		return err
 	})
 	c.Flags().BoolVar(&off, "off", false, "take it back")
+	return c
+}
+
+func nodeRevokeCommand() *cobra.Command {
+	var unknown bool
+	c := standingCommand("revoke", "Make a machine's certificates void",
+		func(c *client.Client, ctx context.Context, name string, off bool) (*starling.Machine, error) {
+			switch {
+			case unknown && off:
+				return nil, starling.Invalidf("--unknown", "goes without --off")
+			case unknown:
+				return c.RevokeUnknownNode(ctx, name)
+			}
+			return c.RevokeNode(ctx, name, off)
+		})
+	c.Flags().BoolVar(&unknown, "unknown", false, "also if no machine of that name is known: its certificate was made by hand, and it never registered")
 	return c
 }
 
