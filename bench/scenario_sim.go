@@ -17,7 +17,7 @@ func simScenario(Env) *trial.Scenario {
 are fed by their region's caches. The brains and the placement are the real ones; the clock and
 the links are not. All but wall_s, cpu_s and rss_mb is the same for the same parameters and seed.
 
-10 GB to 100,000 machines of ten regions takes several minutes of two cores:
+10 GB to 100,000 machines of ten regions takes many minutes of two cores; --sample 1 an eighth:
   starling-bench sim --bytes 10GB --machines 100000 --regions 10 --duration 1h`
 	p := s.Params
 	trial.BytesVar(p, &c.Bytes, "bytes", 500_000_000, "of the artifact")
@@ -33,7 +33,8 @@ the links are not. All but wall_s, cpu_s and rss_mb is the same for the same par
 	p.IntVar(&c.RackMbit, "rack-rate", 0, "`Mbit/s` of a rack's link; 0: no bottleneck")
 	p.StringVar(&slow, "slow", "0%", "`share` of machines with a tenth of the rate")
 	p.StringVar(&dying, "dying", "0%", "`share` of machines that die in the middle")
-	trial.BytesVar(p, &c.ChunkBytes, "chunk", 0, "mean of the chunks; 0: 1 MiB, up to 4 where there are very many")
+	trial.BytesVar(p, &c.ChunkBytes, "chunk", 0, "mean of the chunks; 0: 1 MiB, up to 8 where there are very many")
+	p.IntVar(&c.Sample, "sample", 0, "simulate so many cells of each region only, for a quick look; 0: all")
 	p.BoolVar(&c.Together, "together", false, "simulate cells of a region in one world: slower by far, and hardly different")
 	p.IntVar(&c.Parallelism, "parallel", runtime.GOMAXPROCS(0), "worlds simulated at once")
 	p.Uint64Var(&c.Seed, "seed", 1, "of all randomness")

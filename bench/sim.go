@@ -20,7 +20,7 @@ type SimConfig struct {
 	CellSize    int           // machines in a cell, at most; 0: 1,250
 	Caches      int           // in each region; 0: 8
 	Bytes       int64         // of the artifact
-	ChunkBytes  int64         // 0: 1 MiB, and up to 4 where that would be more than simMaxArrivals
+	ChunkBytes  int64         // 0: 1 MiB, and up to 8 where that would be more than simMaxArrivals
 	RateMbit    int           // of each machine's link, each way; 0: 1,000
 	CacheMbit   int           // of each cache's; 0: ten times RateMbit
 	WANMbit     int           // of each region's link to the home; 0: twice RateMbit
@@ -28,6 +28,7 @@ type SimConfig struct {
 	RackSize    int           // machines in a rack; 0: 40
 	RackMbit    int           // of a rack's link, each way; 0: not a bottleneck
 	Together    bool          // see sim.Fleet
+	Sample      int           // likewise; 0: all cells
 	Parallelism int           // worlds simulated at once; 0: 1
 	Seed        uint64
 	Faults      sim.Faults
@@ -37,10 +38,11 @@ type SimConfig struct {
 // SimResult is its result. But for WallS, CPUS and RSSMB it is the same for the same
 // configuration, whatever the parallelism.
 type SimResult struct {
-	Machines    int     `json:"machines"`
+	Machines    int     `json:"machines"` // that were simulated
 	Bytes       int64   `json:"bytes"`
 	ChunkBytes  int64   `json:"chunk_bytes"`
-	Cells       int     `json:"cells"` // in each region
+	Cells       int     `json:"cells"`         // in each region
+	Sample      int     `json:"cells_sampled"` // of those, that were simulated
 	CellSize    int     `json:"cell_machines"`
 	RateMbit    int     `json:"rate_mbit"`
 	WANMbit     int     `json:"wan_mbit"`
@@ -78,7 +80,8 @@ type SimRegion struct {
 
 const (
 	simChunkBytes   = 1 << 20 // about what cutting by content gives
-	simMaxChunk     = 4 << 20
+	simMaxChunk     = 8 << 20
+	simLargest      = 16 << 20 // four times production's largest: beyond, the brain's own bounds in bytes decide
 	simMaxArrivals  = 50_000_000 // of chunks at machines, before chunks stand for several
 	simDefaultMbit  = 1000
 	simDefaultCell  = 1250
@@ -127,10 +130,13 @@ func (c SimConfig) Check() error {
 		return starling.Invalidf("cell-size", "machines of a cell, caches and what runs at once must be 1 or more")
 	case c.Bytes < 1 || c.Bytes > most:
 		return starling.Invalidf("bytes", "%d: want 1 to %d", c.Bytes, most)
-	case c.ChunkBytes < 16 || c.ChunkBytes > starling.MaxChunkBytes || c.Bytes/c.ChunkBytes >= starling.MaxChunks:
-		return starling.Invalidf("chunk", "%d: want 16 to %d, and no more than %d chunks", c.ChunkBytes, starling.MaxChunkBytes, starling.MaxChunks)
+	case c.ChunkBytes < 16 || c.ChunkBytes > simLargest || c.Bytes/c.ChunkBytes >= starling.MaxChunks:
+		return starling.Invalidf("chunk", "%d: want 16 to %d, and no more than %d chunks", c.ChunkBytes, simLargest, starling.MaxChunks)
 	case c.RateMbit < 0 || c.CacheMbit < 0 || c.WANMbit < 0 || c.RackMbit < 0 || c.WANLatency < 0:
 		return starling.Invalidf("rate", "rates and latencies must not be negative")
+	}
+	if f := c.fleet(); c.Sample < 0 || c.Sample > f.Cells || c.Together && c.Sample > 0 {
+		return starling.Invalidf("sample", "%d of %d cells; and not together", c.Sample, f.Cells)
 	}
 	return nil
 }
@@ -145,7 +151,7 @@ func (c *SimConfig) fleet() sim.Fleet {
 		RackMachines: c.RackSize, Caches: c.Caches, Chunks: int(chunks), ChunkBytes: int(max(16, c.Bytes/chunks)),
 		MachineRate: int64(c.RateMbit) * bytesPerMbit, CacheRate: int64(c.CacheMbit) * bytesPerMbit,
 		RackRate: int64(c.RackMbit) * bytesPerMbit, WANRate: int64(c.WANMbit) * bytesPerMbit, WANLatency: c.WANLatency,
-		Faults: c.Faults, Parallel: c.Parallelism, Together: c.Together,
+		Faults: c.Faults, Parallel: c.Parallelism, Together: c.Together, Sample: c.Sample,
 		Progress: func(done, total float64) { c.Tell.Tell("simulating", done, total, "chunks") },
 	}
 }
@@ -157,12 +163,15 @@ func (c SimConfig) Run(ctx context.Context) (*SimResult, error) {
 	}
 	c.setDefaults()
 	defer debug.SetGCPercent(debug.SetGCPercent(simGarbage))
+	f := c.fleet()
+	if c.Sample == 0 {
+		c.Sample, f.Sample = f.Cells, f.Cells
+	}
 	began := time.Now()
 	before, err := ownCost()
 	if err != nil {
 		return nil, err
 	}
-	f := c.fleet()
 	r, err := f.Run(ctx)
 	if err != nil {
 		return nil, err
@@ -172,7 +181,7 @@ func (c SimConfig) Run(ctx context.Context) (*SimResult, error) {
 		return nil, err
 	}
 	out := &SimResult{
-		Machines: r.Machines, Bytes: r.Bytes, ChunkBytes: c.ChunkBytes, Cells: f.Cells, CellSize: f.CellMachines,
+		Machines: r.Machines, Bytes: r.Bytes, ChunkBytes: c.ChunkBytes, Cells: f.Cells, Sample: c.Sample, CellSize: f.CellMachines,
 		RateMbit: c.RateMbit, WANMbit: c.WANMbit,
 		BoundS: r.Bound.Seconds(), LastS: r.Last.Seconds(), MedianS: r.Median.Seconds(), LastOver: r.Over, SlowLastS: r.SlowLast.Seconds(),
 		WANCopies: r.WANCopies, CacheCopies: r.Copies, Unfinished: r.Unfinished, Accused: r.Accused, Steps: r.Steps,

@@ -68,7 +68,7 @@ func TestSimRefusesNonsense(t *testing.T) {
 		{Machines: 0, Bytes: 1}, {Machines: sim.MaxMachines + 1, Bytes: 1}, {Machines: 1}, {Machines: 1, Bytes: 1 << 60},
 		{Machines: 1, Bytes: 1, RateMbit: -1}, {Machines: 1, Bytes: 1, Regions: 2}, {Machines: 1, Bytes: 1, Regions: -1},
 		{Machines: 1, Bytes: 1, CellSize: -1}, {Machines: 1, Bytes: 1, Caches: -1}, {Machines: 1, Bytes: 1, ChunkBytes: 8},
-		{Machines: 1, Bytes: 1 << 40, ChunkBytes: 16}, {Machines: 1, Bytes: 1, WANLatency: -1},
+		{Machines: 1, Bytes: 1 << 40, ChunkBytes: 16}, {Machines: 1, Bytes: 1, WANLatency: -1}, {Machines: 1, Bytes: 1, Sample: 2}, {Machines: 1, Bytes: 1, Sample: -1},
 	} {
 		if _, err := c.Run(t.Context()); !starling.IsInvalid(err) {
 			t.Errorf("%+v: %v", c, err)

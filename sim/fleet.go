@@ -45,6 +45,9 @@ type Fleet struct {
 	// Together simulates the cells of a region, and its caches, in one world, event by event:
 	// cells queue at the caches behind each other. It takes several times as long.
 	Together bool
+	// Sample simulates only so many cells of each region, for a look in a part of the time: they
+	// have the part of the caches' links that is theirs among all. 0: all; not with Together.
+	Sample int
 	// Progress, if not nil, is told how many of so many chunks have come to machines. It is
 	// called from one goroutine at a time.
 	Progress func(done, total float64)
@@ -76,6 +79,7 @@ func (f *Fleet) setDefaults() {
 	def(&f.WANLatency, 80*time.Millisecond)
 	def(&f.Limit, 24*time.Hour)
 	def(&f.Parallel, 1)
+	def(&f.Sample, f.Cells)
 }
 
 func (f *Fleet) validate() error {
@@ -86,6 +90,8 @@ func (f *Fleet) validate() error {
 		return fmt.Errorf("sim: %d cells of %d machines: want 1 to %d machines in a region", f.Cells, f.CellMachines, MaxMachines)
 	case f.Caches < 1 || f.Replicas < 1:
 		return errors.New("sim: a region without a cache, or a chunk that none holds")
+	case f.Sample < 1 || f.Sample > f.Cells || f.Together && f.Sample < f.Cells:
+		return fmt.Errorf("sim: a sample of %d cells of %d, which is not for cells together", f.Sample, f.Cells)
 	case f.WANRate < 0 || f.WANLatency < 0:
 		return errors.New("sim: a rate or latency between regions is negative")
 	case f.Parallel < 1:
@@ -125,7 +131,7 @@ func (f Fleet) Run(ctx context.Context) (FleetResult, error) {
 	}
 	r := fleetRun{
 		Fleet: f, free: make(chan struct{}, f.Parallel),
-		meter: meter{told: f.Progress, total: float64(f.Regions * f.Cells * f.CellMachines * f.Chunks)},
+		meter: meter{told: f.Progress, total: float64(f.Regions * f.Sample * f.CellMachines * f.Chunks)},
 	}
 	if f.Together {
 		r.together(ctx)
@@ -189,7 +195,7 @@ func (r *fleetRun) together(ctx context.Context) {
 
 // apart simulates the caches of all regions, then every cell.
 func (r *fleetRun) apart(ctx context.Context) {
-	r.begin(r.Cells)
+	r.begin(r.Sample)
 	r.caches(ctx, r.home, r.Regions-1, r.Cells)
 	var wg sync.WaitGroup
 	for n := range r.Regions {
@@ -199,7 +205,7 @@ func (r *fleetRun) apart(ctx context.Context) {
 			w := r.caches(ctx, at, others, r.Cells)
 			at.stocked, at.arrivals = w.stockedAt(), nil
 		}
-		for c := range r.Cells {
+		for c := range r.Sample {
 			r.spawn(ctx, &wg, func() {
 				at := at
 				at.first = r.site(n, c).first

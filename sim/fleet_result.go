@@ -7,7 +7,7 @@ import (
 
 // FleetResult is what came out.
 type FleetResult struct {
-	Machines   int
+	Machines   int // that were simulated
 	Bytes      int64
 	Regions    []RegionResult
 	Bound      time.Duration // the longest of the regions', or the home's caches' for all copies that leave them
@@ -96,7 +96,8 @@ func (r *fleetRun) region(n int) RegionResult {
 	}
 	bytes := r.parts[n][0].fresh
 	cacheUp := r.CacheRate * int64(r.Caches)
-	out.Bound = max(span(bytes, r.MachineRate), span(bytes*int64(r.Cells), cacheUp), span(bytes*takers, upRate+cacheUp))
+	out.Bound = max(span(bytes, r.MachineRate), span(bytes*int64(r.Cells), cacheUp),
+		span(bytes*takers, upRate+cacheUp*int64(r.Sample)/int64(r.Cells)))
 	if r.RackRate > 0 {
 		out.Bound = max(out.Bound, span(bytes, r.RackRate))
 	}
@@ -105,14 +106,14 @@ func (r *fleetRun) region(n int) RegionResult {
 		out.Latency, out.WANCopies = from.latency, float64(from.bytes)/float64(bytes)
 		out.Bound = max(out.Bound, span(bytes, r.WANRate)+from.latency)
 	}
-	out.Copies = float64(toMachines) / float64(bytes) / float64(r.Cells)
-	out.Wasted = float64(waste) / float64(bytes) / float64(r.Cells*r.CellMachines)
+	out.Copies = float64(toMachines) / float64(bytes) / float64(r.Sample)
+	out.Wasted = float64(waste) / float64(bytes) / float64(r.Sample*r.CellMachines)
 	return out
 }
 
 func (r *fleetRun) result() FleetResult {
 	bytes := r.parts[0][0].fresh
-	out := FleetResult{Machines: r.Regions * r.Cells * r.CellMachines, Bytes: bytes}
+	out := FleetResult{Machines: r.Regions * r.Sample * r.CellMachines, Bytes: bytes}
 	out.Bound = span(bytes*int64(r.Cells+r.Regions-1), r.CacheRate*int64(r.Caches))
 	var medians []time.Duration
 	for n := range r.parts {

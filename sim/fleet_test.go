@@ -106,6 +106,24 @@ func TestCellsApartAreLikeTogether(t *testing.T) {
 	}
 }
 
+// TestSample: a part of the cells is what these are among all.
+func TestSample(t *testing.T) {
+	t.Parallel()
+	f := smallFleet()
+	f.Chunks = 60
+	all := runFleet(t, f)
+	f.Sample = 1
+	some := runFleet(t, f)
+	if some.Machines != all.Machines/2 || some.Steps >= all.Steps || some.WANCopies != 1 {
+		t.Errorf("%+v", some)
+	}
+	for i := range all.Regions {
+		if a, b := all.Regions[i], some.Regions[i]; b.Bound != a.Bound || b.Last > a.Last || b.Last < a.Last*8/10 || math.Abs(a.Copies-b.Copies) > 0.1 {
+			t.Errorf("region %d: %+v of all, %+v of one", i, a, b)
+		}
+	}
+}
+
 // TestRackLinks: rack links half as wide as their machines together.
 func TestRackLinks(t *testing.T) {
 	t.Parallel()
@@ -119,7 +137,7 @@ func TestRackLinks(t *testing.T) {
 func TestFleetIsChecked(t *testing.T) {
 	for _, f := range []Fleet{
 		{Regions: -1}, {Regions: MaxRegions + 1}, {Cells: -1}, {Cells: 1000, CellMachines: 1000}, {Caches: maxCaches + 1},
-		{Replicas: -1}, {WANRate: -1}, {WANLatency: -time.Second}, {Parallel: -1}, {Faults: Faults{Slow: 2}}, {RackMachines: -1},
+		{Replicas: -1}, {Sample: 2}, {Sample: -1}, {Cells: 2, Sample: 1, Together: true}, {WANRate: -1}, {WANLatency: -time.Second}, {Parallel: -1}, {Faults: Faults{Slow: 2}}, {RackMachines: -1},
 	} {
 		if _, err := f.Run(context.Background()); err == nil {
 			t.Errorf("%+v is accepted", f)
