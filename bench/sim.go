@@ -81,7 +81,7 @@ type SimRegion struct {
 const (
 	simChunkBytes   = 1 << 20 // about what cutting by content gives
 	simMaxChunk     = 8 << 20
-	simLargest      = 16 << 20 // four times production's largest: beyond, the brain's own bounds in bytes decide
+	simLargest      = 16 << 20   // four times production's largest: beyond, the brain's own bounds in bytes decide
 	simMaxArrivals  = 50_000_000 // of chunks at machines, before chunks stand for several
 	simDefaultMbit  = 1000
 	simDefaultCell  = 1250
