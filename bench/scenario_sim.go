@@ -33,7 +33,7 @@ the links are not. All but wall_s, cpu_s and rss_mb is the same for the same par
 	p.IntVar(&c.RackMbit, "rack-rate", 0, "`Mbit/s` of a rack's link; 0: no bottleneck")
 	p.StringVar(&slow, "slow", "0%", "`share` of machines with a tenth of the rate")
 	p.StringVar(&dying, "dying", "0%", "`share` of machines that die in the middle")
-	trial.BytesVar(p, &c.ChunkBytes, "chunk", 0, "mean of the chunks; 0: 1 MiB, up to 8 where there are very many")
+	trial.BytesVar(p, &c.ChunkBytes, "chunk", 0, "mean of the chunks; 0: 1 MiB, up to 6 where there are very many")
 	p.IntVar(&c.Sample, "sample", 0, "simulate so many cells of each region only, for a quick look; 0: all")
 	p.BoolVar(&c.Together, "together", false, "simulate cells of a region in one world: slower by far, and hardly different")
 	p.IntVar(&c.Parallelism, "parallel", runtime.GOMAXPROCS(0), "worlds simulated at once")

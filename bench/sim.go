@@ -20,7 +20,7 @@ type SimConfig struct {
 	CellSize    int           // machines in a cell, at most; 0: 1,250
 	Caches      int           // in each region; 0: 8
 	Bytes       int64         // of the artifact
-	ChunkBytes  int64         // 0: 1 MiB, and up to 8 where that would be more than simMaxArrivals
+	ChunkBytes  int64         // 0: 1 MiB, and up to 6 where that would be more than simMaxArrivals
 	RateMbit    int           // of each machine's link, each way; 0: 1,000
 	CacheMbit   int           // of each cache's; 0: ten times RateMbit
 	WANMbit     int           // of each region's link to the home; 0: twice RateMbit
@@ -80,7 +80,7 @@ type SimRegion struct {
 
 const (
 	simChunkBytes   = 1 << 20 // about what cutting by content gives
-	simMaxChunk     = 8 << 20
+	simMaxChunk     = 6 << 20
 	simLargest      = 16 << 20   // four times production's largest: beyond, the brain's own bounds in bytes decide
 	simMaxArrivals  = 50_000_000 // of chunks at machines, before chunks stand for several
 	simDefaultMbit  = 1000
@@ -112,7 +112,7 @@ func (c *SimConfig) setDefaults() {
 	if c.ChunkBytes == 0 {
 		c.ChunkBytes = simChunkBytes
 		for c.ChunkBytes < simMaxChunk && float64(c.Machines)*float64(c.Bytes)/float64(c.ChunkBytes) > simMaxArrivals {
-			c.ChunkBytes *= 2
+			c.ChunkBytes = min(2*c.ChunkBytes, simMaxChunk)
 		}
 	}
 }

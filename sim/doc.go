@@ -9,4 +9,7 @@
 // network whose core is not the bottleneck; where it is, Config.RackRate and ZoneRate
 // put a first-come link between a rack and its zone, and a zone and the others. CPU and
 // disk cost nothing here.
+//
+// A Fleet is many such worlds, one for each cell of each region, after a first one of the
+// caches alone, which tells when each chunk is where.
 package sim

@@ -110,6 +110,9 @@ func (p *Peer) cover(d *download) bool {
 // behind: a few times what a chunk takes to come from a cache, which serves all in turn,
 // and the time that news take to come here.
 func (p *Peer) silence(d *download) time.Duration {
+	if p.cacheTook == 0 { // the caches have not come round to us; why should they to others?
+		return firstGuess
+	}
 	return laggardTakes*max(p.cacheTook, p.base) + 2*announceEvery + 2*time.Duration(d.hops())*p.took
 }
 
