@@ -1,9 +1,13 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/starlingdeploy/starling"
@@ -104,8 +108,17 @@ func (r *DayResult) pictures() trial.Pictures {
 	for _, d := range append([]*day.Result{r.Result}, r.Loads...) {
 		t.Rows = append(t.Rows, []string{
 			fmt.Sprint(d.Load), fmt.Sprint(d.Deployments), fmt.Sprintf("%.2f", 100*d.InTime), fmt.Sprintf("%.0f", d.Total.P50), fmt.Sprintf("%.0f", d.Total.P99),
-			fmt.Sprintf("%.0f", d.Phases["queued"].P99), fmt.Sprintf("%.0f", d.Hotfix.Total.P99), fmt.Sprintf("%.0f", 100*d.Use["workers"].Peak), fmt.Sprint(d.LateIn),
+			fmt.Sprintf("%.0f", d.Phases["queued"].P99), fmt.Sprintf("%.0f", d.Hotfix.Total.P99), fmt.Sprintf("%.0f", 100*d.Use["workers"].Peak), wanted(d.LateIn),
 		})
 	}
 	return trial.Pictures{Tables: []trial.Table{t}}
+}
+
+// wanted lists what late deployments waited for, and how many did.
+func wanted(late map[string]int) string {
+	var out []string
+	for _, what := range slices.Sorted(maps.Keys(late)) {
+		out = append(out, fmt.Sprintf("%s: %d", what, late[what]))
+	}
+	return cmp.Or(strings.Join(out, ", "), "–")
 }
