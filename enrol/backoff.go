@@ -11,7 +11,7 @@ import (
 // Pauses between attempts.
 const (
 	pauseMin = 200 * time.Millisecond
-	pauseMax = 30 * time.Second
+	pauseMax = time.Minute
 )
 
 // backoff is decorrelated jitter (Brooker: Exponential Backoff And Jitter, AWS Architecture Blog,

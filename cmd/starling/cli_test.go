@@ -85,6 +85,7 @@ tls {
   http_key  = "`+node+`/http-key.pem"
   enrol_cert = "`+node+`/`+enrolFile+`"
   enrol_key  = "`+node+`/`+enrolKeyFile+`"
+  machine_ttl = "6s"
 }
 gossip {
   key = "`+key+`"

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/enrol"
 )
 
 // checkEnrolling has a computer become a machine with a join token, as an operator, and another refused.
@@ -45,7 +46,8 @@ machine {
 }
 `)
 	}
-	start(t, file("new", k.Text))
+	machine := file("new", k.Text)
+	start(t, machine)
 	known := func() bool {
 		var nodes []starling.Node
 		if err := json.Unmarshal([]byte(mustCLI(t, "node", "list", "--json")), &nodes); err != nil {
@@ -58,6 +60,7 @@ machine {
 			t.Fatalf("the machine is not on the roster:\n%s", mustCLI(t, "node", "list"))
 		}
 	}
+	checkRenewalUnderWay(t, machine)
 	for name, c := range map[string]struct {
 		code int
 		file string
@@ -69,6 +72,53 @@ machine {
 	} {
 		if _, errs, code := cli(t, "agent", "--config", c.file); code != c.code || !strings.Contains(errs, c.says) {
 			t.Errorf("%s: exit %d, want %d with %q: %s", name, code, c.code, c.says, errs)
+		}
+	}
+}
+
+// checkRenewalUnderWay deploys to the machine that has enrolled, while its certificate, of seconds, is renewed.
+func checkRenewalUnderWay(t *testing.T, machine string) {
+	t.Helper()
+	cfg, err := loadConfig([]string{machine})
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate := func() string {
+		b, err := os.ReadFile(filepath.Join(cfg.DataDir, enrol.CertFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	mustCLI(t, "app", "apply", writeFile(t, "db.hcl", `
+app "db" {
+  deploy {
+    targets = "role == db"
+  }
+}
+`))
+	first := certificate()
+	deployments := 0
+	for end := time.Now().Add(60 * time.Second); deployments < 2 || certificate() == first; deployments++ {
+		if time.Now().After(end) {
+			t.Fatal("the certificate is not renewed")
+		}
+		tree := t.TempDir()
+		if err := os.WriteFile(filepath.Join(tree, "data"), []byte(time.Now().String()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var pushed struct {
+			Digest string `json:"digest"`
+		}
+		if err := json.Unmarshal([]byte(mustCLI(t, "artifact", "push", tree, "--json")), &pushed); err != nil {
+			t.Fatal(err)
+		}
+		var d starling.Deployment
+		if err := json.Unmarshal([]byte(mustCLI(t, "deploy", "db", "--artifact", pushed.Digest, "--json")), &d); err != nil {
+			t.Fatal(err)
+		}
+		if d.Phase != starling.PhaseSucceeded || d.Machines.Healthy != 1 {
+			t.Errorf("%s, %+v", d.Phase, d.Machines)
 		}
 	}
 }
