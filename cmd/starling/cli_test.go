@@ -61,6 +61,7 @@ ports {
   http   = `+strconv.Itoa(http)+`
   quic   = 0
   gossip = 0
+  cell   = 0
 }
 server {
   enabled          = true
