@@ -16,7 +16,8 @@ import (
 // Pace of the shell.
 const (
 	viewPause    = 200 * time.Millisecond // between two looks at the pool
-	callWithin   = 5 * time.Second        // of a member or a server that answers at once
+	callWithin   = 5 * time.Second        // of a member that answers at once
+	sendWithin   = rpc.CellRefreshEvery   // of a server with a cell's report: another one has it sooner than a dead one is found out
 	pollWithin   = rpc.MaxWait + 10*time.Second
 	rotateWithin = time.Minute
 	wordTag      = "cell" // reserved tag that carries a Word
@@ -285,7 +286,7 @@ func (m *Member) perform(e Effect) {
 			return ReportsTaken{e, r.Term, err}
 		})
 	case SendCell:
-		m.call(callWithin, func(ctx context.Context) Event {
+		m.call(sendWithin, func(ctx context.Context) Event {
 			r, err := m.conf.Servers.Report(ctx, e.Server, e.Report)
 			return CellTaken{e, r, err}
 		})

@@ -32,7 +32,11 @@ func (b *Brain) pollAt() time.Time {
 // only whether a server can be reached.
 func (b *Brain) poll() {
 	u := &b.up
-	if u.polling || !b.relaying() || len(b.servers) == 0 || b.now.Before(u.at) {
+	if u.polling || !b.relaying() || b.now.Before(u.at) {
+		return
+	}
+	if len(b.servers) == 0 { // the region did not know them when it gave the place: once more
+		b.moved(backoffMin)
 		return
 	}
 	u.polling, u.direct, u.asked = true, false, b.now
