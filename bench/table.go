@@ -14,7 +14,7 @@ func Scenarios(env Env) trial.Registry {
 	with := func(f func(Env) *trial.Scenario) func() *trial.Scenario {
 		return func() *trial.Scenario { return f(env) }
 	}
-	return trial.Registry{with(chunkScenario), with(submitScenario), with(swarmScenario), with(simScenario), with(dayScenario), with(queueScenario)}
+	return trial.Registry{with(chunkScenario), with(submitScenario), with(swarmScenario), with(simScenario), with(dayScenario), with(queueScenario), with(fleetScenario)}
 }
 
 // starlingBinary adds the parameter that says where the program to measure is.

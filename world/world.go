@@ -72,6 +72,8 @@ type Size struct {
 	TakeoverAfter string // of each server; empty: off
 	CellMax       int    // machines of a cell before it is split; 0: the default
 	CellQuiet     string // that a cell must have been as it is before it is split or merged; empty: the default
+	// Enrol lets machines enrol at the servers with join tokens.
+	Enrol bool
 }
 
 // Client returns a client of a server's API.
@@ -240,6 +242,11 @@ func (w *World) writeFiles() error {
 			return err
 		}
 	}
+	if w.size.Enrol {
+		if err := w.letEnrol(); err != nil {
+			return err
+		}
+	}
 	return w.Configure()
 }
 
@@ -259,6 +266,27 @@ func (w *World) certify(p *Proc) error {
 	for name, content := range map[string][]byte{"ca.pem": w.ca.CertPEM(), "node.pem": cert, "node-key.pem": key} {
 		if err := os.WriteFile(filepath.Join(filepath.Dir(p.Config), name), content, 0o600); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// letEnrol gives the servers of each region that with which they sign machines.
+func (w *World) letEnrol() error {
+	signers := map[string][2][]byte{}
+	for _, p := range w.WithRole(starling.RoleServer) {
+		s, ok := signers[p.Region]
+		if !ok {
+			var err error
+			if s[0], s[1], err = w.ca.IssueEnroller(p.Region, certTTL, time.Now()); err != nil {
+				return err
+			}
+			signers[p.Region] = s
+		}
+		for i, name := range []string{"enrol.pem", "enrol-key.pem"} {
+			if err := os.WriteFile(filepath.Join(filepath.Dir(p.Config), name), s[i], 0o600); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -339,7 +367,11 @@ func (w *World) configFor(p *Proc, gossipKey string, size Size) []byte {
 	line("ports {\n  http = %s\n  quic = %s\n  gossip = %s\n}", portOf(p.HTTP), portOf(p.quic), portOf(p.gossip))
 	line("http {\n  bind = \"127.0.0.1\"\n  tls = false\n  acl = false\n}")
 	line("gossip {\n  key = %q\n}", gossipKey)
-	line("tls {\n  ca = \"ca.pem\"\n  cert = \"node.pem\"\n  key = \"node-key.pem\"\n}")
+	enrol := ""
+	if size.Enrol && p.Role == starling.RoleServer {
+		enrol = "  enrol_cert = \"enrol.pem\"\n  enrol_key = \"enrol-key.pem\"\n"
+	}
+	line("tls {\n  ca = \"ca.pem\"\n  cert = \"node.pem\"\n  key = \"node-key.pem\"\n%s}", enrol)
 	switch p.Role {
 	case starling.RoleServer:
 		takeover := ""

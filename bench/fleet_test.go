@@ -1,0 +1,58 @@
+package bench
+
+import (
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/starlingdeploy/starling"
+)
+
+// The whole scenario, small: three real servers, some real enrolments, real feeds and reports.
+func TestFleet(t *testing.T) {
+	bin := filepath.Join(t.TempDir(), "starling")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "../cmd/starling").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	const machines = 600
+	c := FleetConfig{Bin: bin, Servers: 3, Machines: machines, Enrol: 60, CellMax: 300, Churn: 0.05, Steady: 2 * time.Second, Dir: t.TempDir()}
+	res, err := c.Run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%+v", res)
+	if e := res.Enrol; e.Enrolled != 60 || e.Registered != machines-60 || e.MS.P50 <= 0 || e.Unanswered > 0 {
+		t.Errorf("arrival %+v", e)
+	}
+	if s := res.Steady; s.Connections < 1 || s.Connections > 3*res.Cells || s.RaftEntries > 20 {
+		t.Errorf("steady state %+v with %d cells", s, res.Cells)
+	}
+	if d := res.Deployment; d.Told != machines || d.RaftEntries == 0 || d.RaftEntries > 50 || d.Posts > 8*machines {
+		t.Errorf("deployment %+v", d)
+	}
+	if k := res.LeaderKill; k.WholeS <= k.LeaderS || k.EndedS <= 0 {
+		t.Errorf("leader's death %+v", k)
+	}
+}
+
+func TestFleetRefusesWhatCannotBe(t *testing.T) {
+	good := FleetConfig{Servers: 3, Machines: 10, Enrol: 10, Steady: time.Second}
+	if err := good.Check(); err != nil {
+		t.Fatal(err)
+	}
+	for name, edit := range map[string]func(*FleetConfig){
+		"machines": func(c *FleetConfig) { c.Machines = MaxFleetMachines + 1 },
+		"enrol":    func(c *FleetConfig) { c.Enrol = 11 },
+		"churn":    func(c *FleetConfig) { c.Churn = 0.6 },
+		"steady":   func(c *FleetConfig) { c.Steady = 0 },
+		"cell":     func(c *FleetConfig) { c.CellMax = starling.MaxCellMachines + 1 },
+		"servers":  func(c *FleetConfig) { c.Servers = 2 },
+	} {
+		c := good
+		edit(&c)
+		if err := c.Check(); !starling.IsInvalid(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
