@@ -9,14 +9,16 @@ import (
 	"github.com/starlingdeploy/starling"
 )
 
-// The whole scenario, small: three real servers, some real enrolments, real feeds and reports.
+// The scenario, small: a real server, some real enrolments, real feeds and reports. With one server
+// the leader is not killed; the scenario itself, of three, shows that.
 func TestFleet(t *testing.T) {
+	t.Parallel()
 	bin := filepath.Join(t.TempDir(), "starling")
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "../cmd/starling").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	const machines = 600
-	c := FleetConfig{Bin: bin, Servers: 3, Machines: machines, Enrol: 60, CellMax: 300, Churn: 0.05, Steady: 2 * time.Second, Dir: t.TempDir()}
+	c := FleetConfig{Bin: bin, Servers: 1, Machines: machines, Enrol: 60, CellMax: 300, Churn: 0.05, Steady: time.Second, Dir: t.TempDir()}
 	res, err := c.Run(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -28,11 +30,11 @@ func TestFleet(t *testing.T) {
 	if s := res.Steady; s.Connections < 1 || s.Connections > 3*res.Cells || s.RaftEntries > 20 {
 		t.Errorf("steady state %+v with %d cells", s, res.Cells)
 	}
-	if d := res.Deployment; d.Told != machines || d.RaftEntries == 0 || d.RaftEntries > 50 || d.Posts > 8*machines {
+	if d := res.Deployment; d.Told != machines || d.RaftEntries == 0 || d.RaftEntries > 50 || d.Posts > 6*machines {
 		t.Errorf("deployment %+v", d)
 	}
-	if k := res.LeaderKill; k.WholeS <= k.LeaderS || k.EndedS <= 0 {
-		t.Errorf("leader's death %+v", k)
+	if ch := res.Churn; ch.Machines != machines/20 || ch.WholeS <= 0 {
+		t.Errorf("churn %+v", ch)
 	}
 }
 
