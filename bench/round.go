@@ -26,6 +26,7 @@ type Round struct {
 	Phase    starling.Phase `json:"phase,omitempty"`    // the deployment's last
 	Faults   []*FaultResult `json:"faults,omitempty"`
 	Delta    *DeltaResult   `json:"delta,omitempty"`
+	Cells    *CellsResult   `json:"cells,omitempty"`
 }
 
 // finish derives the figures of a round from the machines' times.

@@ -33,6 +33,7 @@ type SwarmConfig struct {
 	Faults   []Fault  // befall Starling only; not with Delta
 	Delta    float64  // over 0: a second artifact with this share of the bytes changed follows
 	Simulate bool     // the same in the simulator, too
+	CellSize int      // machines of a cell at most, whose memory is then told; 0: one cell
 	Tell     trial.Progress
 }
 
@@ -55,6 +56,7 @@ type SwarmResult struct {
 	Computer trial.Computer `json:"computer"`
 
 	Cap    *CapResult     `json:"cap,omitempty"`    // of all rounds
+	Cells  *CellsResult   `json:"cells,omitempty"`  // of the last round
 	Delta  *DeltaResult   `json:"delta,omitempty"`  // of the round with the median ratio
 	Faults []*FaultResult `json:"faults,omitempty"` // of the last round
 
@@ -89,6 +91,8 @@ func (c SwarmConfig) Check() error {
 		return starling.Invalidf("--rate", "must not be negative")
 	case c.CapMbit < 0:
 		return starling.Invalidf("--cap", "must not be negative")
+	case c.CellSize != 0 && (c.CellSize < 3 || c.CellSize > starling.MaxCellMachines):
+		return starling.Invalidf("--cell-size", "must be 0, or between 3 and %d", starling.MaxCellMachines)
 	case c.Rounds < 1 || c.Caches < 1 || c.Machines < 1 || c.Bytes < 1:
 		return starling.Invalidf("--rounds", "rounds, caches, machines and bytes must be 1 or more")
 	case c.Delta < 0 || c.Delta > MaxDelta:
@@ -198,7 +202,7 @@ func (res *SwarmResult) sumUp(systems []system) {
 		res.Delta = medianDelta(res.Rounds)
 		for _, r := range res.Rounds {
 			if r.System == ours {
-				res.Faults = r.Faults
+				res.Faults, res.Cells = r.Faults, r.Cells
 			}
 		}
 		if res.LastS > 0 {
@@ -235,6 +239,9 @@ func (c SwarmConfig) round(ctx context.Context, s *stand, seed uint64) (*Round, 
 		}
 	}
 	size := world.Size{Regions: 1, Servers: 1, Caches: c.Caches, Machines: c.Machines, CapMbit: c.CapMbit}
+	if c.CellSize > 0 {
+		size.CellMax, size.CellQuiet = c.CellSize, benchQuiet
+	}
 	r := &Round{}
 	err := inWorld(ctx, c.Bin, c.Dir, size, func(w *world.World, api *client.Client) error {
 		c.Tell.Tell("pushing the artifact", 0, 0, "")
@@ -251,8 +258,16 @@ func (c SwarmConfig) round(ctx context.Context, s *stand, seed uint64) (*Round, 
 			return err
 		}
 		d := &distribution{cfg: c, stand: s, world: w, api: api, artifact: record.Digest, account: a, faults: faults, round: r}
-		if err := errors.Join(d.run(ctx), faults.release()); err != nil || c.Delta == 0 {
+		if err := errors.Join(d.run(ctx), faults.release()); err != nil {
 			return err
+		}
+		if c.CellSize > 0 {
+			if r.Cells, err = measureCells(ctx, w, api, c.CellSize); err != nil {
+				return err
+			}
+		}
+		if c.Delta == 0 {
+			return nil
 		}
 		r.Delta, err = d.runDelta(ctx, seed)
 		return err

@@ -10,13 +10,17 @@ import (
 	"github.com/starlingdeploy/starling/client"
 )
 
-// readyWithin bounds the start of a world.
-const readyWithin = 60 * time.Second
+// The start of a world is bounded by readyWithin, and readyEach more for each process.
+const (
+	readyWithin = 60 * time.Second
+	readyEach   = 500 * time.Millisecond
+)
 
 // Ready waits until each region has a leader that sees all its members, and returns a
 // client for each region's first server.
 func (w *World) Ready(ctx context.Context) (map[string]*client.Client, error) {
-	ctx, cancel := context.WithTimeout(ctx, readyWithin)
+	within := readyWithin + time.Duration(len(w.Procs))*readyEach
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	clients := map[string]*client.Client{}
 	want := map[string]int{}
@@ -40,7 +44,7 @@ func (w *World) Ready(ctx context.Context) (map[string]*client.Client, error) {
 			}
 			select {
 			case <-ctx.Done():
-				return nil, fmt.Errorf("%s is not ready after %s; the end of its log:\n%s", s.Name, readyWithin, s.Tail())
+				return nil, fmt.Errorf("%s is not ready after %s; the end of its log:\n%s", s.Name, within, s.Tail())
 			case <-time.After(100 * time.Millisecond):
 			}
 		}
