@@ -100,7 +100,8 @@ func (d *LeaseDesk) Take(v raftfsm.View) []*LeaseAsk {
 	most := len(d.waiting) + d.underWay
 	free := v.CountBuildable(most+1) - d.underWay
 	var picks []string
-	if free > len(d.waiting) {
+	// By itself a leader uses nothing new: the way back to the version before stays open.
+	if free > len(d.waiting) && v.Level() >= raftfsm.LevelPicks {
 		picks = d.line.order(v)
 	}
 	var batch []*LeaseAsk

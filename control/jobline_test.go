@@ -32,9 +32,16 @@ func (b *bench) build(desk *LeaseDesk, most int, meanwhile func(done int)) (orde
 	return order
 }
 
+// usesNew has something of this program's level in use: before that, leaders pick no jobs.
+func (b *bench) usesNew() {
+	b.t.Helper()
+	b.must(raftfsm.TypeMachineRegister, raftfsm.MachineRegister{MachineFacts: raftfsm.MachineFacts{Name: "m1", Gossip: "10.0.0.1:7472"}, Max: 3})
+}
+
 // Five apps have 40 jobs queued each, all older than the one job of another app.
 func TestNoAppsQueueStarvesAnother(t *testing.T) {
 	b := oneRegion(t, 0)
+	b.usesNew()
 	const apps, each = 5, 40
 	for i := range each {
 		for a := range apps {
@@ -124,6 +131,7 @@ func TestJobLineForgetsIdleApps(t *testing.T) {
 // is one, jobs go in the state machine's own order.
 func TestLeasesWithoutPicksBesideAnOldServer(t *testing.T) {
 	b := oneRegion(t, 0)
+	b.usesNew()
 	b.raft.speaks = 1
 	b.app("slow", func(a *starling.App) { a.Deploy.Deadline = starling.Duration(2 * time.Hour) })
 	b.submit("slow", "slow", starling.Digest{})

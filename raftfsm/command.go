@@ -90,7 +90,7 @@ func NewCommand(t Type, at time.Time, actor string, payload any) (Command, error
 		}
 	case JobLease:
 		if p.Deployment != "" {
-			c.Level = levelPicks
+			c.Level = LevelPicks
 		}
 	}
 	return c, nil

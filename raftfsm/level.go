@@ -24,8 +24,8 @@ const Level = 2
 // was restored.
 const levelMoves = 2
 
-// levelPicks is what a program must speak to grant the lease that the leader has picked.
-const levelPicks = 2
+// LevelPicks is what a program must speak to grant the lease that the leader has picked.
+const LevelPicks = 2
 
 // ErrTooNew says that an entry or a snapshot needs a newer program than this one. To
 // apply it in part would silently make this server's state differ from the others'.

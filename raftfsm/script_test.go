@@ -150,7 +150,7 @@ func (s *stage) command(f []string) Command {
 	}
 	c := Command{Type: Type(f[0]), At: s.clock, Actor: s.actor, Data: b}
 	if _, picks := payload["deployment"]; picks && c.Type == TypeJobLease {
-		c.Level = levelPicks
+		c.Level = LevelPicks
 	}
 	return c
 }

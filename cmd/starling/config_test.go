@@ -94,7 +94,7 @@ func TestAgentFileErrorsSayWhereAndWhat(t *testing.T) {
 	for name, c := range map[string]struct{ from, to, want string }{
 		"typo":           {"bootstrap_expect = 3", "bootstrap_expext = 3", "agent.hcl:16,3"},
 		"syntax":         {`rack      = "r12"`, `rack = "r12`, "agent.hcl:5"},
-		"wrong type":     {"slots   = 2", `slots = "two"`, "agent.hcl:24"},
+		"wrong type":     {"slots   = 2", `slots = "two"`, "agent.hcl:25"},
 		"even servers":   {"bootstrap_expect = 3", "bootstrap_expect = 4", "1, 3 or 5"},
 		"autopilot":      {"bootstrap_expect = 3", "autopilot {\n    dead_after = \"soon\"\n  }", "server.autopilot.dead_after"},
 		"no time":        {"bootstrap_expect = 3", "autopilot {\n    server_stabilization_time = \"0s\"\n  }", "server_stabilization_time"},
