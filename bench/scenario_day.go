@@ -76,7 +76,8 @@ the same for the same parameters and seed.`
 		}
 		return err
 	}
-	s.Run = func(_ context.Context, tell trial.Progress) (*trial.Outcome, error) {
+	s.Run = func(ctx context.Context, tell trial.Progress) (*trial.Outcome, error) {
+		c.Stopped = ctx.Err
 		all, err := loads()
 		if err != nil {
 			return nil, err

@@ -29,6 +29,7 @@ type Config struct {
 	Regions     int           // with machines, beside the home; 0: 10
 	Machines    int           // of each region; 0: 10,000
 	Load        float64       // times the deployments; 0: 1
+	Stopped     func() error  // asked now and then whether to give up; nil: never
 }
 
 // Bounds of a Config.
@@ -99,6 +100,11 @@ func Run(c Config) (*Result, error) {
 	w := newWorld(c)
 	w.begin()
 	for end := c.Span + starling.DefaultDeadline + time.Hour; w.failed == nil; {
+		if w.seq%256 == 0 && c.Stopped != nil {
+			if err := c.Stopped(); err != nil {
+				return nil, err
+			}
+		}
 		do, ok := w.next(end)
 		if !ok {
 			break

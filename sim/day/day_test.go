@@ -16,6 +16,11 @@ func short(seed uint64) Config {
 	return Config{Seed: seed, Deployments: 250, Span: 2 * time.Hour, Workers: 20, Apps: 100, Regions: 2, Machines: 1000}
 }
 
+// brief is an hour of it.
+func brief(seed uint64) Config {
+	return Config{Seed: seed, Deployments: 60, Span: time.Hour, Workers: 20, Apps: 40, Regions: 1, Machines: 500}
+}
+
 func run(t *testing.T, c Config) *Result {
 	t.Helper()
 	r, err := Run(c)
@@ -44,7 +49,7 @@ func TestDay(t *testing.T) {
 // The same seed gives the same day, another one another.
 func TestDayIsDeterministic(t *testing.T) {
 	t.Parallel()
-	a, b, c := run(t, short(7)), run(t, short(7)), run(t, short(8))
+	a, b, c := run(t, brief(7)), run(t, brief(7)), run(t, brief(8))
 	if !reflect.DeepEqual(a, b) {
 		t.Errorf("two days with one seed:\n%+v\n%+v", a, b)
 	}
@@ -71,9 +76,9 @@ func TestWorkersBreakFirst(t *testing.T) {
 	if text := BreaksFirst(days); !strings.HasPrefix(text, "at 3 times the load: most of the late waited for a free worker") {
 		t.Errorf("%q", text)
 	}
-	enough := short(3)
-	enough.Workers = 40
-	if n, err := WorkersFor(enough, 44); err != nil || n != 40 {
+	enough := brief(3)
+	enough.Workers = 60
+	if n, err := WorkersFor(enough, 60); err != nil || n != 60 {
 		t.Errorf("%d workers are enough, %v", n, err)
 	}
 }
