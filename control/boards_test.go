@@ -206,6 +206,7 @@ func TestUnsettledMembershipSaysNothing(t *testing.T) {
 func TestRegionsAreCommitted(t *testing.T) {
 	b := newBench(t, "us", func(c *Config) { c.Regions = map[string][]string{"eu": {"eu1:7471"}} })
 	term := b.elect()
+	b.look(term) // the region begins
 	b.look(term)
 	term.dirs.learn(rpc.MirrorBatch{Directory: rpc.Directory{Region: "eu", Servers: []starling.Node{euServer}}}, b.clock.Now())
 	b.look(term)

@@ -133,6 +133,9 @@ func (r *Reign) liveWorkers() int {
 
 // Decide is one look: the region's own affairs, then those of the apps homed here.
 func (r *Reign) Decide(v raftfsm.View, now time.Time) []Decision {
+	if d, ok := r.begin(v); ok {
+		return []Decision{d}
+	}
 	goals := v.Goals()
 	r.lookAtFleet(v, goals, now)
 	r.caches.keepGoals(goals, v.Placed)
