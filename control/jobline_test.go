@@ -88,6 +88,7 @@ func TestNothingIsPickedWithoutNeed(t *testing.T) {
 // the state does not show the first leases yet.
 func TestJobsGoByPriorityAndDueTime(t *testing.T) {
 	b := oneRegion(t, 0)
+	b.usesNew()
 	deadline := func(d time.Duration) func(*starling.App) {
 		return func(a *starling.App) { a.Deploy.Deadline = starling.Duration(d) }
 	}

@@ -107,6 +107,8 @@ func (w *world) begin() {
 		return 1
 	})
 	w.reign.SetMembers(members)
+	// With something of this level in use leaders pick jobs, as in any region with enrolled machines.
+	w.commit(raftfsm.TypeMachineRegister, raftfsm.MachineRegister{MachineFacts: raftfsm.MachineFacts{Name: "m1", Gossip: "10.0.0.1:7472"}, Max: 3})
 	for i := range w.conf.Apps {
 		w.commit(raftfsm.TypeAppApply, raftfsm.AppApply{App: appOf(appName(i))})
 	}
