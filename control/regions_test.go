@@ -266,7 +266,7 @@ func TestRaftWritesPerDeployment(t *testing.T) {
 	wantPhase(t, b.deployment("d1"), starling.PhaseSucceeded)
 	b.raft.mu.Lock()
 	defer b.raft.mu.Unlock()
-	if !ended || b.raft.index > 60 {
+	if !ended || b.raft.index > 50 {
 		t.Errorf("%d writes: %v", b.raft.index, b.raft.writes)
 	}
 	t.Logf("%d writes: %v", b.raft.index, b.raft.writes)

@@ -224,3 +224,53 @@ func TestCloneOfAMachineEnds(t *testing.T) {
 	c.succeeds(api, c.submit(api, c.staged(api, "v1", starling.Strategy{})), 3)
 	c.everywhere("files", "v1")
 }
+
+// A machine that starts while no server and no cache is there goes on as before: it runs its
+// release, and finds its cell. When the servers are back, it takes part.
+func TestMachineStartsWithoutServers(t *testing.T) {
+	t.Parallel()
+	c := inProcess(t, world.Size{Regions: 1, Servers: 1, Caches: 1, Machines: 3})
+	api := c.apis["r1"]
+	c.cells(api, func(sizes []int) bool { return slices.Equal(sizes, []int{3}) })
+	m := c.w.WithRole(starling.RoleMachine)[1]
+	dir, ran := t.TempDir(), filepath.Join(t.TempDir(), "ran")
+	serve := fmt.Sprintf("#!/bin/sh\n[ $PORT = %d ] && echo started >> %s\nexec sleep 100000\n", m.AppPort, ran)
+	if err := os.WriteFile(filepath.Join(dir, "serve"), []byte(serve), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	app := starling.App{Name: "runs", Deploy: starling.DeploySpec{Run: []string{"./serve"}}}
+	app.SetDefaults()
+	c.apply(api, app)
+	record, _, err := push(t.Context(), api, "runs", dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.succeeds(api, c.submit(api, starling.Submission{App: "runs", Artifact: record.Digest}), 3)
+
+	server, cache := c.w.Named("r1-server-1"), c.w.Named("r1-cache-1")
+	for _, p := range []*world.Proc{m, cache, server} {
+		c.end(p.Name)
+	}
+	c.run(m)
+	c.eventually(30*time.Second, func() error {
+		b, err := os.ReadFile(ran)
+		if err != nil {
+			return err
+		}
+		if n := strings.Count(string(b), "started"); n != 2 {
+			return fmt.Errorf("its release was started %d times", n)
+		}
+		log, err := os.ReadFile(m.Log)
+		if err != nil {
+			return err
+		}
+		if !strings.Contains(string(log), "joined the gossip") {
+			return errors.New("it has not found its cell")
+		}
+		return nil
+	})
+	c.run(server)
+	c.run(cache)
+	c.cells(api, func(sizes []int) bool { return slices.Equal(sizes, []int{3}) })
+	c.succeeds(api, c.submit(api, c.staged(api, "v1", starling.Strategy{})), 3)
+}

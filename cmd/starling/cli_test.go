@@ -148,6 +148,7 @@ app "hello" {
       exec          = ["./check"]
       interval      = "50ms"
       healthy_after = "200ms"
+      deadline      = "5s"
     }
   }
 }
