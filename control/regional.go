@@ -99,9 +99,10 @@ func (r *Reign) regionUpserts(v raftfsm.View) []Decision {
 // leaves the way back open: there it is an operator who first uses something new.
 type beginning struct{ raftfsm.RegionUpsert }
 
-// begin records a new region at once, before anything else is.
-func (r *Reign) begin(v raftfsm.View) (Decision, bool) {
-	if r.cannotBegin || v.Directory() != nil || len(v.Apps()) > 0 {
+// begin records a new region before anything else is. While a server of the version before is
+// there, or has not yet told its level, it is refused, and tried again until there is an app.
+func (r *Reign) begin(v raftfsm.View, now time.Time) (Decision, bool) {
+	if v.Level() >= raftfsm.Level || now.Before(r.beginNext) || len(v.Apps()) > 0 {
 		return Decision{}, false
 	}
 	servers, nodes := r.ownRecord()

@@ -35,9 +35,9 @@ type Reign struct {
 	decider  *Decider
 	keeper   cellKeeper
 	*Succession
-	placing     placingSeen
-	refused     map[string]time.Time // decisions not to repeat before a time
-	cannotBegin bool                 // see beginning
+	placing   placingSeen
+	refused   map[string]time.Time // decisions not to repeat before a time
+	beginNext time.Time            // see beginning
 
 	mu      sync.Mutex
 	members []starling.Node // sorted by name
@@ -133,7 +133,7 @@ func (r *Reign) liveWorkers() int {
 
 // Decide is one look: the region's own affairs, then those of the apps homed here.
 func (r *Reign) Decide(v raftfsm.View, now time.Time) []Decision {
-	if d, ok := r.begin(v); ok {
+	if d, ok := r.begin(v, now); ok {
 		return []Decision{d}
 	}
 	goals := v.Goals()
@@ -201,7 +201,7 @@ func (r *Reign) Commands(decisions []Decision, now time.Time, actor string) ([]r
 // Refused notes that the state machine refused a command.
 func (r *Reign) Refused(c raftfsm.Command, now time.Time) {
 	if c.Type == raftfsm.TypeRegionUpsert && c.Level > 1 { // a server of the version before is there
-		r.cannotBegin = true
+		r.beginNext = now.Add(refusedRetryAfter)
 		return
 	}
 	r.refused[string(c.Type)+string(c.Data)] = now.Add(refusedRetryAfter)
