@@ -255,14 +255,25 @@ func (b *cellBoard) accept(c *cellState, now time.Time, news bool) {
 	sameRelay := func(x, y *cellEntry) bool { return x.Relay.Name == y.Relay.Name }
 	if !news && slices.EqualFunc(accepted, c.accepted, sameRelay) {
 		c.accepted = accepted
+		c.arrived()
 		return
 	}
 	c.accepted, c.alive = accepted, nil
 	for _, e := range accepted {
 		c.alive = c.alive.Union(e.Alive)
 	}
+	c.arrived()
 	c.change++
 	b.change++
+}
+
+// arrived notes who has been seen in the cell: once it is not any more, it is not awaited.
+func (c *cellState) arrived() {
+	for slot := range c.came {
+		if c.alive.Has(slot) {
+			c.came[slot] = time.Time{}
+		}
+	}
 }
 
 // known reports whether every cell has spoken that was there when the term began, or has

@@ -203,6 +203,12 @@ func TestAMachineThatIsNewInItsCellIsAwaited(t *testing.T) {
 		f.say(0, starling.MachineStaged, 0, 1)
 	}
 	f.want("it does not come", starling.Counts{Target: 2, Staged: 2, Absent: 1})
+	f.tickets = f.enlist(4)
+	f.want("a fourth", starling.Counts{Target: 3, Staged: 2, Absent: 1})
+	f.say(0, starling.MachineStaged, 0, 1, 3)
+	f.want("it comes", starling.Counts{Target: 3, Staged: 3, Absent: 1})
+	f.say(0, starling.MachineStaged, 0, 1)
+	f.want("and dies: it is not awaited again", starling.Counts{Target: 2, Staged: 2, Absent: 2})
 }
 
 // A cell that has not heard of the present wave is no reason to believe that it is done.
