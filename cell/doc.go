@@ -37,7 +37,8 @@ const (
 const (
 	muteFailures     = 4       // attempts in a row, at servers in turn, before a relay stands back
 	maxMuted         = 6       // members that stand back; with more it is the servers that are not there
-	peerTries        = 3       // members asked for news before a server is
+	peerTries        = 3       // members asked for news in a round
+	patientRounds    = 2       // of members that answer and have none, before a server is asked: about 2 s
 	maxServers       = 32      // of a region, that are remembered
 	maxStrayApps     = 256     // without a goal that the speaker knows, of which it keeps reports
 	maxKeptPerApp    = 64      // releases in one machine's report

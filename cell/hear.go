@@ -13,7 +13,8 @@ type hearing struct {
 	at     time.Time // when the next one is asked
 	asking bool
 	tries  int    // members asked in vain since the last success
-	fails  int    // rounds of members and a server, in vain
+	fails  int    // rounds of members, or of members and a server, in vain
+	talks  bool   // a member answered in this round
 	moves  uint64 // roster in which members were missing, that was looked into
 }
 
@@ -33,7 +34,7 @@ func (b *Brain) askWithin(spread time.Duration) {
 
 // rest returns to asking now and then, for what was not heard of.
 func (b *Brain) rest() {
-	b.hear.tries, b.hear.fails = 0, 0
+	b.hear.tries, b.hear.fails, b.hear.talks = 0, 0, false
 	b.hear.at = b.now.Add(pollEvery*3/4 + b.within(pollEvery/2))
 }
 
@@ -44,7 +45,9 @@ func (b *Brain) askAt() time.Time {
 	return b.hear.at
 }
 
-// ask asks a member for news, and a server if no member has them.
+// ask asks a member for news, and a server if no member answers. Members that answer and have
+// none yet, as when relays are changing over to another server, are asked again for a while:
+// a cell must not fall upon its servers with what is on its way.
 func (b *Brain) ask() {
 	h := &b.hear
 	if h.asking || h.at.IsZero() || b.now.Before(h.at) {
@@ -61,9 +64,13 @@ func (b *Brain) ask() {
 			return
 		}
 	}
-	h.tries = 0
+	patient := h.talks && h.fails < patientRounds
+	h.tries, h.talks = 0, false
 	h.fails++
 	h.at = b.now.Add(b.backoff(h.fails, backoffMax))
+	if patient {
+		return
+	}
 	if b.rank < 0 && !b.up.polling && len(b.servers) > 0 { // a relay is asking anyway
 		h.asking = true
 		b.up.polling, b.up.direct, b.up.asked = true, true, b.now
@@ -108,6 +115,7 @@ func (b *Brain) peerSaid(ev PeerSaid) {
 	h.asking = false
 	b.accept(ev.Feed, ev.Response.Signed)
 	if ev.Err == nil {
+		h.talks = true
 		if ev.Response.Moved {
 			b.moved(backoffMin)
 		}

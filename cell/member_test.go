@@ -64,6 +64,39 @@ func TestCellOfOne(t *testing.T) {
 	})
 }
 
+// Two of three relays do not reach the servers for a moment: the others have news from each
+// other, and do not turn to the servers for what is on its way.
+func TestNewsThatIsOnItsWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.close()
+		const n = 400
+		all, g := rollout(w, "c1", n)
+		w.mu.Lock()
+		var names []string
+		for _, m := range all {
+			names = append(names, m.node.Name)
+		}
+		relays := Rank("c1", names, rpc.CellRelays)
+		for _, name := range relays[:2] {
+			w.blocked[name] = true
+		}
+		before := w.count.polls
+		w.mu.Unlock()
+		g2 := *g
+		g2.Revision = 2
+		w.tell(12, "s1/1", &g2)
+		w.await(4*time.Second, "the news", func() bool { return knows(all, 12) })
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		polls := w.count.polls - before
+		t.Logf("%d polls of servers", polls)
+		if polls > 3*len(relays) {
+			t.Errorf("%d polls of servers for one piece of news", polls)
+		}
+	})
+}
+
 // rollout has a cell with a goal on which everybody has reported.
 func rollout(w *world, cell string, n int) ([]*machine, *starling.Goal) {
 	w.t.Helper()
