@@ -17,6 +17,7 @@ import "time"
 const (
 	fetchSpread   = 500 * time.Millisecond  // over which a cell fetches what was announced
 	retryFetch    = 50 * time.Millisecond   // until the next member is asked, doubled each time
+	patientMax    = 500 * time.Millisecond  // between two rounds of asking members that answer and have no news
 	pollEvery     = time.Minute             // that a member asks for news which it has not heard of; a quarter more or less
 	moveSpread    = 20 * time.Second        // over which those who have moved to another cell notice
 	moveAgain     = 30 * time.Second        // until a member that was told so asks again for its new cell
@@ -38,7 +39,7 @@ const (
 	muteFailures     = 4       // attempts in a row, at servers in turn, before a relay stands back
 	maxMuted         = 6       // members that stand back; with more it is the servers that are not there
 	peerTries        = 3       // members asked for news in a round
-	patientRounds    = 2       // of members that answer and have none, before a server is asked: about 2 s
+	patientRounds    = 8       // of members that answer and have none, before a server is asked: about 6 s
 	maxServers       = 32      // of a region, that are remembered
 	maxStrayApps     = 256     // without a goal that the speaker knows, of which it keeps reports
 	maxKeptPerApp    = 64      // releases in one machine's report

@@ -67,10 +67,11 @@ func (b *Brain) ask() {
 	patient := h.talks && h.fails < patientRounds
 	h.tries, h.talks = 0, false
 	h.fails++
-	h.at = b.now.Add(b.backoff(h.fails, backoffMax))
 	if patient {
+		h.at = b.now.Add(b.backoff(h.fails, patientMax))
 		return
 	}
+	h.at = b.now.Add(b.backoff(h.fails, backoffMax))
 	if b.rank < 0 && !b.up.polling && len(b.servers) > 0 { // a relay is asking anyway
 		h.asking = true
 		b.up.polling, b.up.direct, b.up.asked = true, true, b.now

@@ -10,7 +10,6 @@ import (
 	"net"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -28,6 +27,7 @@ const (
 	regionRetry        = 20 * time.Second // to ask servers of the version before again
 	aloneRetry         = 30 * time.Second // of a machine that finds nobody of its cell
 	companyWithin      = 10 * time.Second // members of the cell before are kept for so long
+	maxPortTries       = 20               // for one that is free for TCP and UDP
 )
 
 // place keeps a machine in its cell. While the servers are of the version before, it is in
@@ -87,21 +87,32 @@ func (pl *place) move() {
 	}
 }
 
-// anyPort returns a port that nobody uses just now.
+// anyPort returns a port that nobody uses just now, for TCP and UDP.
 func anyPort(host string) (string, error) {
-	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
-	if err != nil {
-		return "", fmt.Errorf("a free port for gossip: %w", err)
+	var errs []error
+	for range maxPortTries {
+		l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+		if err != nil {
+			return "", fmt.Errorf("a free port for gossip: %w", err)
+		}
+		_, port, err := net.SplitHostPort(l.Addr().String())
+		if err != nil {
+			return "", errors.Join(err, l.Close())
+		}
+		u, err := net.ListenPacket("udp", net.JoinHostPort(host, port))
+		if err == nil {
+			return port, errors.Join(u.Close(), l.Close())
+		}
+		errs = append(errs, err, l.Close())
 	}
-	port := l.Addr().(*net.TCPAddr).Port
-	return strconv.Itoa(port), l.Close()
+	return "", fmt.Errorf("a free port for gossip: %w", errors.Join(errs...))
 }
 
 // run enters the cell that is kept on disk, registers, and registers again whenever the
 // machine is told to move or finds itself alone. It returns when ctx ends, or with the
 // reason for which this machine must not go on.
-func (pl *place) run(ctx context.Context) error {
-	defer pl.close()
+func (pl *place) run(ctx context.Context) (err error) {
+	defer func() { pl.close(errors.Is(err, starling.ErrConflict)) }()
 	if t := pl.ticket; t.Cell != "" {
 		if err := pl.enter(ctx, t, false); err != nil {
 			return err
@@ -148,9 +159,9 @@ func (pl *place) run(ctx context.Context) error {
 	}
 }
 
-// close leaves the gossip.
-func (pl *place) close() {
-	pl.leave()
+// close leaves the gossip. copied: another machine of this name is there, and must not be taken for gone with this one.
+func (pl *place) close(copied bool) {
+	pl.leave(copied)
 	if pl.leaveRegion != nil {
 		if err := pl.leaveRegion(); err != nil {
 			pl.log.Warn("leave the region's gossip", "error", err)
@@ -227,7 +238,7 @@ func (pl *place) enter(ctx context.Context, t rpc.Ticket, fresh bool) error {
 	if pl.cell != nil && pl.ticket.Cell == t.Cell {
 		return pl.renew(t)
 	}
-	before := pl.leave()
+	before := pl.leave(false)
 	if pl.leaveRegion != nil {
 		if err := pl.leaveRegion(); err != nil {
 			pl.log.Warn("leave the region's gossip", "error", err)
@@ -300,8 +311,8 @@ func (pl *place) alone() bool {
 	return alive <= 1
 }
 
-// leave closes the cell's pool and returns the machines that were in it.
-func (pl *place) leave() []starling.Node {
+// leave closes the cell's pool, without a word if silently, and returns the machines that were in it.
+func (pl *place) leave(silently bool) []starling.Node {
 	if pl.cell == nil {
 		return nil
 	}
@@ -309,7 +320,11 @@ func (pl *place) leave() []starling.Node {
 	pl.following()
 	around := pl.p.around
 	around.edit(func() { around.cell, around.before = nil, before })
-	if err := errors.Join(pl.cell.Leave(), pl.cell.Close()); err != nil {
+	var left error
+	if !silently {
+		left = pl.cell.Leave()
+	}
+	if err := errors.Join(left, pl.cell.Close()); err != nil {
 		pl.log.Warn("leave the cell", "cell", pl.ticket.Cell, "error", err)
 	}
 	pl.cell = nil
