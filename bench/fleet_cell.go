@@ -145,12 +145,20 @@ func (c *fleetCell) look(now time.Time) {
 		c.step(r, cell.Viewed{View: c.view})
 	}
 	for _, name := range before {
-		if r := c.robots[name]; r != nil && r.wire != nil && !slices.Contains(c.relays, name) {
-			wire := r.wire
-			r.wire = nil
-			c.f.work.Go(func() { wire.retire(c.f.ctx) })
+		if r := c.robots[name]; r != nil {
+			c.unwire(r)
 		}
 	}
+}
+
+// unwire gives up the connections of a robot that is no relay.
+func (c *fleetCell) unwire(r *robot) {
+	if r.wire == nil || slices.Contains(c.relays, r.node.Name) {
+		return
+	}
+	wire := r.wire
+	r.wire = nil
+	c.f.work.Go(func() { wire.retire(c.f.ctx) })
 }
 
 // enter has a robot join the cell.
@@ -238,7 +246,10 @@ func (c *fleetCell) perform(r *robot, e cell.Effect) {
 		wire := c.wire(r)
 		c.f.work.Go(func() {
 			ev := wire.poll(c.f.ctx, e)
-			c.post(c.f.ctx, func() { c.step(r, ev) })
+			c.post(c.f.ctx, func() {
+				c.step(r, ev)
+				c.unwire(r)
+			})
 		})
 	case cell.SendCell:
 		wire := c.wire(r)
