@@ -27,7 +27,8 @@ func TestFleet(t *testing.T) {
 	if e := res.Enrol; e.Enrolled != 60 || e.Registered != machines-60 || e.MS.P50 <= 0 || e.Unanswered > 0 {
 		t.Errorf("arrival %+v", e)
 	}
-	if s := res.Steady; s.Connections < 1 || s.Connections > 3*res.Cells || s.RaftEntries > 20 {
+	// Three relays a cell; one that was relieved as the cell grew may still wait for its last answer.
+	if s := res.Steady; s.Connections < 1 || s.Connections > 4*res.Cells || s.RaftEntries > 20 {
 		t.Errorf("steady state %+v with %d cells", s, res.Cells)
 	}
 	if d := res.Deployment; d.Told != machines || d.RaftEntries == 0 || d.RaftEntries > 50 || d.Posts > 6*machines {

@@ -236,6 +236,13 @@ func (p *process) startRoles(ctx context.Context, g *errgroup.Group) error {
 	return nil
 }
 
+// A process that was killed while it started another one leaves the lock to that one for a
+// moment, until it has become what it is to be.
+const (
+	lockWithin = 3 * time.Second
+	lockEvery  = 50 * time.Millisecond
+)
+
 // lockDataDir takes the data directory for this process alone.
 func lockDataDir(dir string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -246,7 +253,12 @@ func lockDataDir(dir string) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("data_dir: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	began := time.Now()
+	for unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		if time.Since(began) < lockWithin {
+			time.Sleep(lockEvery)
+			continue
+		}
 		f.Close()
 		return nil, fmt.Errorf("data_dir: %s is in use by another process: stop that one, or name another folder with --data-dir", dir)
 	}
