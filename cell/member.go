@@ -75,6 +75,7 @@ type Member struct {
 
 	mu      sync.Mutex
 	ctx     context.Context // Run's; nil before
+	ended   bool            // Run is over
 	owned   sync.WaitGroup  // calls under way
 	brain   *Brain
 	gossip  Gossip  // nil: no cell yet
@@ -128,6 +129,7 @@ func (m *Member) Run(ctx context.Context) error {
 	m.mu.Unlock()
 	defer func() {
 		m.mu.Lock() // a step under way may begin a call; later ones do not
+		m.ended = true
 		m.mu.Unlock()
 		m.owned.Wait()
 	}()
@@ -251,7 +253,7 @@ func (m *Member) step(ev Event) {
 func (m *Member) tell(ev Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.ctx != nil && m.ctx.Err() != nil {
+	if m.ended || m.ctx != nil && m.ctx.Err() != nil {
 		return
 	}
 	for _, e := range m.brain.Step(time.Now(), ev) {
