@@ -326,7 +326,8 @@ func TestForgedAndOldFeedsAreRefused(t *testing.T) {
 			}
 		}
 		w.tell(12, "s1/1", &g2)
-		w.await(5*time.Second, "the true goal", func() bool { return knows(all, 12) })
+		// At worst a member meets liars in patientRounds rounds, of a second each, and asks a server then.
+		w.await(fetchSpread+(patientRounds+1)*time.Second, "the true goal", func() bool { return knows(all, 12) })
 		time.Sleep(3 * time.Minute)
 		for _, m := range all {
 			f, _ := m.Feed()

@@ -110,26 +110,33 @@ func TestProposeWhileTheStateMachineIsSlow(t *testing.T) {
 	}
 
 	// Each place takes an entry, the rest waits.
+	const waiting = 5
 	full := slices.Repeat([]raftfsm.Command{command(t, "x")}, raftfsm.MaxEntryCommands)
 	var wg sync.WaitGroup
-	for i := range maxInFlightEntries + 4 {
+	for range maxInFlightEntries - 1 + waiting {
 		wg.Go(func() {
-			if _, err := s.Propose(t.Context(), full[i:]...); err != nil {
+			if _, err := s.Propose(t.Context(), full...); err != nil {
 				t.Errorf("patient caller: %v", err)
 			}
 		})
 	}
-	eventually(t, "proposals wait", func() bool { return s.Stats().InFlight == maxInFlightEntries && s.Stats().QueuedBytes > 0 })
+	stamped, err := json.Marshal(full[0].Stamped())
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitingBytes := int64(waiting * len(full) * (len(stamped) + 1))
+	eventually(t, "proposals wait", func() bool {
+		return s.Stats().InFlight == maxInFlightEntries && s.Stats().QueuedBytes == waitingBytes
+	})
 
 	// One that gives up while waiting is never applied.
 	ctx, cancel = context.WithCancel(t.Context())
-	queued := s.Stats().Queued
 	second := make(chan error, 1)
 	go func() {
 		_, err := s.Propose(ctx, command(t, "given up"))
 		second <- err
 	}()
-	eventually(t, "the second waits", func() bool { return s.Stats().Queued > queued })
+	eventually(t, "the second waits", func() bool { return s.Stats().QueuedBytes > waitingBytes })
 	cancel()
 	if err := <-second; errors.Is(err, ErrOutcomeUnknown) || !errors.Is(err, context.Canceled) {
 		t.Errorf("caller gone while waiting: %v", err)
