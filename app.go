@@ -62,10 +62,19 @@ type BuildSpec struct {
 
 // DeploySpec says which machines run the app and how a new release reaches them.
 type DeploySpec struct {
-	Targets  string   `json:"targets"`       // Selector text; empty selects every machine
-	Run      []string `json:"run,omitempty"` // supervised child; empty: only placed on disk
-	Deadline Duration `json:"deadline"`      // from submission to terminal phase
-	Keep     int      `json:"keep"`          // releases kept on a machine for rollback
+	Targets string   `json:"targets"`       // Selector text; empty selects every machine
+	Run     []string `json:"run,omitempty"` // supervised child; empty: only placed on disk
+	// SystemdUnit is the service that the machine's systemd runs, instead of a child. The
+	// unit is the machine's own and runs what current/ holds.
+	SystemdUnit string   `json:"systemd_unit,omitempty"`
+	Restart     *Restart `json:"restart,omitempty"` // nil: the defaults; see RestartOrDefault
+	StopSignal  string   `json:"stop_signal,omitempty"`
+	// StopTimeout is what a child has to end before it is killed with its group.
+	StopTimeout Duration `json:"stop_timeout,omitempty"`
+	Logs        *Logs    `json:"logs,omitempty"` // nil: the defaults; see LogsOrDefault
+
+	Deadline Duration `json:"deadline"` // from submission to terminal phase
+	Keep     int      `json:"keep"`     // releases kept on a machine for rollback
 	Health   *Health  `json:"health,omitempty"`
 	Hooks    Hooks    `json:"hooks"`
 	Strategy Strategy `json:"strategy"`
@@ -81,13 +90,6 @@ type Health struct {
 	Timeout      Duration `json:"timeout"`       // of one check
 	HealthyAfter Duration `json:"healthy_after"` // must pass without a break for this long
 	Deadline     Duration `json:"deadline"`      // to become healthy at all
-}
-
-// Hooks are commands run in the release's directory around an activation.
-type Hooks struct {
-	Pre     []string `json:"pre,omitempty"`
-	Post    []string `json:"post,omitempty"`
-	Timeout Duration `json:"timeout"`
 }
 
 // Gate says when machines may begin.
@@ -162,7 +164,7 @@ func (a *App) SetDefaults() {
 	}
 	d := &a.Deploy
 	setDur(&d.Deadline, DefaultDeadline)
-	setDur(&d.Hooks.Timeout, time.Minute)
+	d.Hooks.setDefaults()
 	if d.Keep == 0 {
 		d.Keep = DefaultKeep
 	}
@@ -237,6 +239,12 @@ func (d *DeploySpec) validate() error {
 		if h.Interval < Duration(10*time.Millisecond) {
 			return Invalidf("deploy.health.interval", "%s is under 10ms", h.Interval)
 		}
+	}
+	if err := d.validateRunning(); err != nil {
+		return err
+	}
+	if err := d.Hooks.validate(d.Deadline); err != nil {
+		return err
 	}
 	return d.Strategy.validate()
 }

@@ -92,6 +92,9 @@ type Deployment struct {
 	WaveAt  time.Time `json:"wave_at,omitzero"`
 	Paused  bool      `json:"paused"`
 	Regions []Placing `json:"regions"` // sorted by name
+	// Hooks are those that workers run once, since they are due: before the machines from
+	// the first wave on, after them from the end of the last.
+	Hooks []HookRun `json:"hooks,omitempty"`
 
 	Timings  Timings       `json:"timings"`
 	Times    []RegionTimes `json:"times,omitempty"` // sorted by region

@@ -55,7 +55,7 @@ const (
 )
 
 // Goal is what a region's machines should run for an app. Within a generation
-// only Stage, Cutoff and Revision change, and they only rise.
+// only Stage, Cutoff and Revision change, which only rise, and Held, which only shrinks.
 type Goal struct {
 	App        string     `json:"app"`
 	Home       string     `json:"home"`
@@ -71,6 +71,8 @@ type Goal struct {
 	Deadline   time.Time  `json:"deadline,omitzero"`  // the deployment's: of equal priorities the nearer goes first; zero: none
 	// Previous is the release that a machine keeps running above the cutoff; zero: none.
 	Previous Digest `json:"previous,omitzero"`
+	// Held are regions whose machines do not activate yet, whatever the cutoff, by name.
+	Held []string `json:"held,omitempty"`
 }
 
 var stageRank = map[Stage]int{StageFetch: 1, StageActivate: 2}

@@ -98,7 +98,8 @@ func (p *app) wanted() starling.Digest {
 // due reports whether the goal may be activated here now.
 func (p *app) due() bool {
 	g := p.rec.Goal
-	return g.Stage.AtLeast(starling.StageActivate) && g.Cutoff.Selects(p.a.conf.Node.Name, g.Deployment) && !p.failed()
+	node := &p.a.conf.Node
+	return g.Stage.AtLeast(starling.StageActivate) && !g.Holds(node.Region) && g.Cutoff.Selects(node.Name, g.Deployment) && !p.failed()
 }
 
 // failed reports whether the goal's generation has failed here.

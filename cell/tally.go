@@ -199,7 +199,7 @@ func (t *Tally) aim(a *appTally, goal *starling.Goal) {
 	if err != nil { // validated at submission; selecting nothing is the safe reading
 		return
 	}
-	active := goal.Stage.AtLeast(starling.StageActivate)
+	active := goal.Stage.AtLeast(starling.StageActivate) && !goal.Holds(t.region)
 	for i := range t.nodes {
 		n := &t.nodes[i]
 		switch {

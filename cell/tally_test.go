@@ -105,3 +105,19 @@ func TestManyMachinesAreRecountedRarely(t *testing.T) {
 		t.Error("not recounted")
 	}
 }
+
+func TestTallyOfARegionThatIsHeld(t *testing.T) {
+	ta := NewTally("us")
+	ta.SetMembers(machines(3))
+	g := goalOf("web", 3)
+	g.Held = []string{"eu", "us"}
+	at := time.Unix(100, 0)
+	if m, _ := ta.Count(g, at); m.Counts.Target != 3 || m.Counts.Due != 0 {
+		t.Errorf("held: %+v", m.Counts)
+	}
+	next := *g
+	next.Revision, next.Held = 4, []string{"eu"}
+	if m, _ := ta.Count(&next, at); m.Counts.Due != 3 {
+		t.Errorf("let go: %+v", m.Counts)
+	}
+}

@@ -84,9 +84,16 @@ func NewCommand(t Type, at time.Time, actor string, payload any) (Command, error
 	}
 	c := Command{Type: t, At: at, Actor: actor, Data: b}
 	switch p := payload.(type) {
+	case AppApply:
+		if newSpec(&p.App.Deploy) {
+			c.Level = levelRunning
+		}
 	case Mirror:
 		if p.Batch.Moves() || p.Batch.Floor > 0 {
 			c.Level = levelMoves
+		}
+		if newSpecs(&p.Batch) {
+			c.Level = levelRunning
 		}
 	case JobLease:
 		if p.Deployment != "" {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/starlingdeploy/starling"
 )
@@ -23,6 +24,24 @@ const Level = 2
 // levelMoves is what a program must speak to keep copies of apps whose home has moved, or
 // was restored.
 const levelMoves = 2
+
+// levelRunning is what a program must speak to keep how a release runs and what runs
+// once around it: one of before would forget that of the record, and machines would begin
+// without their hooks.
+const levelRunning = 2
+
+// newSpec reports whether a spec says what programs of level 1 would forget.
+func newSpec(d *starling.DeploySpec) bool {
+	return d.SystemdUnit != "" || d.Restart != nil || d.StopSignal != "" || d.StopTimeout != 0 || d.Logs != nil || d.Hooks.Once()
+}
+
+// newSpecs reports whether any record of a batch has such a spec.
+func newSpecs(b *starling.Mirror) bool {
+	return slices.ContainsFunc(b.Apps, func(a *starling.App) bool { return a != nil && newSpec(&a.Deploy) }) ||
+		slices.ContainsFunc(b.Deployments, func(d *starling.Deployment) bool { return d != nil && newSpec(&d.Spec.Deploy) }) ||
+		slices.ContainsFunc(b.Goals, func(g *starling.Goal) bool { return g != nil && newSpec(&g.Deploy) }) ||
+		slices.ContainsFunc(b.Releases, func(r *starling.Release) bool { return r != nil && newSpec(&r.Deploy) })
+}
 
 // LevelPicks is what a program must speak to grant the lease that the leader has picked.
 const LevelPicks = 2

@@ -124,3 +124,23 @@ func TestTheLevelInUse(t *testing.T) {
 		t.Errorf("version 0: %v", err)
 	}
 }
+
+func TestWhatProgramsOfLevel1WouldForgetNeedsLevel2(t *testing.T) {
+	for name, d := range map[string]starling.DeploySpec{
+		"unit":    {SystemdUnit: "hello.service"},
+		"restart": {Restart: &starling.Restart{Attempts: 1}},
+		"hooks":   {Hooks: starling.Hooks{Region: &starling.OnceHooks{Pre: []string{"x"}}}},
+	} {
+		app := starling.App{Name: "hello", Deploy: d}
+		for _, payload := range []any{AppApply{App: app}, Mirror{starling.Mirror{Apps: []*starling.App{nil, &app}}}} {
+			c, err := NewCommand(TypeAppApply, epoch, "", payload)
+			if err != nil || c.Needs() != 2 {
+				t.Errorf("%s in %T: level %d, %v", name, payload, c.Needs(), err)
+			}
+		}
+	}
+	c, err := NewCommand(TypeAppApply, epoch, "", AppApply{App: starling.App{Name: "hello", Deploy: starling.DeploySpec{Run: []string{"x"}}}})
+	if err != nil || c.Needs() != 1 {
+		t.Errorf("an app as it always was: level %d, %v", c.Needs(), err)
+	}
+}

@@ -37,10 +37,17 @@ type buildBlock struct {
 }
 
 type deployBlock struct {
-	Targets  string         `hcl:"targets,optional"`
-	Run      []string       `hcl:"run,optional"`
-	Deadline string         `hcl:"deadline,optional"`
-	Keep     int            `hcl:"keep,optional"`
+	Targets  string   `hcl:"targets,optional"`
+	Run      []string `hcl:"run,optional"`
+	Deadline string   `hcl:"deadline,optional"`
+	Keep     int      `hcl:"keep,optional"`
+
+	SystemdUnit string        `hcl:"systemd_unit,optional"`
+	StopSignal  string        `hcl:"stop_signal,optional"`
+	StopTimeout string        `hcl:"stop_timeout,optional"`
+	Restart     *restartBlock `hcl:"restart,block"`
+	Logs        *logsBlock    `hcl:"logs,block"`
+
 	Health   *healthBlock   `hcl:"health,block"`
 	Hooks    *hooksBlock    `hcl:"hooks,block"`
 	Strategy *strategyBlock `hcl:"strategy,block"`
@@ -54,12 +61,6 @@ type healthBlock struct {
 	Timeout      string   `hcl:"timeout,optional"`
 	HealthyAfter string   `hcl:"healthy_after,optional"`
 	Deadline     string   `hcl:"deadline,optional"`
-}
-
-type hooksBlock struct {
-	Pre     []string `hcl:"pre,optional"`
-	Post    []string `hcl:"post,optional"`
-	Timeout string   `hcl:"timeout,optional"`
 }
 
 type strategyBlock struct {
@@ -132,6 +133,7 @@ func (b *deployBlock) spec(d *durations) starling.DeploySpec {
 	out := starling.DeploySpec{
 		Targets: b.Targets, Run: b.Run, Deadline: d.read("deploy.deadline", b.Deadline), Keep: b.Keep,
 	}
+	b.running(&out, d)
 	if h := b.Health; h != nil {
 		out.Health = &starling.Health{
 			HTTP: h.HTTP, TCP: h.TCP, Exec: h.Exec,
@@ -142,7 +144,7 @@ func (b *deployBlock) spec(d *durations) starling.DeploySpec {
 		}
 	}
 	if h := b.Hooks; h != nil {
-		out.Hooks = starling.Hooks{Pre: h.Pre, Post: h.Post, Timeout: d.read("deploy.hooks.timeout", h.Timeout)}
+		out.Hooks = h.hooks(d)
 	}
 	out.Strategy.AutoRevert = true
 	if s := b.Strategy; s != nil {
