@@ -40,8 +40,9 @@ func (e *BusyError) Unwrap() error { return ErrUnavailable }
 
 // FieldError says what is wrong with one field of the input, and what to do.
 type FieldError struct {
-	Field   string `json:"field"` // dotted path, e.g. deploy.health.http
+	Field   string `json:"field"` // dotted path, e.g. deploy.health.http or deploy.strategy.waves[1]
 	Problem string `json:"problem"`
+	Hint    string `json:"hint,omitempty"` // empty: what HintOf says of the field
 }
 
 func (e *FieldError) Error() string { return e.Field + ": " + e.Problem }
@@ -49,6 +50,11 @@ func (e *FieldError) Error() string { return e.Field + ": " + e.Problem }
 // Invalidf returns a *FieldError.
 func Invalidf(field, format string, args ...any) error {
 	return &FieldError{Field: field, Problem: fmt.Sprintf(format, args...)}
+}
+
+// WithHint returns a *FieldError that says what to do.
+func WithHint(field, hint, format string, args ...any) error {
+	return &FieldError{Field: field, Problem: fmt.Sprintf(format, args...), Hint: hint}
 }
 
 // IsInvalid reports whether err is about bad input.

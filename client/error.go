@@ -11,11 +11,14 @@ import (
 
 // Error is a problem document (RFC 9457) from a server.
 type Error struct {
-	Status int    `json:"status"`
-	Title  string `json:"title"`
-	Detail string `json:"detail"`
-	Field  string `json:"field,omitempty"` // which field of the input is wrong
-	Hint   string `json:"hint,omitempty"`  // what to do
+	Status  int    `json:"status"`
+	Title   string `json:"title"`
+	Detail  string `json:"detail"`
+	Kind    string `json:"kind,omitempty"`    // invalid, not_found, conflict, …: for programs
+	Field   string `json:"field,omitempty"`   // which part of the input is wrong
+	In      string `json:"in,omitempty"`      // where that is: body, query, path or header
+	Pointer string `json:"pointer,omitempty"` // in a JSON body: as a JSON pointer, e.g. #/deploy/keep (RFC 6901)
+	Hint    string `json:"hint,omitempty"`    // what to do
 }
 
 func (e *Error) Error() string {
@@ -44,7 +47,7 @@ func (e *Error) Unwrap() error {
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		return starling.ErrUnavailable
 	case http.StatusBadRequest, http.StatusUnprocessableEntity:
-		return &starling.FieldError{Field: e.Field, Problem: e.Detail}
+		return &starling.FieldError{Field: e.Field, Problem: e.Detail, Hint: e.Hint}
 	default:
 		return nil
 	}

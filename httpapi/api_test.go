@@ -413,7 +413,7 @@ func TestProblems(t *testing.T) {
 		{name: "no commit", method: "POST", path: "/v1/deployments", body: `{"app":"hello"}`, status: 400, kind: "invalid", field: "sha"},
 		{name: "short commit", method: "POST", path: "/v1/deployments", body: `{"app":"hello","sha":"abc"}`, status: 400, kind: "invalid", field: "sha", text: "full commit SHA"},
 		{name: "commit and artifact", method: "POST", path: "/v1/deployments", body: `{"app":"hello","sha":"` + sha + `","artifact":"` + zero + `"}`, status: 400, kind: "invalid", field: "artifact"},
-		{name: "bad artifact", method: "POST", path: "/v1/deployments", body: `{"app":"hello","artifact":"md5:1"}`, status: 400, kind: "invalid", field: "body", text: "sha256:"},
+		{name: "bad artifact", method: "POST", path: "/v1/deployments", body: `{"app":"hello","artifact":"md5:1"}`, status: 400, kind: "invalid", field: "artifact", text: "sha256:"},
 		{name: "priority", method: "POST", path: "/v1/deployments", body: `{"app":"hello","sha":"` + sha + `","priority":101}`, status: 400, kind: "invalid", field: "priority"},
 		{name: "long key", method: "POST", path: "/v1/deployments", body: `{"app":"hello","sha":"` + sha + `"}`, header: []string{"Idempotency-Key", strings.Repeat("k", 129)}, status: 400, kind: "invalid", field: "Idempotency-Key"},
 		{name: "submission for an unknown app", method: "POST", path: "/v1/deployments", body: `{"app":"none","sha":"` + sha + `"}`, status: 404, kind: "not_found"},
@@ -421,7 +421,7 @@ func TestProblems(t *testing.T) {
 
 		{name: "app of another name", method: "PUT", path: "/v1/apps/other", body: app, status: 400, kind: "invalid", field: "name"},
 		{name: "app without a name", method: "POST", path: "/v1/apps", body: `{}`, status: 400, kind: "invalid", field: "name"},
-		{name: "app with a bad duration", method: "POST", path: "/v1/apps", body: `{"name":"x","deploy":{"deadline":"soon"}}`, status: 400, kind: "invalid", field: "body", text: "soon"},
+		{name: "app with a bad duration", method: "POST", path: "/v1/apps", body: `{"name":"x","deploy":{"deadline":"soon"}}`, status: 400, kind: "invalid", field: "deploy.deadline", text: "soon"},
 		{name: "app with a bad selector", method: "POST", path: "/v1/apps", body: `{"name":"x","deploy":{"targets":"role ="}}`, status: 400, kind: "invalid", field: "deploy.targets"},
 		{name: "revision of letters", method: "PUT", path: "/v1/apps/new", body: app, header: []string{"If-Match", "abc"}, status: 400, kind: "invalid", field: "If-Match"},
 		{name: "revision of the past", method: "PUT", path: "/v1/apps/hello?if_revision=77", body: `{"source":{"git":"g"},"build":{"command":["x"]}}`, status: 409, kind: "conflict"},

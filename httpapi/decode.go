@@ -5,13 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"strings"
+	"reflect"
 
 	"github.com/starlingdeploy/starling"
 )
 
+const hintJSON = "send one JSON value (RFC 8259), as in -d '{\"app\": \"hello\"}'"
+
 // decode reads a JSON body into v. It refuses fields that v lacks and what follows the
-// value, and names what is wrong. An empty body leaves v as it is.
+// value, and names what is wrong, where. An empty body leaves v as it is.
 func decode(body []byte, v any) error {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil
@@ -21,31 +23,21 @@ func decode(body []byte, v any) error {
 	err := d.Decode(v)
 	if err == nil {
 		if _, err := d.Token(); !errors.Is(err, io.EOF) {
-			return starling.Invalidf("body", "something follows the JSON value, at byte %d", d.InputOffset())
+			return starling.WithHint("body", hintJSON, "something follows the JSON value, at byte %d", d.InputOffset())
 		}
 		return nil
 	}
-	var (
-		syntax *json.SyntaxError
-		typ    *json.UnmarshalTypeError
-	)
+	var syntax *json.SyntaxError
 	switch {
 	case errors.As(err, &syntax):
-		return starling.Invalidf("body", "is not valid JSON at byte %d: %v", syntax.Offset, syntax)
-	case errors.As(err, &typ):
-		field := typ.Field
-		if field == "" {
-			field = "body"
-		}
-		return starling.Invalidf(field, "a %s does not fit here", typ.Value)
+		return starling.WithHint("body", hintJSON, "is not valid JSON at byte %d: %v", syntax.Offset, syntax)
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return starling.Invalidf("body", "ends in the middle of the JSON value")
+		return starling.WithHint("body", hintJSON, "ends in the middle of the JSON value")
 	}
-	// encoding/json has no type for this error.
-	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
-		return starling.Invalidf(strings.Trim(name, `"`), "is not a known field")
+	if err := misfit(reflect.TypeOf(v), body, ""); err != nil {
+		return err
 	}
-	return starling.Invalidf("body", "%v", err)
+	return starling.WithHint("body", hintJSON, "%v", err)
 }
 
 // nameIn returns a string field of a JSON object, empty if there is none: the handler

@@ -18,8 +18,11 @@ type Problem struct {
 	Status int    `json:"status" doc:"HTTP status code"`
 	Detail string `json:"detail" doc:"What is wrong this time"`
 	Kind   string `json:"kind" enum:"invalid,not_found,conflict,fenced,unauthorized,forbidden,corrupt,not_leader,unavailable,too_large,method,internal" doc:"For programs"`
-	Field  string `json:"field,omitempty" doc:"Part of the input that is wrong, as a dotted path"`
-	Hint   string `json:"hint,omitempty" doc:"What to do about it"`
+	Field  string `json:"field,omitempty" doc:"Part of the input that is wrong: a parameter's name, or a dotted path in the body"`
+	In     string `json:"in,omitempty" enum:"body,query,path,header" doc:"Where that field is"`
+	// Pointer is "#" for the body as a whole.
+	Pointer string `json:"pointer,omitempty" doc:"If it is in a JSON body: the field as a JSON pointer in URI fragment form (RFC 6901), e.g. #/deploy/strategy/waves/1"`
+	Hint    string `json:"hint" doc:"What to do about it"`
 }
 
 // Error implements error.
@@ -62,7 +65,7 @@ func kinds() []kind {
 		{starling.ErrNotFound, http.StatusNotFound, "not_found", "the lists at /v1/apps, /v1/deployments and /v1/artifacts show what there is"},
 		{starling.ErrFenced, http.StatusGone, "fenced", "it was overtaken by something newer: look again"},
 		{starling.ErrConflict, http.StatusConflict, "conflict", "it is not possible in the present state: look at it and decide again"},
-		{starling.ErrForbidden, http.StatusForbidden, "forbidden", ""},
+		{starling.ErrForbidden, http.StatusForbidden, "forbidden", "ask somebody whose role allows it, or an operator for such a token: starling acl token create"},
 		{starling.ErrCorrupt, http.StatusBadRequest, "corrupt", "send the bytes again; their SHA-256 must be the digest"},
 		{starling.ErrNotLeader, http.StatusServiceUnavailable, "not_leader", "the leader has just changed: try again in a second"},
 		{starling.ErrUnavailable, http.StatusServiceUnavailable, "unavailable", "try again in a second; reads of an app or a deployment can add ?stale to see this region's copy"},
@@ -80,7 +83,7 @@ func problemOf(err error) (*Problem, bool) {
 	}
 	var field *starling.FieldError
 	if errors.As(err, &field) {
-		return &Problem{Status: http.StatusBadRequest, Kind: "invalid", Field: field.Field, Detail: field.Problem}, true
+		return &Problem{Status: http.StatusBadRequest, Kind: "invalid", Field: field.Field, Detail: field.Problem, Hint: field.Hint}, true
 	}
 	for _, k := range kinds() {
 		if errors.Is(err, k.err) {
@@ -89,16 +92,18 @@ func problemOf(err error) (*Problem, bool) {
 	}
 	return &Problem{
 		Status: http.StatusInternalServerError, Kind: "internal", Detail: "an internal error; it is in this server's log",
+		Hint: "ask an operator to look into the log of the server that answered; another server may do",
 	}, false
 }
 
-// problem describes err and logs what the answer does not tell.
-func (a *api) problem(what string, err error) *Problem {
+// problem describes what was wrong with a request for r, and logs what the answer does not tell.
+func (a *api) problem(r route, err error) *Problem {
 	p, known := problemOf(err)
 	if !known {
-		a.Logger.Error("request failed", "request", what, "error", err)
+		a.Logger.Error("request failed", "request", r.id, "error", err)
 	}
 	p.Title = http.StatusText(p.Status)
+	r.locate(p)
 	return p
 }
 
@@ -114,7 +119,7 @@ func writeProblem(w http.ResponseWriter, p *Problem) {
 }
 
 // plainProblem turns huma's own errors, about parameters, into a Problem.
-func plainProblem(_ huma.Context, _ string, v any) (any, error) {
+func plainProblem(ctx huma.Context, _ string, v any) (any, error) {
 	e, ok := v.(*huma.ErrorModel)
 	if !ok {
 		return v, nil
@@ -124,8 +129,16 @@ func plainProblem(_ huma.Context, _ string, v any) (any, error) {
 		p.Kind = "internal"
 	}
 	if len(e.Errors) > 0 {
-		_, p.Field, _ = strings.Cut(e.Errors[0].Location, ".")
+		p.In, p.Field, _ = strings.Cut(e.Errors[0].Location, ".")
 		p.Detail = e.Errors[0].Message // never the value: it may be a secret
+	}
+	for _, param := range ctx.Operation().Parameters {
+		if param.Name == p.Field && param.In == p.In {
+			p.Hint = param.Description
+		}
+	}
+	if p.Hint == "" {
+		p.Hint = hintOperation(ctx.Operation().OperationID)
 	}
 	return p, nil
 }

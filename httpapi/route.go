@@ -43,11 +43,12 @@ type route struct {
 	place        place
 	body         any // example of the JSON body; nil: none is read
 	raw          bool
-	stream       bool  // the handler reads the body, maxBytes at most, as it comes
-	maxBytes     int64 // of the body; 0: maxJSONBytes
-	status       int   // of success, 0: 200
-	consistent   bool  // a read that takes ?consistent
-	keyed        bool  // a change that is harmless twice, by an idempotency key or by itself
+	stream       bool             // the handler reads the body, maxBytes at most, as it comes
+	maxBytes     int64            // of the body; 0: maxJSONBytes
+	status       int              // of success, 0: 200
+	consistent   bool             // a read that takes ?consistent
+	keyed        bool             // a change that is harmless twice, by an idempotency key or by itself
+	params       map[string]param // by name; register finds them
 }
 
 // call is what the middleware has found out about a request.
@@ -68,6 +69,7 @@ func callOf(ctx context.Context) call {
 // register adds an operation. Its requests are authorized, their bodies read, and
 // those that another server must serve passed on, before h is called.
 func register[I, O any](a *api, r route, h func(context.Context, *I) (*O, error)) {
+	r.params = paramsOf(reflect.TypeFor[I]())
 	op := huma.Operation{
 		Method: r.method, Path: r.path, OperationID: r.id, Summary: r.summary,
 		DefaultStatus: r.status,
@@ -92,7 +94,7 @@ func register[I, O any](a *api, r route, h func(context.Context, *I) (*O, error)
 			}
 		}
 		if err != nil {
-			return nil, a.problem(r.id, err)
+			return nil, a.problem(r, err)
 		}
 		return out, nil
 	})
@@ -142,13 +144,13 @@ func (a *api) admit(r route, hctx huma.Context, next func(huma.Context)) {
 		err = checkAsked(r, req)
 	}
 	if err != nil {
-		writeProblem(w, a.problem(r.id, err))
+		writeProblem(w, a.problem(r, err))
 		return
 	}
 	for end := begun.Add(a.Patience); ; {
 		transport, err := a.placeOf(r, req, c.body)
 		if err != nil {
-			writeProblem(w, a.problem(r.id, err))
+			writeProblem(w, a.problem(r, err))
 			return
 		}
 		if transport == nil {
@@ -243,10 +245,10 @@ func readBody(w http.ResponseWriter, req *http.Request, r route) ([]byte, error)
 	case errors.As(err, &large):
 		return nil, &Problem{
 			Status: http.StatusRequestEntityTooLarge, Kind: "too_large",
-			Detail: fmt.Sprintf("the body is longer than %d bytes", limit),
+			Detail: fmt.Sprintf("the body is longer than %d bytes", limit), Hint: "send less at once; an artifact goes chunk by chunk, as starling artifact push sends it",
 		}
 	case err != nil:
-		return nil, starling.Invalidf("body", "ended before its time: %v", err)
+		return nil, starling.WithHint("body", "send it again, all of it: the connection broke, or it took too long", "ended before its time: %v", err)
 	}
 	req.Body = io.NopCloser(bytes.NewReader(b))
 	req.ContentLength = int64(len(b))
@@ -353,7 +355,7 @@ func (a *api) passOn(w http.ResponseWriter, req *http.Request, transport http.Ro
 			if returned = mayReturn && errors.Is(err, starling.ErrNotLeader) && req.Context().Err() == nil; returned {
 				return
 			}
-			writeProblem(w, a.problem("pass on", fmt.Errorf("pass on %s: %w: %w", req.URL.Path, starling.ErrUnavailable, err)))
+			writeProblem(w, a.problem(route{id: "pass on"}, fmt.Errorf("pass on %s: %w: %w", req.URL.Path, starling.ErrUnavailable, err)))
 		},
 	}
 	proxy.ServeHTTP(w, req)

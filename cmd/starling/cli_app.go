@@ -56,11 +56,11 @@ func appApplyCommand() *cobra.Command {
 		func(cmd *cobra.Command, api *client.Client, a *apiFlags, args []string) error {
 			src, err := readInput(cmd.InOrStdin(), args[0])
 			if err != nil {
-				return &exitError{exitUsage, err.Error()}
+				return usageError{err}
 			}
 			apps, err := parseAppFile(args[0], src)
 			if err != nil {
-				return &exitError{exitUsage, err.Error()}
+				return usageError{err}
 			}
 			var ifRevision *uint64
 			if c.Flags().Changed("if-revision") {

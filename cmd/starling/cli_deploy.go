@@ -29,11 +29,11 @@ func deployCommand() *cobra.Command {
 			sub.App = args[0]
 			var err error
 			if sub.Artifact, err = starling.ParseDigest(artifact); err != nil {
-				return &exitError{exitUsage, "--artifact: " + err.Error()}
+				return usageError{fmt.Errorf("--artifact: %w", err)}
 			}
 			if sub.SHA == "" && sub.Artifact.IsZero() {
 				if sub.SHA, err = headSHA(cmd.Context()); err != nil {
-					return &exitError{exitUsage, err.Error()}
+					return usageError{err}
 				}
 			}
 			if sub.IdempotencyKey == "" {

@@ -24,7 +24,7 @@ func cli(t *testing.T, args ...string) (stdout, stderr string, code int) {
 	root.SetArgs(args)
 	err := root.ExecuteContext(t.Context())
 	if err != nil {
-		errs.WriteString(err.Error())
+		errs.WriteString(told(err))
 	}
 	return out.String(), errs.String(), exitCode(err)
 }

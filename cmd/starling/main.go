@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/client"
 )
 
 // version is set by the linker.
@@ -37,6 +39,11 @@ type exitError struct {
 
 func (e *exitError) Error() string { return e.msg }
 
+// usageError is bad input that the command line has found by itself.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -49,19 +56,40 @@ func run(ctx context.Context, args []string) int {
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err != nil && err.Error() != "" {
-		fmt.Fprintln(os.Stderr, "starling: "+err.Error())
+		fmt.Fprint(os.Stderr, told(err))
 	}
 	return exitCode(err)
 }
 
+// told is an error for people: what is wrong, and on a line of its own what to do about it.
+func told(err error) string {
+	text, hint := err.Error(), ""
+	var problem *client.Error
+	var field *starling.FieldError
+	switch {
+	case errors.As(err, &problem):
+		hint = problem.Hint
+		text = strings.Replace(text, " ("+hint+")", "", 1) // for logs, client has it on one line
+	case errors.As(err, &field):
+		if hint = field.Hint; hint == "" {
+			hint = starling.HintOf(field.Field)
+		}
+	}
+	if hint == "" {
+		return "starling: " + text + "\n"
+	}
+	return "starling: " + text + "\nhint: " + hint + "\n"
+}
+
 func exitCode(err error) int {
 	var exit *exitError
+	var usage usageError
 	switch {
 	case err == nil:
 		return 0
 	case errors.As(err, &exit):
 		return exit.code
-	case starling.IsInvalid(err):
+	case errors.As(err, &usage), starling.IsInvalid(err):
 		return exitUsage
 	default:
 		return exitFailed

@@ -1,0 +1,74 @@
+package starling
+
+import (
+	"regexp"
+	"strings"
+)
+
+var indexRE = regexp.MustCompile(`\[\d+\]`)
+
+// HintOf says what belongs into a field of an app or a submission, by its dotted path
+// (deploy.strategy.waves[1]), or into the nearest one around it that is known; empty if it
+// is of neither. The paths are those of the JSON form; an app file spells them the same.
+func HintOf(field string) string {
+	known := hints()
+	for path := indexRE.ReplaceAllString(field, ""); path != ""; {
+		if hint := known[path]; hint != "" {
+			return hint
+		}
+		path = path[:max(0, strings.LastIndexByte(path, '.'))]
+	}
+	return ""
+}
+
+func hints() map[string]string {
+	return map[string]string{
+		"app":      "the name of an app: starling app list shows them",
+		"sha":      "git rev-parse HEAD prints the full SHA of the commit that is checked out",
+		"artifact": "sha256: and 64 hex digits, as starling artifact list shows them",
+		"priority": "0, the default, to 100; higher goes first",
+
+		"name":          "lower-case letters, digits and dashes, 63 at most, e.g. web-frontend",
+		"home":          "the region that orders the app's releases: starling region list shows them; leave it out for the one that is asked",
+		"epoch":         "leave it out: the regions give it",
+		"line":          "leave it out: the regions give it",
+		"revision":      "leave it out: send the revision that you have seen as If-Match",
+		"source":        "where the code is: git, and the branch that webhooks deploy",
+		"source.git":    "a repository's URL, e.g. https://git.example/hello.git or ssh://git@git.example/hello.git",
+		"source.branch": "a branch's name, e.g. main",
+
+		"build":           "leave it out for an app that is only given prebuilt artifacts",
+		"build.command":   `a program and its arguments, e.g. ["go", "build", "-o", "out/hello", "."]`,
+		"build.output":    "a directory or file that the command leaves, relative to the checkout, e.g. out",
+		"build.timeout":   "a duration from 1s to 24h, e.g. 15m",
+		"build.network":   "true or false",
+		"build.memory_mb": "a number of megabytes, 16 at least; 4096 unless given",
+		"build.disk_mb":   "a number of megabytes, 1 at least; 20480 unless given",
+		"build.env":       `names and values, e.g. {"GOFLAGS": "-trimpath"}`,
+
+		"deploy":                      "which machines run the app, and how a new release reaches them",
+		"deploy.targets":              "which machines, e.g. role == web and zone != b; leave it out for all",
+		"deploy.run":                  `a program of the release and its arguments, e.g. ["./hello"]; leave it out to only place the files`,
+		"deploy.deadline":             "a duration from 1s to 24h, e.g. 30m",
+		"deploy.keep":                 "how many releases machines keep for rolling back, 1 to 20; 3 unless given",
+		"deploy.health":               "one of http, tcp and exec; leave the block out to have no check",
+		"deploy.health.http":          "a URL that answers 2xx when all is well, e.g. http://127.0.0.1:$PORT/healthz",
+		"deploy.health.tcp":           "an address that accepts, e.g. 127.0.0.1:$PORT",
+		"deploy.health.exec":          `a program of the release and its arguments that ends with 0, e.g. ["./check"]`,
+		"deploy.health.interval":      "a duration, 10ms at least, e.g. 1s",
+		"deploy.health.timeout":       "a duration, e.g. 2s",
+		"deploy.health.healthy_after": "how long checks must pass without a break, e.g. 3s",
+		"deploy.health.deadline":      "how long a release may take to become healthy, e.g. 1m",
+		"deploy.hooks":                "commands before and after a machine's switch: pre, post and their timeout",
+		"deploy.hooks.pre":            `a program of the new release and its arguments, e.g. ["./migrate"]`,
+		"deploy.hooks.post":           `a program of the new release and its arguments, e.g. ["./announce"]`,
+		"deploy.hooks.timeout":        "a duration, e.g. 1m",
+		"deploy.strategy":             "how a release rolls out: gate, waves, bake, max_failed, auto_revert, approval",
+		"deploy.strategy.gate":        "all_regions, quorum or each",
+		"deploy.strategy.waves":       `percentages that rise to 100%, e.g. ["1%", "10%", "100%"]`,
+		"deploy.strategy.bake":        "how long to look at a wave before the next, e.g. 30s",
+		"deploy.strategy.max_failed":  "a percentage of the machines, e.g. 1%",
+		"deploy.strategy.auto_revert": "true or false",
+		"deploy.strategy.approval":    "true or false",
+	}
+}
