@@ -39,6 +39,33 @@ type ServerEvent struct {
 	ID  string // what to resume after
 	Gap bool   // events between the last one seen and the next are gone; Event is empty
 	starling.Event
+	// Progress says how a deployment under way stands; ID and Event are empty. Nil: this is
+	// an event.
+	Progress *starling.DeploymentProgress
+}
+
+// Watch says what to be told of. The zero value: all events, from now on.
+type Watch struct {
+	After      string // the ID of the last event seen
+	App        string // only what is about this app
+	Deployment string // only what is about this deployment
+	Progress   bool   // also how deployments under way stand
+}
+
+func (w *Watch) query() string {
+	q := url.Values{}
+	for name, value := range map[string]string{"app": w.App, "deployment": w.Deployment} {
+		if value != "" {
+			q.Set(name, value)
+		}
+	}
+	if w.Progress {
+		q.Set("progress", "true")
+	}
+	if len(q) == 0 {
+		return ""
+	}
+	return "?" + q.Encode()
 }
 
 // Bounds of the event reader.
@@ -52,9 +79,14 @@ const (
 // ends or f returns an error, which it returns. A broken connection is resumed
 // after the last event with jittered back-off.
 func (c *Client) Events(ctx context.Context, lastID string, f func(ServerEvent) error) error {
+	return c.Watch(ctx, Watch{After: lastID}, f)
+}
+
+// Watch is Events for a part of them, or for more than events.
+func (c *Client) Watch(ctx context.Context, w Watch, f func(ServerEvent) error) error {
 	backoff := minEventBackoff
 	for {
-		seen, ferr, err := c.readEvents(ctx, &lastID, f)
+		seen, ferr, err := c.readEvents(ctx, &w, f)
 		switch {
 		case ferr != nil:
 			return ferr
@@ -76,17 +108,18 @@ func (c *Client) Events(ctx context.Context, lastID string, f func(ServerEvent) 
 
 // readEvents reads one connection's events (the text/event-stream format of HTML's
 // server-sent events). seen is true if any came; ferr is what f returned.
-func (c *Client) readEvents(ctx context.Context, lastID *string, f func(ServerEvent) error) (seen bool, ferr, err error) {
+func (c *Client) readEvents(ctx context.Context, w *Watch, f func(ServerEvent) error) (seen bool, ferr, err error) {
 	h := http.Header{"Accept": {"text/event-stream"}}
-	if *lastID != "" {
-		h.Set("Last-Event-ID", *lastID)
+	if w.After != "" {
+		h.Set("Last-Event-ID", w.After)
 	}
-	res, err := c.request(ctx, http.MethodGet, "/v1/events", h, nil)
+	res, err := c.request(ctx, http.MethodGet, "/v1/events"+w.query(), h, nil)
 	if err != nil {
 		return false, nil, err
 	}
 	defer res.Body.Close()
 	var ev ServerEvent
+	var kind string
 	var data strings.Builder
 	lines := bufio.NewScanner(res.Body)
 	lines.Buffer(nil, maxEventLineBytes)
@@ -94,23 +127,25 @@ func (c *Client) readEvents(ctx context.Context, lastID *string, f func(ServerEv
 		field, value, _ := strings.Cut(lines.Text(), ":")
 		value = strings.TrimPrefix(value, " ")
 		switch {
-		case lines.Text() == "" && data.Len() > 0:
-			if err := json.Unmarshal([]byte(data.String()), &ev.Event); err != nil {
-				return seen, nil, fmt.Errorf("event %s: %w", ev.ID, err)
+		case lines.Text() == "":
+			if ev.ID != "" { // of an event, or of a place from which to go on
+				w.After = ev.ID
 			}
-			if ev.ID != "" {
-				*lastID = ev.ID
+			if data.Len() > 0 {
+				if err := ev.decode(kind, data.String()); err != nil {
+					return seen, nil, err
+				}
+				if err := f(ev); err != nil {
+					return true, err, nil
+				}
+				seen = true
 			}
-			if err := f(ev); err != nil {
-				return true, err, nil
-			}
-			seen = true
-			ev = ServerEvent{}
+			ev, kind = ServerEvent{}, ""
 			data.Reset()
 		case field == "id":
 			ev.ID = value
 		case field == "event":
-			ev.Gap = value == "gap"
+			kind = value
 		case field == "data":
 			data.WriteString(value)
 		}
@@ -119,4 +154,20 @@ func (c *Client) readEvents(ctx context.Context, lastID *string, f func(ServerEv
 		return seen, nil, fmt.Errorf("events: %w", errors.Join(starling.ErrUnavailable, err))
 	}
 	return seen, nil, nil
+}
+
+func (e *ServerEvent) decode(kind, data string) error {
+	into := any(&e.Event)
+	switch kind {
+	case "gap":
+		e.Gap = true
+		return nil
+	case "progress":
+		e.Progress = &starling.DeploymentProgress{}
+		into = e.Progress
+	}
+	if err := json.Unmarshal([]byte(data), into); err != nil {
+		return fmt.Errorf("event %s: %w", e.ID, err)
+	}
+	return nil
 }

@@ -30,6 +30,7 @@ type Reign struct {
 	caches   *cacheBoard
 	marks    *markBoard
 	home     *homeBoard
+	progress *progressBoard
 	dirs     *directories
 	wants    *wantList
 	decider  *Decider
@@ -71,6 +72,7 @@ func NewReign(conf ReignConfig, since time.Time) *Reign {
 		caches:     newCacheBoard(),
 		marks:      newMarkBoard(),
 		home:       newHomeBoard(),
+		progress:   newProgressBoard(),
 		dirs:       newDirectories(),
 		wants:      newWantList(conf.Term, since),
 		decider:    NewDecider(),

@@ -52,6 +52,7 @@ func (s *Server) routes() http.Handler {
 		rpc.RouteMirror:         {role: starling.RoleServer, foreign: true, atLeader: true, serve: s.serveMirror},
 		rpc.RouteVote:           {role: starling.RoleServer, foreign: true, atLeader: true, serve: s.serveVote},
 		rpc.RouteAccount:        {role: starling.RoleServer, foreign: true, serve: s.serveAccount},
+		rpc.RouteProgress:       {role: starling.RoleServer, foreign: true, atLeader: true, serve: s.serveProgress},
 		rpc.RouteRegionReports:  {role: starling.RoleServer, foreign: true, atLeader: true, serve: s.serveRegionReports},
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {

@@ -69,6 +69,7 @@ func TestWhoMayCallWhat(t *testing.T) {
 		{rpc.RouteMirror, "", []*starling.Node{&usServer, &euServer}},
 		{rpc.RouteAccount + "?machine=m0", "", []*starling.Node{&usServer, &euServer}},
 		{rpc.RouteRegionReports, "[]", []*starling.Node{&usServer, &euServer}},
+		{rpc.RouteProgress, "", []*starling.Node{&usServer, &euServer}},
 	}
 	for _, tt := range tests {
 		for _, who := range everybody {

@@ -140,11 +140,15 @@ type Joining interface {
 	RevokeJoinToken(ctx context.Context, actor, id string) error
 }
 
-// Events reads the ring of committed events.
+// Events reads the ring of committed events, and follows what is not committed.
 type Events interface {
 	// EventsAfter returns events after (index, n), oldest first, limit at most. gap is
 	// true if older ones that the caller has not seen are gone.
 	EventsAfter(index uint64, n, limit int) (events []starling.Event, gap bool)
+	// FollowProgress calls tell, one call at a time, with how deployments under way stand:
+	// first all, then those that changed, twice a second each at most, and those that have
+	// just ended. It returns when ctx ends.
+	FollowProgress(ctx context.Context, tell func([]starling.DeploymentProgress))
 }
 
 // Operator drives Raft and membership.

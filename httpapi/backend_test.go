@@ -35,6 +35,7 @@ type backend struct {
 	confirmed int   // calls of Confirm
 	unsure    error // its answer
 	removed   []string
+	progress  chan []starling.DeploymentProgress
 
 	to func(app, deployment string) (http.RoundTripper, error) // nil: all is here
 }
@@ -45,7 +46,7 @@ func newBackend(region string) *backend {
 	return &backend{
 		region: region, fsm: raftfsm.New(region), leader: "s1",
 		chunks: map[starling.Digest][]byte{}, manifests: map[starling.Digest][]byte{},
-		logs: map[string][]byte{}, logEnded: map[string]bool{}, logMore: make(chan struct{}),
+		logs: map[string][]byte{}, logEnded: map[string]bool{}, logMore: make(chan struct{}), progress: make(chan []starling.DeploymentProgress),
 	}
 }
 
@@ -320,6 +321,18 @@ func (b *backend) WaitIndex(ctx context.Context, index uint64) uint64 {
 
 func (b *backend) EventsAfter(index uint64, n, limit int) ([]starling.Event, bool) {
 	return b.fsm.View().EventsAfter(index, n, limit)
+}
+
+// FollowProgress tells of what the test puts in b.progress.
+func (b *backend) FollowProgress(ctx context.Context, tell func([]starling.DeploymentProgress)) {
+	for {
+		select {
+		case news := <-b.progress:
+			tell(news)
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func (b *backend) RaftPeers() ([]starling.RaftPeer, error) {

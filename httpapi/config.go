@@ -65,6 +65,7 @@ type api struct {
 	mux     *mux
 	huma    huma.API
 	streams chan struct{} // a place for each open stream
+	fanout  *fanout
 }
 
 // New returns the handler of everything that a server's HTTP port answers.
@@ -75,7 +76,7 @@ func New(conf Config) http.Handler {
 	if conf.Patience == 0 {
 		conf.Patience = defPatience
 	}
-	a := &api{Config: conf, mux: newMux(), streams: make(chan struct{}, maxStreams)}
+	a := &api{Config: conf, mux: newMux(), streams: make(chan struct{}, maxStreams), fanout: newFanout(conf.Backend, conf.Logger)}
 	a.huma = humago.New(a.mux, a.humaConfig())
 	a.registerApps()
 	a.registerDeployments()

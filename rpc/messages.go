@@ -23,6 +23,7 @@ const (
 	RouteVote           = "POST /rpc/v1/regions/vote"        // leader; callers: server of any region
 	RouteMember         = "GET /rpc/v1/member"               // leader; callers: server; ?name=: a machine, as its cell knows it
 	RouteCells          = "GET /rpc/v1/cells"                // leader; callers: server of any region; ?deployment=
+	RouteProgress       = "GET /rpc/v1/progress"             // leader; callers: server of any region; ?index=&wait=&term=
 	RouteRegionReports  = "POST /rpc/v1/regions/reports"     // leader; callers: server of any region
 )
 
