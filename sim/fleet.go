@@ -106,7 +106,7 @@ func (f *Fleet) world(seed uint64, cells int) Config {
 	cfg := Config{
 		Seed:     seed,
 		Machines: cells * f.CellMachines, Cells: cells, RackMachines: f.RackMachines,
-		Chunks: f.Chunks, ChunkBytes: f.ChunkBytes, VarySizes: f.ChunkBytes <= 1<<20,
+		Chunks: f.Chunks, ChunkBytes: f.ChunkBytes, VarySizes: true,
 		UpRate: f.MachineRate, DownRate: f.MachineRate, Caches: f.Caches, CacheRate: f.CacheRate, RackRate: f.RackRate,
 		Replicas: f.Replicas, CacheSlots: fleetCacheSlots, CacheQueue: fleetCacheQueue,
 		QuantumBytes: max(quantumLeast, f.ChunkBytes/quanta), Faults: f.Faults, Limit: f.Limit,
