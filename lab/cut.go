@@ -1,12 +1,5 @@
 package lab
 
-import (
-	"bytes"
-	"fmt"
-	"os/exec"
-	"strings"
-)
-
 // nobody is a hardware address that no host has.
 const nobody = "02:00:00:00:00:00"
 
@@ -14,26 +7,28 @@ const nobody = "02:00:00:00:00:00"
 // does; what they send to it still comes: a one-way partition. Safe for concurrent use
 // with different hosts from.
 func (l *Lab) Cut(from Host, to ...Host) error {
-	return from.neighbours(to, "replace %s lladdr "+nobody+" dev eth0 nud permanent")
+	lost := make([]Host, len(to))
+	for i, h := range to {
+		h.mac = nobody
+		lost[i] = h
+	}
+	return batch("ip -n "+from.Name, from.knows(lost))
 }
 
 // Mend undoes Cut.
 func (l *Lab) Mend(from Host, to ...Host) error {
-	return from.neighbours(to, "del %s dev eth0")
+	return batch("ip -n "+from.Name, from.knows(to))
 }
 
-// neighbours changes where the host believes others to be.
-func (h Host) neighbours(to []Host, change string) error {
-	var lines strings.Builder
-	for _, o := range to {
+// knows are the lines of ip by which a host is told of others. So it never asks for their
+// hardware addresses: the kernel keeps 1,024 answers at most for all namespaces together
+// (net.ipv4.neigh.default.gc_thresh3), and those that do not fit are not reached.
+func (h Host) knows(others []Host) []string {
+	var lines []string
+	for _, o := range others {
 		if o.Name != h.Name {
-			fmt.Fprintf(&lines, "neigh "+change+"\n", o.IP)
+			lines = append(lines, "neigh replace "+o.IP+" lladdr "+o.mac+" dev eth0 nud permanent")
 		}
 	}
-	cmd := exec.Command("ip", "-n", h.Name, "-batch", "-")
-	cmd.Stdin = strings.NewReader(lines.String())
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("lab: links of %s: %w: %s", h.Name, err, bytes.TrimSpace(out))
-	}
-	return nil
+	return lines
 }

@@ -11,8 +11,9 @@ import (
 	"strings"
 )
 
-// MaxHosts bounds a lab: one bridge takes no more than 1,024 ports.
-const MaxHosts = 1000
+// MaxHosts bounds a lab: one bridge takes no more than 1,024 ports, and the kernel
+// keeps 0.4 kB for each host at each other one.
+const MaxHosts = 500
 
 // Shaping: what a queue holds (tbf's latency) and how much may pass at once. A token bucket
 // smaller than a super-packet of 64 KiB would have the kernel cut every one of them.
@@ -28,7 +29,15 @@ type Lab struct{ hosts []Host }
 type Host struct {
 	Name string
 	IP   string
+	mac  string
 	port string // the switch's end of its cable
+}
+
+func hostAt(i int) Host {
+	return Host{
+		Name: fmt.Sprintf("h%d", i), port: fmt.Sprintf("p%d", i),
+		IP: fmt.Sprintf("10.77.%d.%d", i/250, 1+i%250), mac: fmt.Sprintf("02:4d:00:00:%02x:%02x", i>>8, i&0xff),
+	}
 }
 
 // Up makes hosts, unshaped, beside this process, which must have come through Isolate.
@@ -53,18 +62,20 @@ func Up(hosts int) (*Lab, error) {
 		return nil, err
 	}
 	for i := range hosts {
-		h := Host{Name: fmt.Sprintf("h%d", i), IP: fmt.Sprintf("10.77.%d.%d", i/250, 1+i%250), port: fmt.Sprintf("p%d", i)}
-		if err := run(
-			"ip netns add "+h.Name,
-			"ip -n "+h.Name+" link add eth0 type veth peer name "+h.port+" netns "+strconv.Itoa(os.Getpid()),
-			"ip -n "+h.Name+" addr add "+h.IP+"/16 dev eth0",
-			"ip -n "+h.Name+" link set lo up",
-			"ip -n "+h.Name+" link set eth0 up",
-			"ip link set "+h.port+" master sw0 up",
-		); err != nil {
+		l.hosts = append(l.hosts, hostAt(i))
+	}
+	for _, h := range l.hosts {
+		if err := run("ip netns add " + h.Name); err != nil {
 			return nil, err
 		}
-		l.hosts = append(l.hosts, h)
+		cable := fmt.Sprintf("link add eth0 address %s type veth peer name %s netns %d", h.mac, h.port, os.Getpid())
+		lines := append([]string{cable, "addr add " + h.IP + "/16 dev eth0", "link set lo up", "link set eth0 up"}, h.knows(l.hosts)...)
+		if err := batch("ip -n "+h.Name, lines); err != nil {
+			return nil, err
+		}
+		if err := run("ip link set " + h.port + " master sw0 up"); err != nil {
+			return nil, err
+		}
 	}
 	return l, nil
 }
@@ -161,6 +172,17 @@ func run(lines ...string) error {
 		if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil {
 			return fmt.Errorf("lab: %s: %w: %s", line, err, bytes.TrimSpace(out))
 		}
+	}
+	return nil
+}
+
+// batch has iproute2's command carry out many lines at once.
+func batch(command string, lines []string) error {
+	words := append(strings.Fields(command), "-batch", "-")
+	cmd := exec.Command(words[0], words[1:]...)
+	cmd.Stdin = strings.NewReader(strings.Join(lines, "\n") + "\n")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("lab: %s: %w: %s", command, err, bytes.TrimSpace(out))
 	}
 	return nil
 }

@@ -18,7 +18,7 @@ import (
 const helper = "STARLING_LAB_TEST"
 
 func TestMain(m *testing.M) {
-	do := map[string]func() error{"shaped": shaped, "muted": muted, "cut": cut, "again": again, "serve": serve}[os.Getenv(helper)]
+	do := map[string]func() error{"shaped": shaped, "muted": muted, "cut": cut, "again": again, "many": many, "serve": serve}[os.Getenv(helper)]
 	if do == nil {
 		os.Exit(m.Run())
 	}
@@ -53,6 +53,56 @@ func TestMutedHostIsNotHeard(t *testing.T) { inLab(t, "muted") }
 func TestCutLosesOneWay(t *testing.T) { inLab(t, "cut") }
 
 func TestUpAgainAfterDown(t *testing.T) { inLab(t, "again") }
+
+// Hosts reach each other, however many they are: at 33 all pairs are more than the kernel keeps
+// answers of who has which address.
+func TestManyHostsReachEachOther(t *testing.T) { inLab(t, "many") }
+
+func many() error {
+	const hosts = 36
+	l, err := Up(hosts)
+	if err != nil {
+		return err
+	}
+	socket := make([]net.PacketConn, hosts)
+	for i, h := range l.Hosts() {
+		socket[i], err = onHost(h, func() (net.PacketConn, error) { return net.ListenPacket("udp", net.JoinHostPort(h.IP, servePort)) })
+		if err != nil {
+			return err
+		}
+		defer socket[i].Close()
+	}
+	for i := range hosts {
+		for j := range hosts {
+			if err := reaches(socket[i], socket[j]); err != nil {
+				return fmt.Errorf("from %d to %d: %w", i, j, err)
+			}
+		}
+	}
+	return nil
+}
+
+// reaches sends until it is heard: the last hosts' links may not be up yet.
+func reaches(from, to net.PacketConn) error {
+	var err error
+	for range 200 {
+		if _, err = from.WriteTo([]byte("x"), to.LocalAddr()); err != nil {
+			return err
+		}
+		if err = to.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+			return err
+		}
+		for {
+			var who net.Addr
+			if _, who, err = to.ReadFrom(make([]byte, 1)); err != nil {
+				break
+			} else if who.String() == from.LocalAddr().String() {
+				return nil
+			}
+		}
+	}
+	return err
+}
 
 func again() error {
 	for _, hosts := range []int{3, 2} {
