@@ -53,6 +53,42 @@ func TestPoolsOfCellsAndRegionsStayApart(t *testing.T) {
 	}
 }
 
+// Somebody of whom gossip does not tell is found all the same, and soon: he is on the others' lists.
+func TestACellFindsWhomGossipLost(t *testing.T) {
+	t.Parallel()
+	mute := func(name string, join ...string) *Pool {
+		conf := cellConfig(name, join...)
+		if err := conf.check(); err != nil {
+			t.Fatal(err)
+		}
+		sc := conf.serfConfig()
+		ml := sc.MemberlistConfig
+		ml.GossipInterval, ml.ProbeInterval, ml.PushPullInterval = 0, 0, 0 // lists are compared on joining alone
+		p, err := open(conf, sc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := p.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		return p
+	}
+	first := mute("m1")
+	second := mute("m2", first.Addr())
+	<-second.Joined()
+	first.Announce(12)
+	third := mute("m3", first.Addr())
+	for _, p := range []*Pool{first, second, third} {
+		eventually(t, p, "all three", func() bool { return alive(p) == 3 })
+	}
+	await(t, "what was announced meanwhile", func() (bool, <-chan struct{}) {
+		heard, next := second.Heard()
+		return heard == 12, next
+	})
+}
+
 func TestNewsReachTheCell(t *testing.T) {
 	t.Parallel()
 	pools := cellOf(t, 4)

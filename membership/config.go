@@ -27,8 +27,10 @@ const (
 	changeCoalesce     = 20 * time.Millisecond // one signal for events that come together
 	joinRetryMin       = 500 * time.Millisecond
 	joinRetryMax       = 30 * time.Second
-	rejoinEvery        = time.Minute // look at Join addresses that are not alive members
-	maxBindTries       = 10          // for port 0: UDP and TCP must both be free
+	rejoinEvery        = time.Minute     // look at Join addresses that are not alive members
+	lookAgain          = 2 * time.Second // from when a cell's member has company until it compares lists with one
+	looksAgain         = 3               // times, each after four times the pause before
+	maxBindTries       = 10              // for port 0: UDP and TCP must both be free
 	maxLogLineBytes    = 2048
 	maxResolve         = 5 * time.Second
 	resolvedAddrsBound = 16 // addresses taken from one DNS name

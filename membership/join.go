@@ -91,6 +91,11 @@ func (p *Pool) seeded() []string {
 // live member, so that a region that was cut in two for long finds together again. The
 // parts of a cell are brought together by their servers instead, and a cell's members join
 // by one that answers: each would send all members it knows.
+//
+// Gossip tells of somebody new a few times and then no more, and where hundreds join at
+// once, each knows few whom to tell: some are not heard of by all, and would not be until the next
+// of memberlist's exchanges, minutes later. So a cell's member compares its list with
+// another's a few times after it has come.
 func (p *Pool) keepJoined(ctx context.Context, remembered []string) {
 	inCell := p.conf.Cell != ""
 	if !inCell && len(p.conf.Join)+len(remembered) == 0 {
@@ -98,6 +103,7 @@ func (p *Pool) keepJoined(ctx context.Context, remembered []string) {
 		return
 	}
 	delay := joinRetryMin
+	looks := 0 // since there is company
 	for {
 		alone := !p.hasCompany()
 		wait := rejoinEvery
@@ -110,12 +116,19 @@ func (p *Pool) keepJoined(ctx context.Context, remembered []string) {
 				wait = delay
 				delay = min(2*delay, joinRetryMax)
 			}
+			looks = 0
 		} else if !inCell {
 			p.joinAbsent(ctx)
+		} else if looks <= looksAgain {
+			p.compare()
 		}
 		if p.hasCompany() {
 			delay = joinRetryMin
 			p.markJoined()
+			if inCell && looks < looksAgain {
+				wait = lookAgain << (2 * looks)
+			}
+			looks++
 		}
 		if !p.sleep(ctx, wait) {
 			return
@@ -171,6 +184,18 @@ func (p *Pool) joinAbsent(ctx context.Context) {
 		p.logger.Info("found members again", "contacted", n)
 	} else if err != nil {
 		p.logger.Debug("join address is no live member", "error", err)
+	}
+}
+
+// compare exchanges lists of members with one of those that are known, by chance. What the pool
+// has been told of late comes along.
+func (p *Pool) compare() {
+	peers, _ := p.choosePeers(nil)
+	if len(peers) == 0 {
+		return
+	}
+	if _, err := p.serf.Memberlist().Join(peers[:1]); err != nil {
+		p.logger.Debug("a member does not compare lists", "peer", peers[0], "error", err)
 	}
 }
 

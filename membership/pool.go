@@ -58,6 +58,10 @@ func Start(conf Config) (*Pool, error) {
 	if err := conf.check(); err != nil {
 		return nil, err
 	}
+	return open(conf, conf.serfConfig())
+}
+
+func open(conf Config, sc *serf.Config) (*Pool, error) {
 	p := &Pool{
 		conf:     conf,
 		logger:   conf.Logger,
@@ -75,7 +79,6 @@ func Start(conf Config) (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	sc := conf.serfConfig()
 	sc.Tags = tags
 	sc.Merge = gate{cluster: conf.Cluster, region: conf.Node.Region, cell: conf.Cell, seen: p.noteDouble}
 	sc.Logger = newLog(conf.Logger)
