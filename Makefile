@@ -4,10 +4,23 @@ export GOFLAGS
 VERSION  := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  := -X main.version=$(VERSION)
 
-.PHONY: histories build test demo bench chaos chaos-short lint fuzz model soak clean tools
+.PHONY: histories build web test-web test demo bench chaos chaos-short lint fuzz model soak clean tools
 
 build:
+	@packaging/page.sh
 	go build -trimpath -ldflags "$(LDFLAGS)" -o bin/ ./cmd/...
+
+# The web page, which servers show under /ui; `make build` makes it too where npm is.
+web:
+	@packaging/need.sh npm
+	@packaging/page.sh --must
+
+# The page in a real Chromium against a real `starling dev`; writes the screenshots of docs/ui.
+test-web: tools
+	@packaging/need.sh node:nodejs npm chromium
+	@packaging/page.sh --must
+	go build -trimpath -ldflags "$(LDFLAGS)" -o bin/ ./cmd/starling
+	node --test --test-reporter=spec web/test/
 
 # The main job, end to end, on this computer.
 demo: tools build

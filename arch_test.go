@@ -22,6 +22,7 @@ var floors = map[string]int{
 	"rpc":        1,
 	"client":     1,
 	"faults":     1,
+	"web":        1,
 	"transport":  2,
 	"membership": 2,
 	"raftnode":   2,

@@ -30,6 +30,16 @@ func documentToken(t *starling.Token) tokenDoc {
 	return tokenDoc{t.ID, t.Name, t.Role, t.Region, t.CreatedAt, t.ExpiresAt, t.Revoked}
 }
 
+// selfDoc is what a caller may know of itself.
+type selfDoc struct {
+	Name      string           `json:"name" doc:"Of the token"`
+	Role      starling.ACLRole `json:"role"`
+	Tokens    bool             `json:"tokens" doc:"False: this server runs without tokens, and everybody may do everything"`
+	ExpiresAt time.Time        `json:"expires_at,omitzero"`
+	Region    string           `json:"region" doc:"Of this server"`
+	Version   string           `json:"version" doc:"Of this server"`
+}
+
 type (
 	tokenID struct {
 		ID string `path:"id"`
@@ -49,6 +59,17 @@ func (a *api) registerACL() {
 			return nil, fmt.Errorf("this server runs without tokens, everybody may do everything: %w", starling.ErrConflict)
 		}
 		return issued(a.Backend.BootstrapToken(ctx))
+	})
+	register(a, route{
+		method: http.MethodGet, path: "/v1/acl/self", id: "get-self", summary: "Show who asks, and what their role is",
+		role: starling.ACLViewer,
+	}, func(ctx context.Context, _ *none) (*answer[selfDoc], error) {
+		l := a.Backend.Leader()
+		self := selfDoc{Name: "anonymous", Role: starling.ACLOperator, Region: l.Region, Version: a.Version}
+		if t := callOf(ctx).token; t != nil {
+			self.Name, self.Role, self.Tokens, self.ExpiresAt = t.Name, t.Role, true, t.ExpiresAt
+		}
+		return &answer[selfDoc]{l.Index, self}, nil
 	})
 	register(a, route{
 		method: http.MethodGet, path: "/v1/acl/tokens", id: "list-tokens", summary: "List tokens, without their secrets",

@@ -37,7 +37,7 @@ func operations() []operation {
 		{"GET", "/v1/cells", viewer}, {"POST", "/v1/operator/gossip/rotate-cell", operator},
 		{"GET", "/v1/join-tokens", operator}, {"POST", "/v1/join-tokens", operator}, {"DELETE", "/v1/join-tokens/{id}", operator},
 		{"GET", "/v1/events", viewer}, {"GET", "/v1/metrics", viewer},
-		{"POST", "/v1/acl/bootstrap", ""}, {"GET", "/v1/acl/tokens", operator}, {"POST", "/v1/acl/tokens", operator}, {"DELETE", "/v1/acl/tokens/{id}", operator},
+		{"POST", "/v1/acl/bootstrap", ""}, {"GET", "/v1/acl/self", viewer}, {"GET", "/v1/acl/tokens", operator}, {"POST", "/v1/acl/tokens", operator}, {"DELETE", "/v1/acl/tokens/{id}", operator},
 		{"GET", "/v1/operator/raft", operator}, {"DELETE", "/v1/operator/raft/{name}", operator},
 		{"POST", "/v1/operator/raft/transfer-leadership", operator}, {"POST", "/v1/operator/join", operator}, {"POST", "/v1/operator/force-leave", operator},
 		{"POST", "/v1/operator/leave", operator}, {"GET", "/v1/operator/autopilot/health", operator},

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"time"
@@ -54,6 +55,7 @@ type Config struct {
 	Metrics    http.Handler // GET /v1/metrics; nil: not found
 	Ready      func() error // why this server cannot take its full part; nil: it always can
 	Version    string
+	Page       fs.FS        // shown under /ui, index.html at its root; nil: there is none
 	Logger     *slog.Logger // nil: discard
 	// Patience is how long a change or a consistent read is tried again while the leader
 	// changes; default 10 s.
@@ -89,6 +91,7 @@ func New(conf Config) http.Handler {
 	a.registerOperator()
 	a.registerOpen()
 	a.serveOpenAPI()
+	a.registerPage()
 	a.mux.HandleFunc("/", a.fallback)
 
 	guard := http.NewCrossOriginProtection() // pages of other sites must not act on a server without tokens

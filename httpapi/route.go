@@ -54,6 +54,7 @@ type route struct {
 // call is what the middleware has found out about a request.
 type call struct {
 	actor  string
+	token  *starling.Token // nil: this server runs without tokens, or the route needs none
 	body   []byte
 	moved  *moved
 	stream io.Reader // of a route with a stream
@@ -220,7 +221,7 @@ func (a *api) authorize(r route, req *http.Request) (call, error) {
 			Hint:   "use a token of that role, or one above it: viewer, deployer, approver, operator",
 		}
 	}
-	return call{actor: "token:" + token.Name}, nil
+	return call{actor: "token:" + token.Name, token: token}, nil
 }
 
 // readBody reads a bounded body in bounded time and leaves a copy for passing on.

@@ -25,6 +25,7 @@ import (
 	"github.com/starlingdeploy/starling/raftnode"
 	"github.com/starlingdeploy/starling/rpc"
 	"github.com/starlingdeploy/starling/transport"
+	"github.com/starlingdeploy/starling/web"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -99,7 +100,7 @@ func (p *process) runServer(ctx context.Context, g *errgroup.Group) error {
 	}
 	acl := p.cfg.HTTP == nil || orTrue(p.cfg.HTTP.ACL)
 	api := httpapi.New(httpapi.Config{
-		Backend: server, ACLEnabled: acl, Version: version, Ready: raft.Ready,
+		Backend: server, ACLEnabled: acl, Version: version, Ready: raft.Ready, Page: web.Page(),
 		Metrics: promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}), Logger: p.log.With("part", "http"),
 	})
 	g.Go(func() error {

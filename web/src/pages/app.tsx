@@ -1,0 +1,1 @@
+export function AppPage({ name }: { name: string }) { return <p class="empty">{name}</p> }

@@ -1,0 +1,1 @@
+export function DeploymentPage({ id }: { id: string }) { return <p class="empty">{id}</p> }
