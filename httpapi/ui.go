@@ -100,7 +100,7 @@ func (a *api) servePage(p *page, w http.ResponseWriter, r *http.Request) {
 	}
 	files, err := p.files()
 	if err != nil {
-		writeProblem(w, a.problem("page", err))
+		writeProblem(w, a.problem(route{id: "page"}, err))
 		return
 	}
 	name := strings.TrimPrefix(path.Clean(r.URL.Path), "/ui")

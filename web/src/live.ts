@@ -1,5 +1,5 @@
 import { signal } from '@preact/signals'
-import type { Change, Leader } from './api/types'
+import type { Change, Leader, Progress } from './api/types'
 import { get, open, Problem } from './api/http'
 import { EventParser, type ServerEvent } from './api/sse'
 
@@ -18,7 +18,7 @@ const lastRetryMS = 5_000
 
 export interface Listener {
   change(e: Change): void
-  other(e: ServerEvent): void // events with a name that are no committed change
+  progress(p: Progress): void
   gap(): void // some changes were lost: read everything anew
   opened(resumed: boolean): void
 }
@@ -51,7 +51,7 @@ async function once(listener: Listener, stop: AbortSignal): Promise<void> {
   const either = AbortSignal.any([stop, dead.signal])
   let watchdog = setTimeout(() => dead.abort(), silentMS)
   try {
-    const res = await open('/v1/events', { headers: { 'Last-Event-ID': position.value }, signal: either })
+    const res = await open('/v1/events?progress=true', { headers: { 'Last-Event-ID': position.value }, signal: either })
     const reader = res.body!.pipeThrough(new TextDecoderStream()).getReader()
     const parser = new EventParser()
     standing.value = 'live'
@@ -62,6 +62,7 @@ async function once(listener: Listener, stop: AbortSignal): Promise<void> {
       clearTimeout(watchdog)
       watchdog = setTimeout(() => dead.abort(), silentMS)
       for (const e of parser.push(value)) take(e, listener)
+      if (parser.last) position.value = parser.last // only once all before it is taken in
     }
   } finally {
     clearTimeout(watchdog)
@@ -72,8 +73,7 @@ async function once(listener: Listener, stop: AbortSignal): Promise<void> {
 function take(e: ServerEvent, listener: Listener): void {
   if (e.name === 'gap') listener.gap()
   else if (e.name === 'message') listener.change(JSON.parse(e.data) as Change)
-  else listener.other(e)
-  if (e.id) position.value = e.id
+  else if (e.name === 'progress') listener.progress(JSON.parse(e.data) as Progress)
 }
 
 function sleep(ms: number, stop: AbortSignal): Promise<void> {

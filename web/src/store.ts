@@ -1,7 +1,7 @@
 import { computed, signal } from '@preact/signals'
 import { get, needsToken, Problem, token } from './api/http'
 import { follow, position } from './live'
-import { terminal, type Change, type Deployment, type Region, type Self } from './api/types'
+import { terminal, type Change, type Deployment, type Progress, type Region, type Self } from './api/types'
 
 /** What is shown of the feed of events: a change, or a mark where some were lost. */
 export type FeedItem = { key: string; change: Change } | { key: string; gap: true; at: string }
@@ -48,7 +48,7 @@ export async function begin(): Promise<void> {
       return
     } // else the stream below tries until a server answers
   }
-  void follow({ change, gap, other: () => { refresh.value++ }, opened: (resumed) => { if (!resumed || !loaded.value) void reload() ; else refresh.value++ } }, mine.signal)
+  void follow({ change, gap, progress, opened: (resumed) => { if (!resumed || !loaded.value) void reload(); else refresh.value++ } }, mine.signal)
   void tick(mine.signal)
 }
 
@@ -62,8 +62,6 @@ async function tick(signal: AbortSignal): Promise<void> {
     try {
       if (!self.value && !needsToken.value) self.value = await get<Self>('/v1/acl/self', signal)
       if (n % 5 === 0) regions.value = await get<Region[]>('/v1/regions', signal)
-      const live = active.value.slice(0, maxSingles).map((d) => d.id)
-      if (live.length > 0) await readSome(live, signal)
       measure()
     } catch { /* the stream tells that the server is away */ }
   }
@@ -91,6 +89,14 @@ function gap(): void {
 
 function push(item: FeedItem): void {
   feed.value = [item, ...feed.value].slice(0, maxFeed)
+}
+
+// progress shows how a deployment stands; what has changed of its record is read on its event.
+function progress(p: Progress): void {
+  const d = deployments.value.get(p.deployment)
+  if (!d || terminal(d.phase)) return
+  const { phase, phase_at, wave, machines, bytes, left_ms = 0 } = p
+  put([{ ...d, phase, phase_at, wave, machines, bytes, left_ms, paused: p.paused ?? false, reason: p.reason ?? d.reason, worker: p.worker ?? d.worker ?? '' }])
 }
 
 let pending = new Set<string>()

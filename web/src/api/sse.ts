@@ -6,6 +6,8 @@ export interface ServerEvent { id: string; name: string; data: string }
  * an event counts only once its empty line has come, so that a broken stream is resumed after the last whole one.
  */
 export class EventParser {
+  /** The id from which a broken stream is to be resumed: events without data move it too. */
+  last = ''
   private rest = ''
   private id = ''
   private name = ''
@@ -19,6 +21,7 @@ export class EventParser {
       const line = raw.endsWith('\r') ? raw.slice(0, -1) : raw
       if (line === '') {
         if (this.data.length > 0) out.push({ id: this.id, name: this.name || 'message', data: this.data.join('\n') })
+        this.last = this.id
         this.name = ''
         this.data = []
         continue

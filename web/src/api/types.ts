@@ -58,6 +58,7 @@ export interface Deployment {
   regions: Placing[]; timings: Timings; times?: RegionTimes[]; machines: Counts; bytes: Bytes
   fleet?: { region: string; progress: number[]; fetch_ms?: Quantiles }[]
   timeline: Moment[]
+  left_ms?: number // of the present phase, as its progress tells
 }
 
 export interface RegionWhy extends Placing {
@@ -94,6 +95,12 @@ export interface RaftHealth {
 export interface Change {
   index: number; n: number; region: string; at: string; type: string
   app?: string; deployment?: string; phase?: Phase; actor?: string; detail?: string
+}
+
+/** How a deployment under way stands, told beside the changes. */
+export interface Progress {
+  deployment: string; app: string; phase: Phase; phase_at: string; attempt?: number; worker?: string
+  wave: number; paused?: boolean; reason?: string; machines: Counts; bytes: Bytes; left_ms?: number; at: string
 }
 
 export const terminal = (p: Phase): boolean => p === 'succeeded' || p === 'failed' || p === 'cancelled'
