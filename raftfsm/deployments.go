@@ -252,6 +252,7 @@ func (t *tx) become(d *starling.Deployment, to starling.Phase, reason string) er
 	reason = clip(reason, starling.MaxReasonBytes)
 	if to.Terminal() {
 		d.EndedAt, d.Reason, d.Paused = t.now, reason, false
+		dropHooks(d)
 		d.Timings.TotalMS = t.now.Sub(d.CreatedAt).Milliseconds()
 		if to != starling.PhaseSucceeded {
 			d.Fence = &starling.Fence{Index: t.index, Lease: d.Lease}

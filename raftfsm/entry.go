@@ -141,6 +141,14 @@ func handlerOf(t Type) handler {
 		return on((*tx).tokenRevoke)
 	case TypeHistoryArchive:
 		return on((*tx).historyArchive)
+	case TypeHookBegin:
+		return on((*tx).hookBegin)
+	case TypeHookLease:
+		return on((*tx).hookLease)
+	case TypeHookRequeue:
+		return on((*tx).hookRequeue)
+	case TypeHookEnd:
+		return on((*tx).hookEnd)
 	case TypeHistoryDrop:
 		return on((*tx).historyDrop)
 	case TypeVote:

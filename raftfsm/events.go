@@ -12,6 +12,7 @@ const (
 	EventDeploymentQueued   = "deployment.queued"
 	EventDeploymentPhase    = "deployment.phase" // Phase; Detail: the reason
 	EventDeploymentWave     = "deployment.wave"
+	EventDeploymentHook     = "deployment.hook"   // Detail: which, and where it stands
 	EventDeploymentPlaced   = "deployment.placed" // Detail: the region
 	EventDeploymentPaused   = "deployment.paused"
 	EventDeploymentResumed  = "deployment.resumed"

@@ -97,6 +97,9 @@ func (t *tx) nextPhase(d *starling.Deployment, g *starling.Goal) (starling.Phase
 		if g.Cutoff != starling.CutoffAll {
 			return "", fmt.Errorf("%w: deployment %s is in wave %d: more are to come", starling.ErrConflict, d.ID, d.Wave+1)
 		}
+		if HooksPending(d) || HooksToCome(d) {
+			return "", fmt.Errorf("%w: deployment %s: not all of its hooks have ended", starling.ErrConflict, d.ID)
+		}
 		return starling.PhaseSucceeded, nil
 	}
 	return "", fmt.Errorf("%w: deployment %s is %s: a worker or a start moves it on", starling.ErrConflict, d.ID, d.Phase)
@@ -135,7 +138,8 @@ func (t *tx) firstWave(d *starling.Deployment, g *row[starling.Goal]) error {
 		return err
 	}
 	d.Wave, d.WaveAt = 0, t.now
-	t.changeGoal(g, func(g *starling.Goal) { g.Stage, g.Cutoff = starling.StageActivate, cutoffs[0] })
+	d.Hooks = hooksDue(d, false)
+	t.changeGoal(g, func(g *starling.Goal) { letGo(d, g, cutoffs[0]) })
 	return nil
 }
 
@@ -153,6 +157,8 @@ func (t *tx) wave(p *Wave) (Result, error) {
 		return Result{}, fmt.Errorf("%w: deployment %s is %s, not %s", starling.ErrConflict, d.ID, d.Phase, starling.PhaseRollingOut)
 	case d.Paused:
 		return Result{}, errPaused(&d)
+	case HooksPending(&d):
+		return Result{}, fmt.Errorf("%w: deployment %s: a hook before its machines has not ended", starling.ErrConflict, d.ID)
 	case p.Wave != d.Wave+1 || p.Wave >= len(cutoffs):
 		return Result{}, fmt.Errorf("%w: deployment %s is in wave %d of %d: wave %d is not the next", starling.ErrConflict, d.ID, d.Wave+1, len(cutoffs), p.Wave+1)
 	}

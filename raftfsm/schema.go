@@ -50,6 +50,7 @@ const (
 	byArtifact = "artifact" // by the artifact that a record needs or names
 	byRegion   = "region"   // per region, oldest first
 	byHash     = "hash"
+	byHook     = "hook"     // with a hook that waits for a worker
 	byBuild    = "build"    // lanes whose next deployment wants a worker
 	byStart    = "start"    // lanes whose next deployment has its artifact
 	byCell     = "cell"     // machines of a cell, by slot
@@ -275,6 +276,9 @@ func deploymentIndexes() map[string]index[starling.Deployment] {
 		},
 		byWorker: func(r *row[starling.Deployment]) []byte {
 			return optional(r.mod != 0 && r.rec.Phase == starling.PhaseBuilding, newKey().str(r.rec.Worker))
+		},
+		byHook: func(r *row[starling.Deployment]) []byte {
+			return optional(HooksPending(r.rec), newKey().uint(r.seq))
 		},
 		byArtifact: func(r *row[starling.Deployment]) []byte {
 			return optional(!r.rec.Phase.Terminal() && !r.rec.Artifact.IsZero(), newKey().dig(r.rec.Artifact))

@@ -42,6 +42,10 @@ func show(v View, kind, name string) string {
 		list(v.Active())
 	case "startable":
 		list(v.Startable())
+	case "hooks":
+		for _, w := range v.HooksWaiting(name) {
+			p("%s %s", w.Deployment.ID, w.Run.Name())
+		}
 	case "buildable":
 		list(v.Buildable())
 	case "goals":
@@ -49,6 +53,9 @@ func show(v View, kind, name string) string {
 			urgent := ""
 			if g.Priority > 0 {
 				urgent = fmt.Sprintf("; priority %d", g.Priority)
+			}
+			if len(g.Held) > 0 {
+				urgent += fmt.Sprintf("; held %v", g.Held)
 			}
 			p("%s@%s %s rev %d by %s: %s from %s, %s to %d, waves %v; previous %s%s", g.App, g.Home, g.Generation, g.Revision, g.Deployment,
 				g.Artifact.Short(), g.Origin, g.Stage, g.Cutoff, g.Deploy.Strategy.Waves, g.Previous.Short(), urgent)
@@ -143,6 +150,10 @@ func deploymentText(d *starling.Deployment) string {
 	add(d.Lease > 0, "lease=%d", d.Lease)
 	add(d.Wave > 0, "wave=%d", d.Wave)
 	add(d.Paused, "paused")
+	for _, h := range d.Hooks {
+		add(h.State == starling.HookRunning, "%s=running:%s:%d", h.Name(), h.Worker, h.Lease)
+		add(h.State != starling.HookRunning, "%s=%s", h.Name(), h.State)
+	}
 	add(d.RollbackOf != "", "rollback_of=%s", d.RollbackOf)
 	add(!d.RevertedTo.IsZero(), "reverted_to=%s", d.RevertedTo.Short())
 	add(d.Reason != "", "reason=%q", d.Reason)

@@ -261,6 +261,7 @@ func (t *tx) adoptDeployment(tk *starling.Takeover, r *row[starling.Deployment],
 	if i, ok := slices.BinarySearchFunc(d.Regions, t.region, func(p starling.Placing, n string) int { return cmp.Compare(p.Name, n) }); !ok {
 		d.Regions = slices.Insert(slices.Clone(d.Regions), i, starling.Placing{Name: t.region})
 	}
+	t.adoptHooks(&d, tk.From)
 	if d.Phase == starling.PhaseBuilding {
 		if err := t.become(&d, starling.PhaseQueued, "its home is now "+t.region); err != nil {
 			t.fault("adopt", tableDeployments, err) // cannot be: builds may be queued again
