@@ -67,6 +67,7 @@ type HookRun struct {
 	Attempt   int       `json:"attempt,omitempty"` // runs begun
 	Worker    string    `json:"worker,omitempty"`
 	Lease     uint64    `json:"lease,omitempty"` // token of the home's log; 0: none
+	First     uint64    `json:"first,omitempty"` // lease it ever had: by these its output follows that of others
 	BeganAt   time.Time `json:"began_at,omitzero"`
 	EndedAt   time.Time `json:"ended_at,omitzero"`
 	Log       Digest    `json:"log,omitzero"`        // its output, in the home's caches

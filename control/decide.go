@@ -23,11 +23,12 @@ type Report struct {
 
 // Observations is what a leader knows beside the committed state.
 type Observations struct {
-	Now     time.Time
-	Since   time.Time                    // when this leader's term began
-	Heard   map[string]time.Time         // last heartbeat of each deployment's build under its present lease
-	Reports map[string]map[string]Report // by app and region
-	Workers int                          // live workers of this region
+	Now       time.Time
+	Since     time.Time                    // when this leader's term began
+	Heard     map[string]time.Time         // last heartbeat of each deployment's build under its present lease
+	HookHeard map[string]time.Time         // last heartbeat of each hook under its present lease, by hookKey
+	Reports   map[string]map[string]Report // by app and region
+	Workers   int                          // live workers of this region
 }
 
 // Decider turns committed state and observations into decisions. It reads no clock
@@ -219,7 +220,8 @@ func (c *deciding) staging() {
 // settled and, between waves, have stayed so for the bake time.
 func (c *deciding) rollingOut() {
 	t := c.tally()
-	settled := t.current && t.counts.Healthy+t.counts.Failed >= t.counts.Due
+	c.lostHooks()
+	settled := t.current && t.counts.Healthy+t.counts.Failed >= t.counts.Due && !raftfsm.HooksPending(c.dep)
 	mark, marked := c.decider.baked[c.dep.ID]
 	if !settled {
 		delete(c.decider.baked, c.dep.ID)
@@ -233,6 +235,8 @@ func (c *deciding) rollingOut() {
 		c.checkpoint(t)
 	case t.tooManyFailed():
 		c.finishCounts(t.failedReason(), t)
+	case settled && last && t.stragglers == 0 && raftfsm.HooksToCome(c.dep):
+		c.propose(raftfsm.TypeHookBegin, raftfsm.HookBegin{ID: c.dep.ID})
 	case settled && last && t.stragglers == 0:
 		c.advance(starling.PhaseSucceeded, t)
 	case settled && !last && c.obs.Now.Sub(mark.since) >= c.dep.Spec.Deploy.Strategy.Bake.D():

@@ -123,18 +123,26 @@ func (b *jobBoard) evictLogs() {
 	}
 }
 
-// readLog returns what there is from offset on, a channel that is closed when there
-// may be more, and whether this leader has the log at all and in full so far.
-func (b *jobBoard) readLog(id string, offset int64) (part starling.LogPart, more <-chan struct{}, whole bool) {
+// wholeLog returns all of a job's output: what this leader has, attempts before the last
+// included, if that ends with all of output, the last attempt's, or else output alone.
+func (b *jobBoard) wholeLog(id string, lease uint64, output []byte) []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	l := b.logs[id]
+	if l != nil && !l.truncated && l.lease == lease && l.written == int64(len(output)) && len(l.data) <= starling.MaxChunkBytes {
+		return l.data
+	}
+	return output
+}
+
+// readLog returns what there is of a log, a channel that is closed when there may be more,
+// and whether this leader has the log at all and in full so far. The text only grows.
+func (b *jobBoard) readLog(id string) (text []byte, more <-chan struct{}, whole bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	l := b.logs[id]
 	if l == nil {
-		return starling.LogPart{Next: max(offset, 0)}, nil, false
+		return nil, nil, false
 	}
-	from := min(max(offset, 0), int64(len(l.data)))
-	to := min(from+maxLogPartBytes, int64(len(l.data)))
-	part.Data = append([]byte(nil), l.data[from:to]...)
-	part.Next = to
-	return part, l.changed, !l.truncated
+	return l.data, l.changed, !l.truncated
 }

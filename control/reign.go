@@ -24,6 +24,7 @@ type Reign struct {
 	since time.Time
 
 	jobs     *jobBoard
+	hooks    *hookBoard
 	drafts   *draftBoard
 	machines *machineBoard
 	cells    *cellBoard
@@ -66,6 +67,7 @@ func NewReign(conf ReignConfig, since time.Time) *Reign {
 	return &Reign{
 		conf: conf, since: since,
 		jobs:       newJobBoard(),
+		hooks:      newHookBoard(),
 		drafts:     newDraftBoard(),
 		machines:   newMachineBoard(conf.Region),
 		cells:      newCellBoard(conf.Region, since),
@@ -169,9 +171,10 @@ func (r *Reign) observe(v raftfsm.View, now time.Time) Observations {
 	r.drafts.keep(active)
 	return Observations{
 		Now: now, Since: r.since,
-		Heard:   r.jobs.lastHeard(active),
-		Reports: r.home.keep(active),
-		Workers: r.liveWorkers(),
+		Heard:     r.jobs.lastHeard(active),
+		HookHeard: r.hooks.lastHeard(active),
+		Reports:   r.home.keep(active),
+		Workers:   r.liveWorkers(),
 	}
 }
 

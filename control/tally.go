@@ -124,7 +124,7 @@ func (c *deciding) missing() []string {
 	case starling.PhaseReplicating:
 		return c.perRegion(c.missingChunks)
 	default:
-		return c.perRegion(c.missingMachines)
+		return append(c.missingHooks(), c.perRegion(c.missingMachines)...)
 	}
 }
 

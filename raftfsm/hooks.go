@@ -188,7 +188,9 @@ func (t *tx) hookLease(p *HookLease) (Result, error) {
 	}
 	t.leased[token] = true
 	h.State, h.Worker, h.Lease, h.BeganAt = starling.HookRunning, p.Worker, t.index, t.now
-	h.Attempt++
+	if h.Attempt++; h.First == 0 {
+		h.First = t.index
+	}
 	t.putDeployment(r, d)
 	t.emitFor(EventDeploymentHook, d, fmt.Sprintf("%s running on %s", p.Hook, p.Worker))
 	return Result{Deployment: d}, nil

@@ -111,6 +111,9 @@ func (g *generator) payload(v View) (Type, any) {
 	if len(v.Apps()) == 0 {
 		kind = 0
 	}
+	if n := len(d.Hooks); n > 0 && g.one(2) {
+		return g.hook(d, &d.Hooks[g.below(n)])
+	}
 	switch kind {
 	case 0, 1:
 		return TypeAppApply, AppApply{App: g.app()}
@@ -164,6 +167,19 @@ func (g *generator) payload(v View) (Type, any) {
 	return TypeArtifactRegister, ArtifactRegister{starling.Artifact{Digest: g.digest(), Bytes: 10}}
 }
 
+// hook draws a command about one of a deployment's hooks.
+func (g *generator) hook(d *starling.Deployment, h *starling.HookRun) (Type, any) {
+	switch g.below(6) {
+	case 0:
+		return TypeHookBegin, HookBegin{ID: d.ID}
+	case 1:
+		return TypeHookRequeue, HookRequeue{ID: d.ID, Hook: h.Name(), Lease: h.Lease}
+	case 2, 3:
+		return TypeHookEnd, HookEnd{ID: d.ID, Hook: h.Name(), Lease: h.Lease, Failed: g.one(6)}
+	}
+	return TypeHookLease, HookLease{ID: d.ID, Hook: h.Name(), Region: h.Region, Worker: g.pick("w1", "w2")}
+}
+
 func (g *generator) rare(id string, lease uint64) (Type, any) {
 	switch g.below(8) {
 	case 0:
@@ -201,6 +217,10 @@ func (g *generator) app() starling.App {
 	s.Gate = starling.Gate(g.pick("each", "quorum", "all_regions"))
 	if g.one(2) {
 		s.Waves = []string{"10%", "100%"}
+	}
+	if g.one(2) {
+		a.Deploy.Hooks.Region = &starling.OnceHooks{Pre: []string{"x"}}
+		a.Deploy.Hooks.Deployment = &starling.OnceHooks{Pre: []string{"x"}, Post: []string{"x"}}
 	}
 	return a
 }
@@ -255,6 +275,7 @@ func (w *watcher) look(v View, index uint64, cmds []Command, results []Result) {
 	}
 	all := records(scan[starling.Deployment](v.reader, tableDeployments, byID, nil))
 	w.deployments(v, all)
+	w.hooks(v, cmds, results)
 	w.lanes(v, all)
 	w.lists(v, all)
 	for _, g := range v.Goals() {
@@ -317,6 +338,39 @@ func (w *watcher) deployments(v View, all []*starling.Deployment) {
 		}
 		if (d.Phase == starling.PhaseBuilding) && (d.Lease == 0 || d.Worker == "") || d.Phase == starling.PhaseQueued && d.Lease != 0 {
 			w.rt.Fatalf("a job and its lease do not agree: %s", b)
+		}
+	}
+}
+
+// hooks holds that no machine begins before its hooks, that nothing succeeds before all have
+// ended, and that no token is given twice.
+func (w *watcher) hooks(v View, cmds []Command, results []Result) {
+	for i, r := range results {
+		var p HookLease
+		if cmds[i].Type != TypeHookLease || r.Err != nil || json.Unmarshal(cmds[i].Data, &p) != nil {
+			continue
+		}
+		token := fmt.Sprint(p.ID, "/", p.Hook, "/", v.Index())
+		if _, again := w.leases[token]; again {
+			w.rt.Fatalf("token %s was given twice", token)
+		}
+		w.leases[token] = 1
+	}
+	for d := range w.seen {
+		now, ok := v.Deployment(d.ID)
+		if !ok || now != d || d.Home != "east" || len(d.Hooks) == 0 {
+			continue
+		}
+		g, _ := v.Goal(d.App)
+		for i := range d.Hooks {
+			h := &d.Hooks[i]
+			if d.Phase == starling.PhaseSucceeded && h.State != starling.HookDone || d.Phase.Terminal() && !h.Ended() || h.Attempt > starling.MaxHookAttempts {
+				w.rt.Fatalf("%s is %s and its hook %+v", d.ID, d.Phase, h)
+			}
+			mine := g != nil && g.Generation == d.Generation && g.Stage.AtLeast(starling.StageActivate)
+			if !h.Post && h.State != starling.HookDone && mine && (h.Scope == starling.HookDeployment || !g.Holds(h.Region)) {
+				w.rt.Fatalf("machines may begin before %+v: goal %+v", h, g)
+			}
 		}
 	}
 }
