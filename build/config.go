@@ -76,6 +76,13 @@ type Config struct {
 	// Sign wraps an encoded manifest in a signed envelope.
 	Sign func(manifest []byte) (envelope []byte, err error)
 
+	// Hooks, Artifacts and Verify are for hooks that run once. Any of them nil: this worker
+	// runs none.
+	Hooks     HookLeader
+	Artifacts Artifacts
+	// Verify checks the signature of a manifest's envelope and that the manifest's digest is want.
+	Verify func(envelope []byte, want starling.Digest) (m *starling.Manifest, payload []byte, err error)
+
 	Sandbox SandboxMode
 	// ReadOnlyPaths are absolute paths outside /usr that builds may read, such as a
 	// toolchain in /opt. Directories of Path outside of what builds see are left out.

@@ -9,6 +9,7 @@
 //	mirrors/<hash>    one bare repository per URL
 //	cache/<app>       tool caches that survive from one build of an app to its next
 //	work/job-*        one directory per build: src, tmp, home; gone when the build ends
+//	work/hook-*       the same for a hook, src being the artifact
 //
 // # Sandbox
 //

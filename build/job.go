@@ -54,7 +54,7 @@ func (w *Worker) build(ctx context.Context, job *rpc.Job) {
 	streamCtx, stopStream := context.WithCancel(jobCtx)
 	go func() { // ends when the finished log is delivered, or with streamCtx
 		defer close(streamed)
-		w.stream(streamCtx, job, out, cancel)
+		w.stream(streamCtx, w.logOf(job), out, cancel)
 	}()
 
 	done, tidyUp, err := w.make(jobCtx, job, out, list)

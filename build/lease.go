@@ -58,9 +58,19 @@ func (w *Worker) call(ctx context.Context, f func(context.Context) error) error 
 	return f(ctx)
 }
 
+// postLog sends a piece of a log from offset on and returns the leader's answer.
+type postLog func(ctx context.Context, offset int64, data []byte) (next int64, err error)
+
+// logOf posts to the log of a build.
+func (w *Worker) logOf(job *rpc.Job) postLog {
+	return func(ctx context.Context, offset int64, data []byte) (int64, error) {
+		return w.cfg.Leader.JobLog(ctx, job.Deployment, rpc.LogRequest{Lease: job.Lease, Offset: offset, Data: data})
+	}
+}
+
 // stream sends the log to the leader as it grows, and all of it once it is finished.
 // The leader says from where to go on: a new one may lack what its predecessor had.
-func (w *Worker) stream(ctx context.Context, job *rpc.Job, log *buildLog, cancel context.CancelCauseFunc) {
+func (w *Worker) stream(ctx context.Context, post postLog, log *buildLog, cancel context.CancelCauseFunc) {
 	var next int64
 	b := backoff{min: w.logPostEvery, max: 2 * time.Second}
 	for {
@@ -79,7 +89,7 @@ func (w *Worker) stream(ctx context.Context, job *rpc.Job, log *buildLog, cancel
 		}
 		var answer int64
 		err := w.call(ctx, func(ctx context.Context) (err error) {
-			answer, err = w.cfg.Leader.JobLog(ctx, job.Deployment, rpc.LogRequest{Lease: job.Lease, Offset: next, Data: piece})
+			answer, err = post(ctx, next, piece)
 			return err
 		})
 		switch {

@@ -32,8 +32,10 @@ type buildLog struct {
 	final []byte // the whole text; nil until finished
 }
 
-func newBuildLog() *buildLog {
-	return &buildLog{headMax: logHeadBytes, tailMax: logTailBytes, grown: make(chan struct{}, 1), finished: make(chan struct{})}
+func newBuildLog() *buildLog { return newLog(logHeadBytes, logTailBytes) }
+
+func newLog(headMax, tailMax int) *buildLog {
+	return &buildLog{headMax: headMax, tailMax: tailMax, grown: make(chan struct{}, 1), finished: make(chan struct{})}
 }
 
 // Write implements io.Writer and never fails. After finish it does nothing.

@@ -98,7 +98,7 @@ func TestStreamGoesBackAfterAnElection(t *testing.T) {
 	streamed := make(chan struct{})
 	go func() {
 		defer close(streamed)
-		r.worker.stream(ctx, &rpc.Job{Deployment: "d"}, log, func(err error) { lost = err })
+		r.worker.stream(ctx, r.worker.logOf(&rpc.Job{Deployment: "d"}), log, func(err error) { lost = err })
 	}()
 	for i := range 20 {
 		fmt.Fprintf(log, "%d %s\n", i, strings.Repeat("x", rpc.MaxLogPostBytes/8))
@@ -122,7 +122,7 @@ func TestStreamSurvivesAnAnswerOutOfBounds(t *testing.T) {
 		streamed := make(chan struct{})
 		go func() {
 			defer close(streamed)
-			r.worker.stream(ctx, &rpc.Job{Deployment: "d"}, log, func(error) {})
+			r.worker.stream(ctx, r.worker.logOf(&rpc.Job{Deployment: "d"}), log, func(error) {})
 		}()
 		eventually(t, "all is streamed", func() bool { return r.leader.logText() == string(text) })
 		cancel()

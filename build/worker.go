@@ -112,6 +112,9 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 	for slot := range w.cfg.Slots {
 		g.Go(func() error { w.slot(ctx, slot); return nil })
 	}
+	if w.cfg.runsHooks() {
+		g.Go(func() error { w.hooks(ctx); return nil })
+	}
 	g.Go(func() error { w.janitor(ctx); return nil })
 	return g.Wait()
 }

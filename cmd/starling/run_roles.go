@@ -21,6 +21,7 @@ func (p *process) runWorker(ctx context.Context, g *errgroup.Group) error {
 		AllowFileRepos: p.cfg.Worker.AllowFileRepos,
 		Sandbox:        build.SandboxMode(p.cfg.Worker.Sandbox),
 		Leader:         p.servers, Blobs: p.caches, Sign: p.sign,
+		Hooks: p.servers, Artifacts: p.caches, Verify: p.verify,
 		Logger: p.log.With("part", "build"),
 	})
 	if err != nil {
