@@ -110,6 +110,9 @@ type Strategy struct {
 	MaxFailed  string   `json:"max_failed"`
 	AutoRevert bool     `json:"auto_revert"`
 	Approval   bool     `json:"approval"`
+	// ApprovalPlan: an approval must name the hash of the plan that was shown. Without it,
+	// one that names none counts as long as nothing has changed since the submission.
+	ApprovalPlan bool `json:"approval_plan,omitempty"`
 }
 
 // Defaults of a spec, as a user would expect them.
@@ -260,6 +263,9 @@ func (s *Strategy) validate() error {
 	}
 	if _, err := ParsePercent(s.MaxFailed); err != nil {
 		return Invalidf("deploy.strategy.max_failed", "%v", err)
+	}
+	if s.ApprovalPlan && !s.Approval {
+		return Invalidf("deploy.strategy.approval_plan", "says how to approve: set approval, too")
 	}
 	if s.Bake < 0 {
 		return Invalidf("deploy.strategy.bake", "is negative")

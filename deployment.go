@@ -88,6 +88,8 @@ type Deployment struct {
 	RevertedTo Digest `json:"reverted_to,omitzero"` // release that the goal went back to after a failure
 	Fence      *Fence `json:"fence,omitempty"`      // once it has failed or was cancelled
 
+	Approval *Approval `json:"approval,omitempty"` // who let it roll out
+
 	Wave    int       `json:"wave"` // index of the wave under way
 	WaveAt  time.Time `json:"wave_at,omitzero"`
 	Paused  bool      `json:"paused"`

@@ -213,6 +213,20 @@ func (t *Tally) aim(a *appTally, goal *starling.Goal) {
 	}
 }
 
+// Chosen counts the members that a selector chooses and that take part.
+func (t *Tally) Chosen(sel starling.Selector) (live, absent int) {
+	for i := range t.nodes {
+		switch n := &t.nodes[i]; {
+		case t.barred[n.Name] || !sel.Matches(n):
+		case n.Alive:
+			live++
+		default:
+			absent++
+		}
+	}
+	return live, absent
+}
+
 // recount merges the reports. A machine that failed counts as due wherever its place
 // is, for nothing more is awaited of it: a wave is settled when healthy and failed
 // machines make up those due. Healthy are only those whose turn has come.

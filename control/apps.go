@@ -139,7 +139,7 @@ func (s *Server) Act(ctx context.Context, actor, id string, a starling.Action) (
 	case starling.ActionCancel:
 		t, payload = raftfsm.TypeFinish, s.cancellation(actor, id)
 	case starling.ActionApprove:
-		t, payload = raftfsm.TypeApprove, raftfsm.Approve{ID: id}
+		return s.Approve(ctx, actor, id, starling.Digest{})
 	case starling.ActionPause, starling.ActionResume:
 		t, payload = raftfsm.TypePause, raftfsm.Pause{ID: id, Paused: a == starling.ActionPause}
 	default:

@@ -56,6 +56,7 @@ func (s *Server) routes() http.Handler {
 		rpc.RouteCacheReport:    {role: starling.RoleCache, atLeader: true, serve: s.serveCacheReport},
 		rpc.RouteMirror:         {role: starling.RoleServer, foreign: true, atLeader: true, serve: s.serveMirror},
 		rpc.RouteVote:           {role: starling.RoleServer, foreign: true, atLeader: true, serve: s.serveVote},
+		rpc.RouteReadiness:      {role: starling.RoleServer, foreign: true, atLeader: true, serve: s.serveReadiness},
 		rpc.RouteAccount:        {role: starling.RoleServer, foreign: true, serve: s.serveAccount},
 		rpc.RouteProgress:       {role: starling.RoleServer, foreign: true, atLeader: true, serve: s.serveProgress},
 		rpc.RouteRegionReports:  {role: starling.RoleServer, foreign: true, atLeader: true, serve: s.serveRegionReports},

@@ -17,6 +17,17 @@ type answer[T any] struct {
 	Body  T
 }
 
+// tagged is an app with its revision as its entity tag, to be sent as If-Match.
+type tagged struct {
+	Index uint64 `header:"X-Starling-Index"`
+	ETag  string `header:"ETag"`
+	Body  *starling.App
+}
+
+func tag(index uint64, app *starling.App) *tagged {
+	return &tagged{index, fmt.Sprintf("%q", strconv.FormatUint(app.Revision, 10)), app}
+}
+
 // created is an answer whose status tells new from known.
 type created[T any] struct {
 	Status   int
@@ -99,7 +110,7 @@ func (a *api) listApps(ctx context.Context, in *appList) (*answer[[]*starling.Ap
 	return &answer[[]*starling.App]{index, list(a.Backend.Apps())}, nil
 }
 
-func (a *api) getApp(ctx context.Context, in *appRead) (*answer[*starling.App], error) {
+func (a *api) getApp(ctx context.Context, in *appRead) (*tagged, error) {
 	index, err := a.block(ctx, in.Blocking)
 	if err != nil {
 		return nil, err
@@ -108,7 +119,7 @@ func (a *api) getApp(ctx context.Context, in *appRead) (*answer[*starling.App], 
 	if !ok {
 		return nil, noApp(in.App)
 	}
-	return &answer[*starling.App]{index, app}, nil
+	return tag(index, app), nil
 }
 
 func noApp(name string) error { return fmt.Errorf("app %.80q: %w", name, starling.ErrNotFound) }
@@ -137,16 +148,16 @@ func (a *api) getGoal(ctx context.Context, in *appRead) (*answer[*starling.Goal]
 	return &answer[*starling.Goal]{index, goal}, nil
 }
 
-func (a *api) createApp(ctx context.Context, in *newAppWrite) (*answer[*starling.App], error) {
+func (a *api) createApp(ctx context.Context, in *newAppWrite) (*tagged, error) {
 	return a.apply(ctx, "", in.IfMatch, in.IfRevision)
 }
 
-func (a *api) applyApp(ctx context.Context, in *appWrite) (*answer[*starling.App], error) {
+func (a *api) applyApp(ctx context.Context, in *appWrite) (*tagged, error) {
 	return a.apply(ctx, in.App, in.IfMatch, in.IfRevision)
 }
 
 // apply reads, completes and checks an app. name, when set, is the one in the path.
-func (a *api) apply(ctx context.Context, name, ifMatch, ifRevision string) (*answer[*starling.App], error) {
+func (a *api) apply(ctx context.Context, name, ifMatch, ifRevision string) (*tagged, error) {
 	c := callOf(ctx)
 	var app starling.App
 	if err := decode(c.body, &app); err != nil {
@@ -171,7 +182,7 @@ func (a *api) apply(ctx context.Context, name, ifMatch, ifRevision string) (*ans
 	if err != nil {
 		return nil, err
 	}
-	return &answer[*starling.App]{a.Backend.Leader().Index, applied}, nil
+	return tag(a.Backend.Leader().Index, applied), nil
 }
 
 // parseRevision reads a condition, with or without the quotes of an entity tag.

@@ -16,6 +16,7 @@ type Backend interface {
 	Outcomes
 	Deployments
 	Explainer
+	Planner
 	Artifacts
 	ACL
 	Cluster
@@ -65,6 +66,17 @@ type Deployments interface {
 	Act(ctx context.Context, actor, id string, a starling.Action) (*starling.Deployment, error)
 	// BuildLog returns what there is from offset on; it waits a while for more if there is none yet.
 	BuildLog(ctx context.Context, id string, offset int64) (starling.LogPart, error)
+}
+
+// Planner tells what deployments do before they do it.
+type Planner interface {
+	// Plan tells what a submission would do. Its spec, if any, must have defaults set and be valid.
+	Plan(ctx context.Context, req starling.PlanRequest) (*starling.Plan, error)
+	// DeploymentPlan tells what a deployment does, or did.
+	DeploymentPlan(ctx context.Context, id string) (*starling.Plan, error)
+	// Approve lets a deployment roll out. plan is the hash of the plan that was shown; zero:
+	// none is named. *starling.StaleError: it is another by now.
+	Approve(ctx context.Context, actor, id string, plan starling.Digest) (*starling.Deployment, error)
 }
 
 // Explainer tells why things take as long as they do.

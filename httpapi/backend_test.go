@@ -125,10 +125,45 @@ func (b *backend) Act(_ context.Context, actor, id string, a starling.Action) (*
 	case starling.ActionCancel:
 		r, err = b.propose(actor, raftfsm.TypeFinish, raftfsm.Finish{ID: id, Phase: starling.PhaseCancelled, Reason: "cancelled by " + actor})
 	case starling.ActionApprove:
-		r, err = b.propose(actor, raftfsm.TypeApprove, raftfsm.Approve{ID: id})
+		return b.Approve(context.Background(), actor, id, starling.Digest{})
 	default:
 		r, err = b.propose(actor, raftfsm.TypePause, raftfsm.Pause{ID: id, Paused: a == starling.ActionPause})
 	}
+	return r.Deployment, err
+}
+
+func (b *backend) Plan(_ context.Context, req starling.PlanRequest) (*starling.Plan, error) {
+	app, ok := b.App(req.App)
+	if req.Spec != nil {
+		app, ok = req.Spec, true
+	}
+	if !ok {
+		return nil, fmt.Errorf("app %s: %w", req.App, starling.ErrNotFound)
+	}
+	p := &starling.Plan{App: app.Name, SHA: req.SHA, Artifact: req.Artifact, Spec: app.SpecDigest(), Revision: app.Revision}
+	p.ID = p.Hash()
+	return p, nil
+}
+
+func (b *backend) DeploymentPlan(_ context.Context, id string) (*starling.Plan, error) {
+	d, ok := b.Deployment(id)
+	if !ok {
+		return nil, fmt.Errorf("deployment %s: %w", id, starling.ErrNotFound)
+	}
+	app, _ := b.App(d.App)
+	p := &starling.Plan{App: d.App, SHA: d.SHA, Artifact: d.Artifact, Spec: d.Spec.SpecDigest(), Deployment: id, Revision: app.Revision}
+	p.ID = p.Hash()
+	return p, nil
+}
+
+func (b *backend) Approve(ctx context.Context, actor, id string, plan starling.Digest) (*starling.Deployment, error) {
+	cmd := raftfsm.Approve{ID: id, Plan: plan}
+	if p, err := b.DeploymentPlan(ctx, id); err == nil && !plan.IsZero() {
+		if cmd.Revision = p.Revision; plan != p.ID {
+			cmd.Revision++ // as if the app had changed
+		}
+	}
+	r, err := b.propose(actor, raftfsm.TypeApprove, cmd)
 	return r.Deployment, err
 }
 

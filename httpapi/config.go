@@ -82,6 +82,7 @@ func New(conf Config) http.Handler {
 	a.huma = humago.New(a.mux, a.humaConfig())
 	a.registerApps()
 	a.registerDeployments()
+	a.registerPlans()
 	a.registerArtifacts()
 	a.registerCluster()
 	a.registerNodes()

@@ -102,15 +102,14 @@ func (a *api) registerDeployments() {
 		role: starling.ACLViewer, place: atDeployment,
 	}, a.deploymentCells)
 	for action, role := range map[starling.Action]starling.ACLRole{
-		starling.ActionCancel:  starling.ACLDeployer,
-		starling.ActionApprove: starling.ACLApprover,
-		starling.ActionPause:   starling.ACLApprover,
-		starling.ActionResume:  starling.ACLApprover,
+		starling.ActionCancel: starling.ACLDeployer,
+		starling.ActionPause:  starling.ACLApprover,
+		starling.ActionResume: starling.ACLApprover,
 	} {
 		register(a, route{
 			method: http.MethodPost, path: "/v1/deployments/{id}/" + string(action), id: string(action) + "-deployment",
 			summary: string(action) + " a deployment", role: role, place: atDeployment,
-			keyed: action != starling.ActionApprove, // the others are harmless twice by themselves
+			keyed: true, // harmless twice by themselves
 		}, func(ctx context.Context, in *deploymentAct) (*answer[deploymentDoc], error) {
 			return a.act(ctx, in.ID, action)
 		})

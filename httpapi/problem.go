@@ -85,6 +85,10 @@ func problemOf(err error) (*Problem, bool) {
 	if errors.As(err, &field) {
 		return &Problem{Status: http.StatusBadRequest, Kind: "invalid", Field: field.Field, Detail: field.Problem, Hint: field.Hint}, true
 	}
+	var stale *starling.StaleError
+	if errors.As(err, &stale) {
+		return &Problem{Status: http.StatusPreconditionFailed, Kind: "conflict", Field: stale.Field, Detail: stale.Detail, Hint: stale.Hint}, true
+	}
 	for _, k := range kinds() {
 		if errors.Is(err, k.err) {
 			return &Problem{Status: k.status, Kind: k.name, Detail: err.Error(), Hint: k.hint}, true

@@ -47,6 +47,7 @@ type route struct {
 	maxBytes     int64            // of the body; 0: maxJSONBytes
 	status       int              // of success, 0: 200
 	consistent   bool             // a read that takes ?consistent
+	reads        bool             // changes nothing, though it is no GET
 	keyed        bool             // a change that is harmless twice, by an idempotency key or by itself
 	params       map[string]param // by name; register finds them
 }
@@ -169,7 +170,7 @@ func (a *api) admit(r route, hctx huma.Context, next func(huma.Context)) {
 		}
 		time.Sleep(lookAgain) // this server has won the lead and is about to begin its term
 	}
-	if r.method != http.MethodGet {
+	if r.method != http.MethodGet && !r.reads {
 		a.Logger.Info("change", "request", r.id, "path", req.URL.Path, "actor", c.actor,
 			"status", hctx.Status(), "took", time.Since(begun).Round(time.Millisecond))
 	}

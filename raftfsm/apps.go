@@ -33,7 +33,7 @@ func (t *tx) appApply(p *AppApply) (Result, error) {
 			have = old.rec.Revision
 		}
 		if have != *p.IfRevision {
-			return Result{}, fmt.Errorf("%w: app %s is at revision %d, not %d: read it again", starling.ErrConflict, a.Name, have, *p.IfRevision)
+			return Result{}, staleRevision(a.Name, have, *p.IfRevision)
 		}
 	}
 	a.Epoch, a.Line = 0, ""
@@ -44,6 +44,20 @@ func (t *tx) appApply(p *AppApply) (Result, error) {
 	put(t, tableApps, old, &row[starling.App]{rec: &a, mod: t.index})
 	t.emit(starling.Event{Type: EventAppApplied, App: a.Name})
 	return Result{App: &a, Created: old == nil}, nil
+}
+
+func staleRevision(app string, have, want uint64) error {
+	e := &starling.StaleError{Field: "If-Match", Hint: "read the app again, make the change to that, and send its revision"}
+	switch {
+	case have == 0:
+		e.Detail = fmt.Sprintf("there is no app %s, and so no revision %d of it", app, want)
+		e.Hint = "send 0, or no condition, to create it"
+	case want == 0:
+		e.Detail = fmt.Sprintf("app %s exists already: it is at revision %d", app, have)
+	default:
+		e.Detail = fmt.Sprintf("app %s is at revision %d, not %d: somebody has changed it", app, have, want)
+	}
+	return e
 }
 
 // checkApp validates an app whose defaults are set.

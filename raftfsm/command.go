@@ -99,6 +99,10 @@ func NewCommand(t Type, at time.Time, actor string, payload any) (Command, error
 		if p.Deployment != "" {
 			c.Level = LevelPicks
 		}
+	case Approve:
+		if !p.Plan.IsZero() {
+			c.Level = levelPlans
+		}
 	}
 	return c, nil
 }
@@ -194,9 +198,14 @@ type Finish struct {
 	Times  []starling.RegionTimes `json:"times,omitempty"` // none: as they were
 }
 
-// Approve moves awaiting_approval to rolling_out.
+// Approve moves awaiting_approval to rolling_out. Plan, when not zero, is the hash of the
+// plan that was shown: then the leader has compared it by what Revision and Previous say of
+// the state, and if either is another by now it is refused with a *starling.StaleError.
 type Approve struct {
-	ID string `json:"id"`
+	ID       string              `json:"id"`
+	Plan     starling.Digest     `json:"plan,omitzero"`
+	Revision uint64              `json:"revision,omitempty"` // of the app
+	Previous starling.Generation `json:"previous,omitzero"`  // of its newest release
 }
 
 // Pause stops advances, waves and approval but not the deadline or a build under way;

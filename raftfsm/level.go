@@ -46,6 +46,9 @@ func newSpecs(b *starling.Mirror) bool {
 // LevelPicks is what a program must speak to grant the lease that the leader has picked.
 const LevelPicks = 2
 
+// levelPlans is what a program must speak to hold an approval against its plan.
+const levelPlans = 2
+
 // ErrTooNew says that an entry or a snapshot needs a newer program than this one. To
 // apply it in part would silently make this server's state differ from the others'.
 var ErrTooNew = errors.New("written by a newer program: upgrade this server")

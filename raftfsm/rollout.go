@@ -185,6 +185,13 @@ func (t *tx) approve(p *Approve) (Result, error) {
 	case d.Paused:
 		return Result{}, errPaused(&d)
 	}
+	detail := "" // as programs of level 1 leave it
+	if !p.Plan.IsZero() {
+		if err := t.samePlan(p, &d); err != nil {
+			return Result{}, err
+		}
+		detail = "approved by plan " + p.Plan.String()
+	}
 	g, err := t.goalOf(&d)
 	if err != nil {
 		return Result{}, err
@@ -192,11 +199,32 @@ func (t *tx) approve(p *Approve) (Result, error) {
 	if err := t.firstWave(&d, g); err != nil {
 		return Result{}, err
 	}
-	if err := t.become(&d, starling.PhaseRollingOut, ""); err != nil {
+	d.Approval = &starling.Approval{By: t.actor, At: t.now, Plan: p.Plan}
+	if err := t.become(&d, starling.PhaseRollingOut, detail); err != nil {
 		return Result{}, err
 	}
 	t.putDeployment(r, &d)
 	return Result{Deployment: &d}, nil
+}
+
+// samePlan refuses an approval if what its plan was made of has changed since. All else that
+// a plan's hash covers is in the deployment's record, and does not change.
+func (t *tx) samePlan(p *Approve, d *starling.Deployment) error {
+	stale := &starling.StaleError{Field: "plan", Hint: "read the deployment's plan again and approve its hash"}
+	var previous starling.Generation
+	if rel := t.release(d.App); rel != nil {
+		previous = rel.Generation
+	}
+	app := get[starling.App](t.reader, tableApps, byID, strKey(d.App))
+	switch {
+	case app == nil || app.rec.Revision != p.Revision:
+		stale.Detail = fmt.Sprintf("the plan of deployment %s is another by now: the spec of app %s was changed", d.ID, d.App)
+	case previous != p.Previous:
+		stale.Detail = fmt.Sprintf("the plan of deployment %s is another by now: release %s of app %s is current", d.ID, previous, d.App)
+	default:
+		return nil
+	}
+	return stale
 }
 
 func (t *tx) pause(p *Pause) (Result, error) {

@@ -70,6 +70,8 @@ type strategyBlock struct {
 	MaxFailed  string   `hcl:"max_failed,optional"`
 	AutoRevert *bool    `hcl:"auto_revert,optional"`
 	Approval   bool     `hcl:"approval,optional"`
+
+	ApprovalPlan bool `hcl:"approval_plan,optional"`
 }
 
 // parseAppFile reads the apps of an app file; name is for messages, which carry line and column.
@@ -150,7 +152,7 @@ func (b *deployBlock) spec(d *durations) starling.DeploySpec {
 	if s := b.Strategy; s != nil {
 		out.Strategy = starling.Strategy{
 			Gate: starling.Gate(s.Gate), Waves: s.Waves, Bake: d.read("deploy.strategy.bake", s.Bake),
-			MaxFailed: s.MaxFailed, AutoRevert: s.AutoRevert == nil || *s.AutoRevert, Approval: s.Approval,
+			MaxFailed: s.MaxFailed, AutoRevert: s.AutoRevert == nil || *s.AutoRevert, Approval: s.Approval, ApprovalPlan: s.ApprovalPlan,
 		}
 	}
 	return out
