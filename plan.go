@@ -226,7 +226,7 @@ func (e *StaleError) Unwrap() error { return ErrConflict }
 
 // PlanRequest asks what a submission would do.
 type PlanRequest struct {
-	App      string `json:"app,omitempty"`
+	App      string `json:"-"`             // HTTP carries it in the path
 	SHA      string `json:"sha,omitempty"` // at most one of SHA and Artifact; neither: the release that runs
 	Artifact Digest `json:"artifact,omitzero"`
 	Priority int    `json:"priority,omitempty"`

@@ -42,9 +42,7 @@ func (a *api) plan(ctx context.Context, in *planAsk) (*answer[*starling.Plan], e
 	if err := decode(callOf(ctx).body, &req); err != nil {
 		return nil, err
 	}
-	if req.App == "" {
-		req.App = in.App
-	}
+	req.App = in.App
 	if err := checkPlanRequest(in.App, &req); err != nil {
 		return nil, err
 	}
@@ -60,8 +58,6 @@ func checkPlanRequest(app string, req *starling.PlanRequest) error {
 		return err
 	}
 	switch {
-	case req.App != app:
-		return starling.Invalidf("app", "is %.80q, but the path says %.80q", req.App, app)
 	case req.SHA != "" && !req.Artifact.IsZero():
 		return starling.Invalidf("artifact", "a commit is named too: name one of the two, or neither")
 	case req.Priority < 0 || req.Priority > starling.MaxPriority:
