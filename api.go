@@ -45,8 +45,10 @@ type RegionStatus struct {
 	Local   bool     `json:"local"`
 	Leader  string   `json:"leader,omitempty"`
 	Servers []string `json:"servers"`
-	Caches  int      `json:"caches"`
-	Workers int      `json:"workers"`
+	// ServersAlive are those that gossip sees, in the region itself.
+	ServersAlive int `json:"servers_alive"`
+	Caches       int `json:"caches"`
+	Workers      int `json:"workers"`
 	// Machines counts those alive; -1: not known here.
 	Machines int  `json:"machines"`
 	Seen     bool `json:"seen"` // answered within the last ten seconds

@@ -17,6 +17,7 @@ type cacheBoard struct {
 	live     []string // names of live caches, sorted
 	known    map[string]bool
 	holds    map[string]map[starling.Digest]rpc.CacheHold // by cache
+	words    map[string]cacheWord                         // by cache
 	ahead    map[string]map[string]int64                  // bytes fetched for a build, by cache and deployment
 	aheadAt  map[string]time.Time                         // when the first of them were known, by deployment
 	baseline map[string]*wanBaseline                      // by app
@@ -42,6 +43,7 @@ type holding struct {
 func newCacheBoard() *cacheBoard {
 	return &cacheBoard{
 		holds:    map[string]map[starling.Digest]rpc.CacheHold{},
+		words:    map[string]cacheWord{},
 		ahead:    map[string]map[string]int64{},
 		aheadAt:  map[string]time.Time{},
 		baseline: map[string]*wanBaseline{},
@@ -69,6 +71,7 @@ func (b *cacheBoard) setMembers(all []starling.Node) {
 	for name := range b.holds {
 		if !known[name] {
 			delete(b.holds, name)
+			delete(b.words, name)
 			delete(b.ahead, name)
 		}
 	}
@@ -107,6 +110,7 @@ func (b *cacheBoard) record(r rpc.CacheReport, at time.Time) error {
 		return starling.ErrNotFound
 	}
 	b.holds[r.Name] = holds
+	b.words[r.Name] = wordOf(&r, at)
 	b.version++
 	b.ahead[r.Name] = make(map[string]int64, len(r.Drafts))
 	for _, d := range r.Drafts {

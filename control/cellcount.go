@@ -198,6 +198,21 @@ func (c *cellState) status(now time.Time) cellStatus {
 	return s
 }
 
+// alive returns how many machines the cells' reports show.
+func (b *cellBoard) alive() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := 0
+	for _, c := range b.cells {
+		for slot, m := range c.machines {
+			if m != nil && c.alive.Has(slot) {
+				n++
+			}
+		}
+	}
+	return n
+}
+
 // cellSums are what a leader knows of its cells at a moment.
 type cellSums struct {
 	cells, silent   int           // silent: without a report that counts

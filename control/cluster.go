@@ -35,6 +35,9 @@ func (s *Server) RegionStatuses() []starling.RegionStatus {
 	for _, n := range s.cfg.Members.Members() {
 		if n.Has(starling.RoleServer) {
 			own.Servers = append(own.Servers, n.Addr)
+			if n.Alive {
+				own.ServersAlive++
+			}
 		}
 		if !n.Alive {
 			continue

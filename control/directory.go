@@ -49,6 +49,7 @@ func (d *directories) learn(b rpc.MirrorBatch, at time.Time) {
 		d.regions[dir.Region] = n
 	}
 	n.seen = at
+	n.directory.Workers, n.directory.Machines = max(0, dir.Workers), max(0, dir.Machines)
 	if !sameNodes(n.directory.Servers, dir.Servers) || !sameNodes(n.directory.Caches, dir.Caches) || !sameSet(n.placed, placed) {
 		n.directory, n.placed = dir, placed
 		d.version++
@@ -142,6 +143,9 @@ func (d *directories) status(region string, now time.Time) (starling.RegionStatu
 	}
 	for _, v := range n.directory.Servers {
 		s.Servers = append(s.Servers, v.Addr)
+		if v.Alive {
+			s.ServersAlive++
+		}
 		if v.Addr == n.leader {
 			s.Leader = v.Name
 		}
@@ -150,6 +154,10 @@ func (d *directories) status(region string, now time.Time) (starling.RegionStatu
 		if c.Alive {
 			s.Caches++
 		}
+	}
+	s.Workers = n.directory.Workers
+	if n.directory.Machines > 0 {
+		s.Machines = n.directory.Machines
 	}
 	s.Seen = !n.seen.IsZero() && now.Sub(n.seen) < regionSeenWithin
 	return s, true

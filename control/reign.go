@@ -32,6 +32,7 @@ type Reign struct {
 	marks    *markBoard
 	home     *homeBoard
 	progress *progressBoard
+	curves   *curveBoard
 	dirs     *directories
 	wants    *wantList
 	decider  *Decider
@@ -75,6 +76,7 @@ func NewReign(conf ReignConfig, since time.Time) *Reign {
 		marks:      newMarkBoard(),
 		home:       newHomeBoard(),
 		progress:   newProgressBoard(),
+		curves:     newCurveBoard(),
 		dirs:       newDirectories(),
 		wants:      newWantList(conf.Term, since),
 		decider:    NewDecider(),
@@ -169,11 +171,15 @@ func (r *Reign) observe(v raftfsm.View, now time.Time) Observations {
 		}
 	}
 	r.drafts.keep(active)
+	reports := r.home.keep(active)
+	for _, d := range active {
+		r.curves.note(d, reports[d.App], now)
+	}
 	return Observations{
 		Now: now, Since: r.since,
 		Heard:     r.jobs.lastHeard(active),
 		HookHeard: r.hooks.lastHeard(active),
-		Reports:   r.home.keep(active),
+		Reports:   reports,
 		Workers:   r.liveWorkers(),
 	}
 }
@@ -347,6 +353,13 @@ func (r *Reign) directory() rpc.Directory {
 		}
 		if n.Has(starling.RoleCache) && len(d.Caches) < maxCachesPerRegion {
 			d.Caches = append(d.Caches, n)
+		}
+	}
+	d.Workers = r.liveWorkers()
+	d.Machines = r.cells.alive()
+	for _, n := range r.machinesAmong(r.nodes()) {
+		if n.Alive && n.Has(starling.RoleMachine) {
+			d.Machines++
 		}
 	}
 	byName := func(a, b starling.Node) int { return cmp.Compare(a.Name, b.Name) }

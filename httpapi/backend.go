@@ -22,6 +22,7 @@ type Backend interface {
 	Cluster
 	Roster
 	Cells
+	Stores
 	Joining
 	Operator
 	Router
@@ -87,6 +88,14 @@ type Explainer interface {
 	// DeploymentCells tells how the cells of the regions that take part stand, or, with
 	// region, those of one.
 	DeploymentCells(ctx context.Context, id, region string) ([]starling.CellProgress, error)
+	// DeploymentCurve tells how the artifact spread since the leader's term began; nothing
+	// of what is long over.
+	DeploymentCurve(ctx context.Context, id string) ([]starling.CurvePoint, error)
+}
+
+// Stores tells of the region's caches.
+type Stores interface {
+	Caches() []starling.CacheStatus // by name
 }
 
 // Artifacts stores and serves artifacts through the region's caches.

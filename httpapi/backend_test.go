@@ -182,6 +182,17 @@ func (b *backend) Why(_ context.Context, id, machine, region string) (*starling.
 	return w, nil
 }
 
+func (b *backend) DeploymentCurve(_ context.Context, id string) ([]starling.CurvePoint, error) {
+	if _, ok := b.Deployment(id); !ok {
+		return nil, fmt.Errorf("deployment %s: %w", id, starling.ErrNotFound)
+	}
+	return []starling.CurvePoint{{AtMS: 5, Progress: starling.Progress{0, 1}}}, nil
+}
+
+func (b *backend) Caches() []starling.CacheStatus {
+	return []starling.CacheStatus{{Name: "c1", Alive: true, Heard: true, UsedBytes: 5, MaxBytes: 10}}
+}
+
 func (b *backend) DeploymentCells(_ context.Context, id, region string) ([]starling.CellProgress, error) {
 	if _, ok := b.Deployment(id); !ok {
 		return nil, fmt.Errorf("deployment %s: %w", id, starling.ErrNotFound)

@@ -65,6 +65,10 @@ type (
 		Region string `query:"region" doc:"Only the cells of this region"`
 		Stale
 	}
+	curveRead struct {
+		ID string `path:"id"`
+		Stale
+	}
 	submitWrite struct {
 		Key string `header:"Idempotency-Key" doc:"Makes a retry safe; 128 bytes at most"`
 	}
@@ -101,6 +105,16 @@ func (a *api) registerDeployments() {
 		method: http.MethodGet, path: "/v1/deployments/{id}/cells", id: "list-deployment-cells", summary: "Show how each cell of machines stands with a deployment under way",
 		role: starling.ACLViewer, place: atDeployment,
 	}, a.deploymentCells)
+	register(a, route{
+		method: http.MethodGet, path: "/v1/deployments/{id}/curve", id: "get-deployment-curve", summary: "Show how the artifact came to the machines over time, as far as the home's leader remembers",
+		role: starling.ACLViewer, place: atDeployment,
+	}, func(ctx context.Context, in *curveRead) (*answer[[]starling.CurvePoint], error) {
+		points, err := a.Backend.DeploymentCurve(ctx, in.ID)
+		if err != nil {
+			return nil, err
+		}
+		return &answer[[]starling.CurvePoint]{a.Backend.Leader().Index, list(points)}, nil
+	})
 	for action, role := range map[starling.Action]starling.ACLRole{
 		starling.ActionCancel: starling.ACLDeployer,
 		starling.ActionPause:  starling.ACLApprover,

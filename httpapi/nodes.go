@@ -136,6 +136,16 @@ func (a *api) registerCells() {
 		return &answer[[]starling.CellStatus]{index, list(a.Backend.Cells())}, nil
 	})
 	register(a, route{
+		method: http.MethodGet, path: "/v1/caches", id: "list-caches", summary: "List this region's caches, what they hold and how full they are",
+		role: starling.ACLViewer, place: atLeader,
+	}, func(ctx context.Context, in *listRead) (*answer[[]starling.CacheStatus], error) {
+		index, err := a.block(ctx, in.Blocking)
+		if err != nil {
+			return nil, err
+		}
+		return &answer[[]starling.CacheStatus]{index, list(a.Backend.Caches())}, nil
+	})
+	register(a, route{
 		method: http.MethodPost, path: "/v1/operator/gossip/rotate-cell", id: "rotate-cell", summary: "Give a cell, or all, another gossip key",
 		role: starling.ACLOperator, place: atLeader, body: rotateBody{}, status: http.StatusNoContent,
 	}, func(ctx context.Context, _ *none) (*none, error) {

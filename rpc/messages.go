@@ -266,4 +266,7 @@ type Directory struct {
 	Region  string          `json:"region"`
 	Servers []starling.Node `json:"servers"`
 	Caches  []starling.Node `json:"caches"`
+	// Workers and Machines count those alive; 0 also from a version before, which does not tell.
+	Workers  int `json:"workers,omitempty"`
+	Machines int `json:"machines,omitempty"`
 }
