@@ -139,9 +139,9 @@ type fleet struct {
 
 	mu       sync.Mutex
 	cells    map[string]*fleetCell
-	homes    map[*robot]*fleetCell // of machines that have moved
-	verified map[*byte]*rpc.Feed   // by the first byte of what was signed
-	polls    map[string]int        // under way, by server
+	homes    map[*robot]*fleetCell        // of machines that have moved
+	verified map[starling.Digest]verified // by what was signed
+	polls    map[string]int               // under way, by server
 	leader   *rpc.Client
 	noted    error
 }
@@ -191,7 +191,7 @@ func (c FleetConfig) Run(ctx context.Context) (*FleetResult, error) {
 		ctx, cancel := context.WithCancel(ctx)
 		f := &fleet{
 			cfg: c, ctx: ctx, world: w, res: res, servers: w.WithRole(starling.RoleServer),
-			cells: map[string]*fleetCell{}, homes: map[*robot]*fleetCell{}, verified: map[*byte]*rpc.Feed{}, polls: map[string]int{},
+			cells: map[string]*fleetCell{}, homes: map[*robot]*fleetCell{}, verified: map[starling.Digest]verified{}, polls: map[string]int{},
 		}
 		f.region = f.servers[0].Region
 		err := f.run(ctx, api)

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"container/heap"
 	"context"
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -34,6 +33,7 @@ type robot struct {
 	node  starling.Node
 	brain *cell.Brain
 	in    *fleetCell
+	feed  *rpc.Feed // that its brain has
 	tick  time.Time // that is in the cell's timers; zero: none
 	done  map[string]stageDone
 	wire  *robotWire // its own connections to the servers; nil: none yet
@@ -235,6 +235,7 @@ func (c *fleetCell) schedule(r *robot) {
 func (c *fleetCell) perform(r *robot, e cell.Effect) {
 	switch e := e.(type) {
 	case cell.Accepted:
+		r.feed = e.Feed
 		c.accepted(r, e)
 	case cell.Announce:
 		c.announce(e.Index)
@@ -283,8 +284,11 @@ func (c *fleetCell) ask(r *robot, e cell.AskPeer) cell.Event {
 	if peer == nil {
 		return cell.PeerSaid{Err: errRobotGone}
 	}
-	answer := peer.brain.Answer(r.node.Name, e.Have)
-	return cell.PeerSaid{Response: answer, Feed: c.f.known(answer.Signed)}
+	said := cell.PeerSaid{Response: peer.brain.Answer(r.node.Name, e.Have)}
+	if len(said.Response.Signed) > 0 {
+		said.Feed = peer.feed // a relay has verified it
+	}
+	return said
 }
 
 // take has the speaker take a member's reports.
@@ -360,14 +364,4 @@ func (c *fleetCell) reach(r *robot, g *starling.Goal, state starling.MachineStat
 			c.step(r, cell.Reported{Reports: []starling.MachineReport{report}})
 		}
 	})
-}
-
-// known returns the feed of signed bytes that some relay has verified in this process.
-func (f *fleet) known(signed json.RawMessage) *rpc.Feed {
-	if len(signed) == 0 {
-		return nil
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.verified[&signed[0]]
 }

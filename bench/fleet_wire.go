@@ -110,7 +110,7 @@ func (w *robotWire) poll(ctx context.Context, e cell.PollServer) cell.Event {
 	w.f.polling(e.Server, -1)
 	ev := cell.ServerSaid{Signed: r.Signed, Cell: r.Cell, Err: err}
 	if err == nil && len(r.Signed) > 0 {
-		ev.Feed, ev.Err = w.f.verify(r.Signed)
+		ev.Signed, ev.Feed, ev.Err = w.f.verify(r.Signed)
 	}
 	return ev
 }
@@ -126,19 +126,33 @@ func (w *robotWire) report(ctx context.Context, e cell.SendCell) cell.Event {
 	return cell.CellTaken{Sent: e, Response: r, Err: err}
 }
 
-// verify opens a feed from a server, and remembers it for the members that have it from a relay.
-func (f *fleet) verify(signed json.RawMessage) (*rpc.Feed, error) {
+// verify opens a feed from a server, and remembers it: each server signs one text for all its
+// relays, so that one copy serves the fleet.
+func (f *fleet) verify(signed json.RawMessage) (json.RawMessage, *rpc.Feed, error) {
+	text := starling.DigestOf(signed)
+	f.mu.Lock()
+	known, ok := f.verified[text]
+	f.mu.Unlock()
+	if ok {
+		return known.signed, known.feed, nil
+	}
 	feed, err := cell.OpenFeed(signed, f.region, f.creds, time.Now())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.verified) >= maxVerified {
 		clear(f.verified)
 	}
-	f.verified[&signed[0]] = feed
-	return feed, nil
+	f.verified[text] = verified{signed, feed}
+	return signed, feed, nil
+}
+
+// verified is a text of a server, and what it says.
+type verified struct {
+	signed json.RawMessage
+	feed   *rpc.Feed
 }
 
 func (f *fleet) polling(server string, n int) {
