@@ -94,12 +94,18 @@ type FleetUse struct {
 type FleetDeployment struct {
 	StagedS float64 `json:"staged_s"` // from the submission until the servers say that all machines hold it
 	// ToldMS is from just before the approval was asked for until a machine had the goal that follows from it.
-	ToldMS      Quantile `json:"told_ms"`
-	Told        int      `json:"told"`
-	HealthyS    float64  `json:"healthy_s"` // from the approval until the deployment had succeeded
-	RaftEntries uint64   `json:"raft_entries"`
-	Posts       int64    `json:"posts"` // of machines to their speakers
-	CPUS        float64  `json:"cpu_s"` // of all servers
+	ToldMS Quantile `json:"told_ms"`
+	Told   int      `json:"told"`
+	// LateMS is the longest that a machine waited for its turn meanwhile, because one process plays
+	// all of them; it is in ToldMS.
+	LateMS      float64 `json:"late_ms"`
+	HealthyS    float64 `json:"healthy_s"` // from the approval until the deployment had succeeded
+	RaftEntries uint64  `json:"raft_entries"`
+	Posts       int64   `json:"posts"` // of machines to their speakers
+	// Direct is polls of servers by machines that are no relays, which is what they do when their cell
+	// has no news for them.
+	Direct int64   `json:"direct"`
+	CPUS   float64 `json:"cpu_s"` // of all servers
 }
 
 // FleetChurn is machines that end without a word and start again.
@@ -135,6 +141,8 @@ type fleet struct {
 	res      *FleetResult
 
 	asks, posts atomic.Int64
+	direct      atomic.Int64 // polls of servers by machines that are no relays
+	late        atomic.Int64 // ns, the longest that a machine's turn waited for this process
 	watch       atomic.Pointer[watch]
 
 	mu       sync.Mutex
@@ -292,6 +300,16 @@ func (f *fleet) cell(name string) *fleetCell {
 		f.work.Go(func() { c.run(f.ctx) })
 	}
 	return c
+}
+
+// behind notes that a machine's turn came late, because this process plays too many.
+func (f *fleet) behind(by time.Duration) {
+	for {
+		most := f.late.Load()
+		if int64(by) <= most || f.late.CompareAndSwap(most, int64(by)) {
+			return
+		}
+	}
 }
 
 // told notes that a machine has a goal.

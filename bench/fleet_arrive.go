@@ -29,7 +29,7 @@ const (
 	comeAgainMost    = 10 * time.Second
 	maxAttempts      = 40
 	churnOver        = 20 * time.Second // over which machines end
-	churnPause       = 10 * time.Second // until one starts again
+	churnPause       = 20 * time.Second // until one starts again: its cell has found out
 	askLeaderEvery   = 50 * time.Millisecond
 )
 

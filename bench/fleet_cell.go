@@ -2,12 +2,10 @@ package bench
 
 import (
 	"cmp"
-	"container/heap"
 	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/starlingdeploy/starling"
@@ -17,9 +15,7 @@ import (
 
 // What the pools of a simulated fleet take, as Serf does in a cell of a real one.
 const (
-	gossipRound    = 200 * time.Millisecond // each member that knows a thing tells gossipFanout others
-	gossipFanout   = 3
-	gossipDetects  = 4 * time.Second        // from a death until the pool knows
+	gossipDetects  = 14 * time.Second       // from a death until the pool knows: docs/operators.md, Gossip tuning
 	gossipSettles  = 500 * time.Millisecond // between two looks at a pool that changes
 	hopWithin      = 2 * time.Millisecond   // a call of another member of the cell
 	fleetQueue     = 4096                   // things that wait for a cell's goroutine
@@ -59,6 +55,10 @@ type fleetCell struct {
 	lookAt time.Time
 	heard  uint64
 	relays []string
+	rng    *rand.Rand
+
+	aimed     *rpc.Feed // whose goals' selectors these are
+	selectors []starling.Selector
 }
 
 // timer is something to do at a time.
@@ -67,22 +67,47 @@ type timer struct {
 	do func()
 }
 
+// timers is a binary heap: container/heap would allocate for each timer, of which a goal's change
+// has a million.
 type timers []timer
 
-func (t timers) Len() int           { return len(t) }
-func (t timers) Less(i, j int) bool { return t[i].at.Before(t[j].at) }
-func (t timers) Swap(i, j int)      { t[i], t[j] = t[j], t[i] }
-func (t *timers) Push(x any)        { *t = append(*t, x.(timer)) }
-func (t *timers) Pop() any {
-	old := *t
-	last := old[len(old)-1]
-	old[len(old)-1] = timer{}
-	*t = old[:len(old)-1]
-	return last
+func (t *timers) push(x timer) {
+	h := append(*t, x)
+	*t = h
+	for i := len(h) - 1; i > 0; {
+		up := (i - 1) / 2
+		if !h[i].at.Before(h[up].at) {
+			return
+		}
+		h[i], h[up] = h[up], h[i]
+		i = up
+	}
+}
+
+func (t *timers) pop() timer {
+	h := *t
+	first, last := h[0], len(h)-1
+	h[0], h[last] = h[last], timer{}
+	h = h[:last]
+	*t = h
+	for i := 0; ; {
+		least := 2*i + 1
+		if least >= last {
+			return first
+		}
+		if right := least + 1; right < last && h[right].at.Before(h[least].at) {
+			least = right
+		}
+		if !h[least].at.Before(h[i].at) {
+			return first
+		}
+		h[i], h[least] = h[least], h[i]
+		i = least
+	}
 }
 
 func newFleetCell(f *fleet, name string) *fleetCell {
-	c := &fleetCell{f: f, name: name, in: make(chan func(), fleetQueue), robots: map[string]*robot{}, words: map[string]cell.Word{}}
+	c := &fleetCell{f: f, name: name, in: make(chan func(), fleetQueue), robots: map[string]*robot{}, words: map[string]cell.Word{}, rng: rand.New(rand.NewPCG(rand.Uint64(), 0))}
 	c.view = cell.NewView(name, nil, nil, nil)
 	return c
 }
@@ -102,7 +127,8 @@ func (c *fleetCell) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		now := time.Now()
 		for len(c.timers) > 0 && !now.Before(c.timers[0].at) {
-			heap.Pop(&c.timers).(timer).do()
+			c.f.behind(now.Sub(c.timers[0].at))
+			c.timers.pop().do()
 		}
 		if c.stale && !now.Before(c.lookAt) {
 			c.look(now)
@@ -128,7 +154,7 @@ func (c *fleetCell) run(ctx context.Context) {
 }
 
 func (c *fleetCell) after(d time.Duration, do func()) {
-	heap.Push(&c.timers, timer{time.Now().Add(d), do})
+	c.timers.push(timer{time.Now().Add(d), do})
 }
 
 // look shows all members what the pool has become.
@@ -224,7 +250,7 @@ func (c *fleetCell) schedule(r *robot) {
 		return
 	}
 	r.tick = next
-	heap.Push(&c.timers, timer{next, func() {
+	c.timers.push(timer{next, func() {
 		if r.tick.Equal(next) {
 			r.tick = time.Time{}
 			c.step(r, cell.Tick{})
@@ -238,12 +264,15 @@ func (c *fleetCell) perform(r *robot, e cell.Effect) {
 		r.feed = e.Feed
 		c.accepted(r, e)
 	case cell.Announce:
-		c.announce(e.Index)
+		c.announce(r, e.Index)
 	case cell.Say:
-		c.after(2*gossipRound, func() { c.words[r.node.Name] = e.Word; c.stale = true })
+		c.after(gossipSaid, func() { c.words[r.node.Name] = e.Word; c.stale = true })
 	case cell.Moved:
 		c.f.work.Go(func() { c.f.move(c, r) })
 	case cell.PollServer:
+		if !e.Wait {
+			c.f.direct.Add(1)
+		}
 		wire := c.wire(r)
 		c.f.work.Go(func() {
 			ev := wire.poll(c.f.ctx, e)
@@ -303,39 +332,24 @@ func (c *fleetCell) take(r *robot, e cell.SendReports) cell.Event {
 	return cell.ReportsTaken{Sent: e, Term: term, Err: err}
 }
 
-// announce spreads an index as gossip does: in rounds, each of which those who know it begin.
-func (c *fleetCell) announce(index uint64) {
-	if index <= c.heard {
-		return
+// aims returns the selectors of a feed's goals, which the cell's members ask for one after the other.
+func (c *fleetCell) aims(feed *rpc.Feed) []starling.Selector {
+	if c.aimed == feed {
+		return c.selectors
 	}
-	c.heard = index
-	names := make([]string, 0, len(c.robots))
-	for name := range c.robots {
-		names = append(names, name)
+	c.aimed, c.selectors = feed, nil
+	for _, g := range feed.Goals {
+		sel, err := starling.ParseSelector(g.Deploy.Targets)
+		c.f.note(err)
+		c.selectors = append(c.selectors, sel)
 	}
-	slices.SortFunc(names, strings.Compare)
-	rand.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
-	know, round := 1, time.Duration(0)
-	for len(names) > 0 {
-		n := min(len(names), know*gossipFanout)
-		told := names[:n]
-		names, know = names[n:], know+n
-		c.after(round+rand.N(gossipRound), func() {
-			for _, name := range told {
-				if r := c.robots[name]; r != nil {
-					c.step(r, cell.Heard{Index: index})
-				}
-			}
-		})
-		round += gossipRound
-	}
+	return c.selectors
 }
 
 // accepted has a robot do what the goals say, as a machine does that needs no time to fetch.
 func (c *fleetCell) accepted(r *robot, e cell.Accepted) {
-	for _, g := range e.Feed.Goals {
-		sel, err := starling.ParseSelector(g.Deploy.Targets)
-		if err != nil || !sel.Matches(&r.node) {
+	for i, g := range e.Feed.Goals {
+		if !c.aims(e.Feed)[i].Matches(&r.node) {
 			continue
 		}
 		c.f.told(g)

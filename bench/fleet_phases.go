@@ -199,7 +199,7 @@ func (f *fleet) deployOnce(ctx context.Context, api *client.Client) error {
 	if err != nil {
 		return err
 	}
-	posts := f.posts.Load()
+	posts, direct := f.posts.Load(), f.direct.Load()
 	out := &f.res.Deployment
 	began := time.Now()
 	d, err := f.submit(ctx, api, 1)
@@ -210,6 +210,7 @@ func (f *fleet) deployOnce(ctx context.Context, api *client.Client) error {
 		return fmt.Errorf("%d of %d machines were staged when the approval was waited for", d.Machines.Staged, f.cfg.Machines)
 	}
 	out.StagedS = time.Since(began).Seconds()
+	f.late.Store(0)
 	w, took, err := f.approve(ctx, api, d)
 	if err != nil {
 		return err
@@ -218,11 +219,13 @@ func (f *fleet) deployOnce(ctx context.Context, api *client.Client) error {
 	if err != nil {
 		return err
 	}
+	out.LateMS = float64(f.late.Load()) / 1e6
 	w.mu.Lock()
 	out.Told, out.ToldMS = int(w.h.TotalCount()), quantileMS(w.h)
 	f.res.histograms = append(f.res.histograms, latencies{"from an approval to a machine that has the goal", w.h})
 	w.mu.Unlock()
 	out.HealthyS, out.RaftEntries, out.Posts = took.Seconds(), after.index-before.index, f.posts.Load()-posts
+	out.Direct = f.direct.Load() - direct
 	out.CPUS, _ = after.cpuSince(&before)
 	return nil
 }

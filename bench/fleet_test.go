@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"math/rand/v2"
 	"os/exec"
 	"path/filepath"
 	"testing"
@@ -36,6 +37,29 @@ func TestFleet(t *testing.T) {
 	}
 	if ch := res.Churn; ch.Machines != machines/20 || ch.WholeS <= 0 {
 		t.Errorf("churn %+v", ch)
+	}
+}
+
+// The modelled gossip against what memberlist's does: from one member it reaches all but very few, in
+// a time that grows with the logarithm of their number.
+func TestFleetGossip(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	last := time.Duration(0)
+	for _, n := range []int{1, 2, 10, 100, 1280} {
+		never, slowest := 0, time.Duration(0)
+		for range 20 {
+			for _, d := range gossip(n, rng) {
+				slowest = max(slowest, d)
+				if d < 0 {
+					never++
+				}
+			}
+		}
+		t.Logf("%d members: the last of them after %s, %d of %d never", n, slowest, never, 20*n)
+		if slowest < last || slowest > 2*time.Second || never > n/20 {
+			t.Errorf("%d members: %s, %d of %d never", n, slowest, never, 20*n)
+		}
+		last = slowest / 2
 	}
 }
 

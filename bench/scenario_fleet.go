@@ -32,6 +32,8 @@ func fleetScenario(env Env) *trial.Scenario {
 		lower("steady.connections", "connections", "of relays that wait at the server with most"),
 		lower("deployment.staged_s", "s", "from the submission until all machines held it"),
 		lower("deployment.healthy_s", "s", "from the approval until it had succeeded"),
+		lower("deployment.late_ms", "ms", "that a machine waited at most for the process that plays them"),
+		lower("deployment.direct", "polls", "of servers by machines that are no relays"),
 		lower("deployment.raft_entries", "entries", "of the Raft log for the deployment"),
 		lower("churn.whole_s", "s", "until the leader saw all machines again"),
 		lower("leader_kill.leader_s", "s", "until another server led"),
