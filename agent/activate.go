@@ -10,11 +10,11 @@ import (
 )
 
 // standing is what an app runs on this machine: a goal's release and, if it has a
-// run command, the service that keeps it up. It belongs to the loop, or to the
+// run command or a unit, the keeper that keeps it up. It belongs to the loop, or to the
 // single operation on the app that is under way.
 type standing struct {
 	goal *starling.Goal // nil: nothing
-	svc  *service       // nil: placed on disk only
+	svc  keeper         // nil: placed on disk only
 }
 
 // operator changes what an app runs. Its methods are the only code that moves the
@@ -24,6 +24,7 @@ type operator struct {
 	node   *starling.Node
 	env    map[string]string
 	out    *logFile
+	bus    systemd
 	log    *slog.Logger
 	notify func() // a service's status has changed
 }
@@ -73,19 +74,18 @@ func (o *operator) activate(life, ctx context.Context, goal *starling.Goal, was 
 
 // bringUp switches to goal's release and returns once it does well. On an error
 // the service that it returns, if any, is still to be stopped.
-func (o *operator) bringUp(ctx context.Context, goal *starling.Goal, env environment) (*service, error) {
+func (o *operator) bringUp(ctx context.Context, goal *starling.Goal, env environment) (keeper, error) {
 	if err := o.dir.switchTo(goal.Artifact); err != nil {
 		return nil, err
 	}
-	svc, err := o.startRelease(goal, env, false)
+	svc, err := o.startRelease(goal, env, false, false)
 	if err != nil {
 		return nil, err
 	}
 	switch {
 	case svc != nil:
-		if err = svc.awaitTrial(ctx); err == nil && !svc.keepUp() {
-			<-svc.done
-			err = withOutput(svc.err, svc.last)
+		if err = svc.awaitTrial(ctx); err == nil {
+			err = svc.keep()
 		}
 	case goal.Deploy.Health != nil:
 		err = o.checker(goal, env).await(ctx)
@@ -102,19 +102,21 @@ func (o *operator) goBack(ctx context.Context, was standing, hurry bool) (standi
 	if was.goal == nil {
 		return standing{}, o.dir.removeCurrent()
 	}
-	now, err := o.resume(was.goal)
+	now, err := o.resume(was.goal, false)
 	if err != nil || hurry || now.svc == nil {
 		return now, err
 	}
 	return now, now.svc.awaitUp(ctx)
 }
 
-// resume makes goal's release current again and starts it, already past its trial.
-func (o *operator) resume(goal *starling.Goal) (standing, error) {
+// resume makes goal's release current again and starts it, already past its trial. With
+// adopt a unit that runs it still is left alone.
+func (o *operator) resume(goal *starling.Goal, adopt bool) (standing, error) {
+	adopt = adopt && o.dir.leadsTo(goal.Artifact) // else the unit may run another release
 	if err := o.dir.switchTo(goal.Artifact); err != nil {
 		return standing{goal: goal}, err
 	}
-	svc, err := o.startRelease(goal, environmentOf(o.env, o.node, goal, string(o.dir)), true)
+	svc, err := o.startRelease(goal, environmentOf(o.env, o.node, goal, string(o.dir)), true, adopt)
 	return standing{goal: goal, svc: svc}, err
 }
 
@@ -143,26 +145,39 @@ func (o *operator) restore(ctx context.Context, running *starling.Goal) outcome 
 	if running == nil {
 		return outcome{err: o.dir.removeCurrent()}
 	}
-	now, err := o.resume(running)
+	now, err := o.resume(running, true)
 	return outcome{now: now, err: err}
 }
 
-// startRelease starts goal's run command; without one it returns nil.
-func (o *operator) startRelease(goal *starling.Goal, env environment, kept bool) (*service, error) {
+// startRelease starts goal's unit or run command; without either it returns nil.
+func (o *operator) startRelease(goal *starling.Goal, env environment, kept, adopt bool) (keeper, error) {
+	log := o.log.With("generation", goal.Generation.String(), "artifact", goal.Artifact.Short())
+	var check *checker
+	if goal.Deploy.Health != nil {
+		check = o.checker(goal, env)
+	}
+	if unit := goal.Deploy.SystemdUnit; unit != "" {
+		return startUnit(o.bus, unit, check, log, kept, adopt, o.notify), nil
+	}
 	if len(goal.Deploy.Run) == 0 {
 		return nil, nil
 	}
+	bounds := goal.Deploy.LogsOrDefault()
+	o.out.bound(int64(bounds.MaxMB)<<20, bounds.Files)
 	c := serviceConfig{
 		cmd:     command{argv: goal.Deploy.Run, dir: o.dir.tree(goal.Artifact), env: env.list()},
 		out:     o.out,
-		log:     o.log.With("generation", goal.Generation.String(), "artifact", goal.Artifact.Short()),
+		check:   check,
+		log:     log,
 		kept:    kept,
 		changed: o.notify,
+		deploy:  &goal.Deploy,
 	}
-	if goal.Deploy.Health != nil {
-		c.check = o.checker(goal, env)
+	svc, err := startService(c)
+	if err != nil {
+		return nil, err // not a keeper that is nil
 	}
-	return startService(c)
+	return svc, nil
 }
 
 func (o *operator) checker(goal *starling.Goal, env environment) *checker {

@@ -193,7 +193,7 @@ func (a *Agent) tearDown() {
 	var stopping sync.WaitGroup
 	for _, p := range a.apps {
 		if svc := p.now.svc; svc != nil {
-			stopping.Go(svc.stop)
+			stopping.Go(svc.leave)
 		}
 	}
 	for _, l := range a.flock.links {
@@ -213,7 +213,8 @@ func (a *Agent) app(name string) *app {
 	}
 	p.ops = operator{
 		dir: p.dir, node: &a.conf.Node, env: a.conf.Env, log: p.log,
-		out:    newLogFile(p.dir.join(outputName), maxLogBytes, p.log),
+		out:    newLogFile(p.dir.join(outputName), starling.DefaultLogMB<<20, starling.DefaultLogFiles, p.log),
+		bus:    systemd{a.conf.SystemBus},
 		notify: func() { a.run.post(serviceChanged{p: p}) },
 	}
 	a.apps[name] = p

@@ -183,7 +183,7 @@ type operationDone struct {
 
 func (e operationDone) discard() {
 	if e.out.now.svc != nil {
-		e.out.now.svc.stop()
+		e.out.now.svc.leave()
 	}
 }
 

@@ -59,6 +59,9 @@ type Config struct {
 	UploadBytesPerSecond   int64 // on the wire, for chunks to other machines; 0: no cap
 	DownloadBytesPerSecond int64 // on the wire, for chunks from caches and machines; 0: no cap
 
+	// SystemBus is the D-Bus address at which systemd is asked for units; empty: the system's bus.
+	SystemBus string
+
 	Logger *slog.Logger       // nil: none
 	Trace  func(swarm.Record) // nil: none; called by the loop with every step of the swarm's brain
 }

@@ -19,7 +19,7 @@ import (
 //	agent.lock                          held for as long as the agent runs
 //	apps/<app>/state.json               record
 //	apps/<app>/current                  link to releases/<id>/files, switched by rename
-//	apps/<app>/output.log, output.log.1 what the release prints
+//	apps/<app>/output.log, output.log.1, … what the release prints
 //	apps/<app>/releases/<id>/           one release; id is the artifact's first idDigits hex digits
 //	  manifest.json                     the manifest, checked against the artifact's digest
 //	  manifest.dsse                     its signed envelope, as other machines get it
@@ -72,13 +72,19 @@ func (d appDir) tree(digest starling.Digest) string {
 // at every instant the link leads to the old tree or to the new one.
 func (d appDir) switchTo(digest starling.Digest) error {
 	target := filepath.Join(releasesDir, digest.Hex()[:idDigits], treeName)
-	if now, err := os.Readlink(d.join(currentName)); err == nil && now == target {
+	if d.leadsTo(digest) {
 		return nil
 	}
 	if err := renameio.Symlink(target, d.join(currentName)); err != nil {
 		return fmt.Errorf("switch current: %w", err)
 	}
 	return syncDir(string(d))
+}
+
+// leadsTo reports whether current leads to the tree of a release.
+func (d appDir) leadsTo(digest starling.Digest) bool {
+	now, err := os.Readlink(d.join(currentName))
+	return err == nil && now == filepath.Join(releasesDir, digest.Hex()[:idDigits], treeName)
 }
 
 // removeCurrent makes nothing current, durably.

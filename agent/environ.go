@@ -20,6 +20,7 @@ func environmentOf(base map[string]string, node *starling.Node, g *starling.Goal
 		env["STARLING_TAG_"+envName(k)] = v
 	}
 	env["STARLING_APP"] = g.App
+	env["STARLING_DEPLOYMENT"] = g.Deployment
 	env["STARLING_NODE"] = node.Name
 	env["STARLING_REGION"] = node.Region
 	env["STARLING_ZONE"] = node.Zone

@@ -10,6 +10,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/starlingdeploy/starling"
 )
 
@@ -122,7 +124,7 @@ func runToEnd(ctx context.Context, what string, c command, out io.Writer) error 
 	select {
 	case <-p.done:
 	case <-ctx.Done():
-		p.stop(0)
+		p.stop(unix.SIGKILL, 0)
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			return withOutput(fmt.Errorf("%s: %q has not ended in time and was killed", what, c.argv), &last)
 		}

@@ -8,32 +8,49 @@ import (
 	"os"
 	"strings"
 	"sync"
+
+	"github.com/starlingdeploy/starling"
 )
 
 // Bounds of what is kept of a release's output.
 const (
-	maxLogBytes  = 10 << 20 // per file; there are two, output.log and output.log.1
-	maxTailBytes = 1536     // for the reason of a failure
+	maxTailBytes = 1536 // for the reason of a failure
 	maxTailLines = 12
 )
 
-// logFile appends to a file of at most maxBytes and keeps one earlier file beside
-// it. Its writes never fail: output must not stop a release because a disk is
+// logFile appends to a file of at most maxBytes and keeps earlier ones beside it, the
+// newest as .1, files in all. Its writes never fail: output must not stop a release because a disk is
 // full, so the first error of a row is logged and the bytes are dropped.
 type logFile struct {
-	path     string
+	path string
+	log  *slog.Logger
+
+	mu       sync.Mutex
 	maxBytes int64
-	log      *slog.Logger
-
-	mu      sync.Mutex
-	f       *os.File
-	size    int64
-	failing bool
+	files    int
+	f        *os.File
+	size     int64
+	failing  bool
 }
 
-func newLogFile(path string, maxBytes int64, log *slog.Logger) *logFile {
-	return &logFile{path: path, maxBytes: maxBytes, log: log}
+func newLogFile(path string, maxBytes int64, files int, log *slog.Logger) *logFile {
+	return &logFile{path: path, maxBytes: maxBytes, files: files, log: log}
 }
+
+// bound changes the bounds and removes the files that are too many now.
+func (l *logFile) bound(maxBytes int64, files int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.maxBytes, l.files = maxBytes, files
+	for i := max(1, files); i <= starling.MaxLogFiles; i++ {
+		if err := os.Remove(l.name(i)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			l.log.Warn("an old log cannot be removed", "file", l.name(i), "error", err)
+		}
+	}
+}
+
+// name returns the name of the i-th file before the one being written.
+func (l *logFile) name(i int) string { return fmt.Sprintf("%s.%d", l.path, i) }
 
 // Write implements io.Writer.
 func (l *logFile) Write(b []byte) (int, error) {
@@ -89,7 +106,18 @@ func (l *logFile) rotate() error {
 	if err != nil {
 		return fmt.Errorf("rotate log: %w", err)
 	}
-	if err := os.Rename(l.path, l.path+".1"); err != nil {
+	if l.files < 2 {
+		if err := os.Remove(l.path); err != nil {
+			return fmt.Errorf("rotate log: %w", err)
+		}
+		return nil
+	}
+	for i := l.files - 2; i >= 1; i-- { // the oldest is replaced
+		if err := os.Rename(l.name(i), l.name(i+1)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("rotate log: %w", err)
+		}
+	}
+	if err := os.Rename(l.path, l.name(1)); err != nil {
 		return fmt.Errorf("rotate log: %w", err)
 	}
 	return nil

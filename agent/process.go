@@ -16,9 +16,8 @@ import (
 
 // How a process is stopped.
 const (
-	stopGrace     = 10 * time.Second // between SIGTERM and SIGKILL
-	outputLinger  = time.Second      // for output that is still in the pipe when a process has ended
-	outputBufSize = 32 << 10         // bytes
+	outputLinger  = time.Second // for output that is still in the pipe when a process has ended
+	outputBufSize = 32 << 10    // bytes
 	maxBusyTries  = 50
 	busyPause     = 20 * time.Millisecond
 )
@@ -134,9 +133,9 @@ func copyOutput(dst io.Writer, r *os.File) {
 	}
 }
 
-// stop asks the group to end, and kills it after grace. It returns when it is gone.
-func (p *process) stop(grace time.Duration) {
-	p.signal(unix.SIGTERM)
+// stop asks the group to end by a signal, and kills it after grace. It returns when it is gone.
+func (p *process) stop(ask unix.Signal, grace time.Duration) {
+	p.signal(ask)
 	t := time.NewTimer(grace)
 	defer t.Stop()
 	select {

@@ -32,7 +32,7 @@ func TestProcessTakesItsGroupAlong(t *testing.T) {
 		var child int
 		eventually(t, 30*time.Second, "the child is named", func() bool { n, _ := fmt.Sscanf(out.lines(), "child %d", &child); return n == 1 })
 		if how == "stay" {
-			p.stop(5 * time.Second)
+			p.stop(unix.SIGTERM, 5*time.Second)
 		}
 		select {
 		case <-p.done:
@@ -72,7 +72,7 @@ func TestDeafProcessIsKilled(t *testing.T) {
 		return err == nil
 	})
 	began := time.Now()
-	p.stop(150 * time.Millisecond)
+	p.stop(unix.SIGTERM, 150*time.Millisecond)
 	if took := time.Since(began); took < 150*time.Millisecond || took > 5*time.Second {
 		t.Errorf("stopped after %s", took)
 	}
@@ -90,7 +90,7 @@ func TestOrphansAreKilled(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { p.stop(0) })
+		t.Cleanup(func() { p.stop(unix.SIGKILL, 0) })
 		return p
 	}
 	orphan := start("A=b", envAppDir+"="+string(dir))
@@ -231,7 +231,7 @@ func TestHealthChecks(t *testing.T) {
 func TestLogFileIsBounded(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "output.log")
-	l := newLogFile(path, 1000, newLog())
+	l := newLogFile(path, 1000, 2, newLog())
 	for i := range 100 {
 		fmt.Fprintf(l, "line %03d %s\n", i, strings.Repeat("x", 90))
 	}
@@ -248,7 +248,7 @@ func TestLogFileIsBounded(t *testing.T) {
 		t.Errorf("%v, %v", entries, err)
 	}
 	// A disk that refuses must not stop the release.
-	bad := newLogFile(filepath.Join(t.TempDir(), "no", "such", "directory"), 1000, newLog())
+	bad := newLogFile(filepath.Join(t.TempDir(), "no", "such", "directory"), 1000, 2, newLog())
 	if n, err := bad.Write([]byte("hello")); n != 5 || err != nil {
 		t.Errorf("wrote %d, %v", n, err)
 	}
@@ -285,13 +285,13 @@ func TestKeptServiceOutlivesItsCrashes(t *testing.T) {
 	var s *service
 	ready := make(chan struct{})
 	s, err := startService(serviceConfig{cmd: command{argv: []string{"/bin/sh", "-c", "echo once more; exit 5"}}, out: &tail{}, log: newLog(), kept: true,
-		changed: func() { <-ready; up, _ := s.status(); statuses <- up }})
+		deploy: &starling.DeploySpec{}, changed: func() { <-ready; now, _ := s.status(); statuses <- now == up }})
 	if err != nil {
 		t.Fatal(err)
 	}
 	close(ready)
-	for range 2 { // the second comes after restartBackoffMin
-		if up := <-statuses; up {
+	for range 2 { // the second comes after the first pause
+		if well := <-statuses; well {
 			t.Error("a crashed service is up")
 		}
 	}
@@ -305,7 +305,7 @@ func TestKeptServiceOutlivesItsCrashes(t *testing.T) {
 	}
 	s.stop()
 	s.stop()
-	good, err := startService(serviceConfig{cmd: command{argv: []string{"/bin/sleep", "1000"}}, out: &tail{}, log: newLog(), kept: true, changed: func() {}})
+	good, err := startService(serviceConfig{cmd: command{argv: []string{"/bin/sleep", "1000"}}, out: &tail{}, log: newLog(), kept: true, changed: func() {}, deploy: &starling.DeploySpec{}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -317,7 +317,7 @@ func TestKeptServiceOutlivesItsCrashes(t *testing.T) {
 
 func TestTrialEndsWithTheProcess(t *testing.T) {
 	t.Parallel()
-	s, err := startService(serviceConfig{cmd: command{argv: []string{"/bin/sh", "-c", "exit 0"}}, out: &tail{}, log: newLog(), changed: func() {}})
+	s, err := startService(serviceConfig{cmd: command{argv: []string{"/bin/sh", "-c", "exit 0"}}, out: &tail{}, log: newLog(), changed: func() {}, deploy: &starling.DeploySpec{}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -325,7 +325,7 @@ func TestTrialEndsWithTheProcess(t *testing.T) {
 		t.Errorf("trial: %v", err)
 	}
 	s.stop()
-	if _, err := startService(serviceConfig{cmd: command{argv: []string{"/no/such/program"}}, out: &tail{}, log: newLog(), changed: func() {}}); !errors.Is(err, syscall.ENOENT) {
+	if _, err := startService(serviceConfig{cmd: command{argv: []string{"/no/such/program"}}, out: &tail{}, log: newLog(), changed: func() {}, deploy: &starling.DeploySpec{}}); !errors.Is(err, syscall.ENOENT) {
 		t.Errorf("start: %v", err)
 	}
 }

@@ -129,7 +129,15 @@ func (r *record) kept() []starling.Digest {
 // nothing need be restarted.
 func (r *record) adoptable(g *starling.Goal) bool {
 	return r.Running != nil && r.Running.Artifact == g.Artifact &&
-		slices.Equal(r.Running.Deploy.Run, g.Deploy.Run) && sameHealth(r.Running.Deploy.Health, g.Deploy.Health)
+		sameRunning(&r.Running.Deploy, &g.Deploy) && sameHealth(r.Running.Deploy.Health, g.Deploy.Health)
+}
+
+// sameRunning reports whether two specs run a release in the same way.
+func sameRunning(a, b *starling.DeploySpec) bool {
+	signalA, graceA := a.StopOrDefault()
+	signalB, graceB := b.StopOrDefault()
+	return slices.Equal(a.Run, b.Run) && a.SystemdUnit == b.SystemdUnit && a.RestartOrDefault() == b.RestartOrDefault() &&
+		a.LogsOrDefault() == b.LogsOrDefault() && signalA == signalB && graceA == graceB
 }
 
 func sameHealth(a, b *starling.Health) bool {

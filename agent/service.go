@@ -8,14 +8,13 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/starlingdeploy/starling"
 )
 
-// Back-off between restarts of a release that crashes.
-const (
-	restartBackoffMin = time.Second
-	restartBackoffMax = 30 * time.Second
-	restartStable     = 30 * time.Second // running for this long resets the back-off
-)
+const watchPause = time.Second // between a check that has failed and the next
 
 // service keeps a release's run command running. While it is on trial, the first
 // exit ends it; once kept, it is started again with back-off. One goroutine, run,
@@ -25,15 +24,15 @@ type service struct {
 	check   *checker // nil: it need only run for settleTime
 	log     *slog.Logger
 	last    *tail
-	changed func() // what status returns has changed; called by run
+	restart starling.Restart
+	signal  unix.Signal   // that asks it to end
+	grace   time.Duration // from there to SIGKILL
+	*board
 
 	mu     sync.Mutex
 	kept   bool // past its trial: restart from now on
 	failed bool // the trial has ended by itself
-	up     bool
-	reason string
 
-	news   chan struct{} // room for one; the status has changed
 	cancel context.CancelFunc
 	done   chan struct{} // closed when the process is gone for good
 	err    error         // why a trial ended by itself; read after done
@@ -46,15 +45,18 @@ type serviceConfig struct {
 	check   *checker
 	log     *slog.Logger
 	changed func()
-	kept    bool // past its trial from the start
+	kept    bool                 // past its trial from the start
+	deploy  *starling.DeploySpec // says how it is started again and stopped
 }
 
 // startService starts the run command. A service on trial that cannot be started
 // is an error; a kept one is tried again with back-off.
 func startService(c serviceConfig) (*service, error) {
 	ctx, cancel := context.WithCancel(context.Background()) // ended by stop, which every owner calls
-	s := &service{cmd: c.cmd, check: c.check, log: c.log, last: &tail{}, changed: c.changed,
-		kept: c.kept, news: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{})}
+	s := &service{cmd: c.cmd, check: c.check, log: c.log, last: &tail{}, board: newBoard(c.changed),
+		kept: c.kept, cancel: cancel, done: make(chan struct{}), restart: c.deploy.RestartOrDefault()}
+	name, grace := c.deploy.StopOrDefault()
+	s.signal, s.grace = unix.SignalNum(name), grace
 	s.cmd.out = io.MultiWriter(c.out, s.last)
 	p, err := startProcess(s.cmd)
 	if err != nil && !c.kept {
@@ -69,45 +71,15 @@ func startService(c serviceConfig) (*service, error) {
 	return s, nil
 }
 
-// status tells whether a kept service does well and, if not, why.
-func (s *service) status() (up bool, reason string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.up, s.reason
-}
+func (s *service) awaitUp(ctx context.Context) error { return s.await(ctx, awaitLimit(s.check)) }
 
-func (s *service) setStatus(up bool, reason string) {
-	s.mu.Lock()
-	s.up, s.reason = up, reason
-	s.mu.Unlock()
-	select {
-	case s.news <- struct{}{}:
-	default:
+// keep ends the trial well. An error says why it had ended ill already.
+func (s *service) keep() error {
+	if s.keepUp() {
+		return nil
 	}
-	s.changed()
-}
-
-// awaitUp waits until a kept service does well, for as long as that may take.
-func (s *service) awaitUp(ctx context.Context) error {
-	limit := 2 * settleTime
-	if s.check != nil {
-		limit += s.check.spec.Deadline.D()
-	}
-	t := time.NewTimer(limit)
-	defer t.Stop()
-	for {
-		up, reason := s.status()
-		if up {
-			return nil
-		}
-		select {
-		case <-s.news:
-		case <-t.C:
-			return fmt.Errorf("not well within %s: %s", limit, reason)
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
+	<-s.done
+	return withOutput(s.err, s.last)
 }
 
 // keepUp ends the trial well; false: it has ended ill already.
@@ -132,10 +104,13 @@ func (s *service) stop() {
 	<-s.done
 }
 
+// leave is stop: a child does not outlive its agent.
+func (s *service) leave() { s.stop() }
+
 // run is the supervisor. p is the first process, or nil with the error of its
 // start; kept tells whether it is past its trial.
 func (s *service) run(ctx context.Context, p *process, err error, kept bool) error {
-	backoff := restartBackoffMin
+	turns := restarts{policy: s.restart}
 	for announce := kept; ; announce = true {
 		began := time.Now()
 		if p != nil {
@@ -147,19 +122,51 @@ func (s *service) run(ctx context.Context, p *process, err error, kept bool) err
 		if s.endTrial() {
 			return err
 		}
-		if time.Since(began) >= restartStable {
-			backoff = restartBackoffMin
+		pause, again := turns.next(time.Since(began))
+		if !again {
+			s.log.Error("the release has ended by itself too often and stays down", "error", err, "restarts", turns.made)
+			s.set(ended, withOutput(fmt.Errorf("%w; given up after %d restarts", err, turns.made), s.last).Error())
+			<-ctx.Done()
+			return nil
 		}
-		s.log.Warn("the release has ended by itself; it will be started again", "error", err, "in", backoff)
-		s.setStatus(false, withOutput(fmt.Errorf("%w; started again after %s", err, backoff), s.last).Error())
+		s.log.Warn("the release has ended by itself; it will be started again", "error", err, "in", pause)
+		s.set(down, withOutput(fmt.Errorf("%w; started again after %s", err, pause), s.last).Error())
 		select {
-		case <-time.After(backoff):
+		case <-time.After(pause):
 		case <-ctx.Done():
 			return nil
 		}
-		backoff = min(2*backoff, restartBackoffMax)
 		p, err = startProcess(s.cmd)
 	}
+}
+
+// restarts counts how often a child was started again without running for a while.
+type restarts struct {
+	policy starling.Restart // without zero fields
+	made   int
+	pause  time.Duration // the last
+}
+
+// next returns after what pause a child that has run for a while is started again, and
+// whether it is at all.
+func (r *restarts) next(ran time.Duration) (pause time.Duration, again bool) {
+	p := &r.policy
+	if ran >= p.Interval.D() {
+		r.made, r.pause = 0, 0
+	}
+	over := p.Attempts > 0 && r.made >= p.Attempts
+	switch {
+	case over && p.Mode == starling.RestartFail:
+		return 0, false
+	case over:
+		r.pause = p.MaxDelay.D()
+	case r.pause == 0:
+		r.pause = p.Delay.D()
+	default:
+		r.pause = min(2*r.pause, p.MaxDelay.D())
+	}
+	r.made++
+	return r.pause, true
 }
 
 // oversee waits until p has ended, or stops it when ctx ends. If announce is set,
@@ -181,7 +188,7 @@ func (s *service) oversee(ctx context.Context, p *process, announce bool) error 
 	case <-p.done:
 		return exitError(p.err)
 	case <-ctx.Done():
-		p.stop(stopGrace)
+		p.stop(s.signal, s.grace)
 		return ctx.Err()
 	}
 }
@@ -189,17 +196,17 @@ func (s *service) oversee(ctx context.Context, p *process, announce bool) error 
 // watch ends as soon as it has told that the process does well.
 func (s *service) watch(ctx context.Context) {
 	for {
-		err := s.untilWell(ctx)
+		err := untilWell(ctx, s.check)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err == nil:
-			s.setStatus(true, "")
+			s.set(up, "")
 			return
 		}
-		s.setStatus(false, withOutput(err, s.last).Error())
+		s.set(down, withOutput(err, s.last).Error())
 		select {
-		case <-time.After(restartBackoffMin):
+		case <-time.After(watchPause):
 		case <-ctx.Done():
 			return
 		}
@@ -212,7 +219,7 @@ func (s *service) awaitTrial(ctx context.Context) error {
 	checking, cancel := context.WithCancel(ctx)
 	defer cancel()
 	well := make(chan error, 1)
-	go func() { well <- s.untilWell(checking) }()
+	go func() { well <- untilWell(checking, s.check) }()
 	select {
 	case err := <-well:
 		select {
@@ -221,7 +228,7 @@ func (s *service) awaitTrial(ctx context.Context) error {
 		default:
 		}
 		if err == nil {
-			s.setStatus(true, "")
+			s.set(up, "")
 		} else if ctx.Err() == nil {
 			err = withOutput(err, s.last)
 		}
@@ -230,20 +237,6 @@ func (s *service) awaitTrial(ctx context.Context) error {
 		cancel()
 		<-well
 		return withOutput(s.err, s.last)
-	}
-}
-
-func (s *service) untilWell(ctx context.Context) error {
-	if s.check != nil {
-		return s.check.await(ctx)
-	}
-	t := time.NewTimer(settleTime)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 

@@ -51,8 +51,11 @@ func (p *app) state() (state starling.MachineState, reason string, ok bool) {
 			return starling.MachineActivating, p.problem, true
 		}
 		if p.now.svc != nil {
-			if up, why := p.now.svc.status(); !up {
+			switch now, why := p.now.svc.status(); now {
+			case down:
 				return starling.MachineActivating, why, true
+			case ended:
+				return starling.MachineFailed, why, true
 			}
 		}
 		return starling.MachineHealthy, "", true
