@@ -58,7 +58,7 @@ func TestProcFiles(t *testing.T) {
 	if s, err := cpuSeconds(stat); err != nil || s != 2 {
 		t.Errorf("%v s, %v", s, err)
 	}
-	if now, high, err := residentMB("/proc/self/status"); err != nil || now <= 0 || high < now {
+	if now, own, high, err := residentMB("/proc/self/status"); err != nil || now <= 0 || own <= 0 || own > now || high < now {
 		t.Errorf("resident %v MB, at most %v MB, %v", now, high, err)
 	}
 }

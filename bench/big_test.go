@@ -108,7 +108,7 @@ func pushPattern(ctx context.Context, api *client.Client, files int, total int64
 func checkFootprint(t *testing.T, w *world.World, total int64) error {
 	for _, p := range w.Procs {
 		proc := fmt.Sprintf("/proc/%d", p.PID())
-		_, high, err := residentMB(filepath.Join(proc, "status"))
+		_, _, high, err := residentMB(filepath.Join(proc, "status"))
 		if err != nil {
 			return err
 		}

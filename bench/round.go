@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"cmp"
 	"slices"
 
 	"github.com/starlingdeploy/starling"
@@ -54,15 +53,5 @@ type Spread struct {
 
 // spread sums up f over the rounds of one system; with an even number the lower median.
 func spread(rounds []*Round, system string, f func(*Round) float64) Spread {
-	var v []float64
-	for _, r := range rounds {
-		if r.System == system {
-			v = append(v, f(r))
-		}
-	}
-	if len(v) == 0 {
-		return Spread{}
-	}
-	slices.SortFunc(v, cmp.Compare)
-	return Spread{Median: v[(len(v)-1)/2], Min: v[0], Max: v[len(v)-1]}
+	return spreadOf(slices.DeleteFunc(slices.Clone(rounds), func(r *Round) bool { return r.System != system }), f)
 }

@@ -22,7 +22,7 @@ func swarmScenario(env Env) *trial.Scenario {
 	p.IntVar(&c.RateMbit, "rate", 0, "`Mbit/s` of each link; 0: unshaped")
 	p.IntVar(&c.CapMbit, "cap", 0, "`Mbit/s` that caches and machines are told not to exceed; 0: none")
 	p.IntVar(&c.Caches, "caches", 1, "caches that hold the artifact at first")
-	p.IntVar(&c.CellSize, "cell-size", 0, "machines of a cell at most, in a region of several; then tells the memory of each; 0: one cell")
+	p.IntVar(&c.CellSize, "cell-size", 0, "machines of a cell at most, in a region of several; then watches the idle agents for half a minute, too; 0: one cell")
 	p.IntVar(&c.Rounds, "rounds", 1, "rounds of each system, in turns; medians are reported")
 	p.StringSliceVar(&c.Compare, "compare", nil, "measure other `programs` beside it: "+strings.Join(Rivals(), ", "))
 	p.StringVar(&faults, "faults", "", "a failure `script`, like \"kill 10% at 50%; slow 1 at 0%; kill cache at 3s\"")
@@ -76,7 +76,11 @@ func swarmMetrics() []trial.Metric {
 		{Name: "delta.last_s", Unit: "s", Better: trial.Lower, Help: "of the second artifact"},
 		{Name: "delta.moved_ratio", Unit: "× changed", Better: trial.Lower, Help: "most that one machine fetched of it"},
 		{Name: "delta.cache_ratio", Unit: "× changed", Better: trial.Lower, Help: "that left the caches of it"},
-		{Name: "cells.agent_rss_mb.median", Unit: "MB", Better: trial.Lower, Help: "of a machine's agent, at the end"},
+		{Name: "cells.agent_rss_mb.median", Unit: "MB", Better: trial.Lower, Help: "of a machine's agent, after the deployment"},
+		{Name: "cells.agent_own_mb.median", Unit: "MB", Better: trial.Lower, Help: "of that what is not the program's file"},
+		{Name: "cells.agent_idle_cpu.median", Unit: "cores", Better: trial.Lower, Help: "of a machine's agent while nothing is deployed"},
+		{Name: "cells.agent_idle_sent.median", Unit: "B/s", Better: trial.Lower, Help: "likewise, headers included"},
+		{Name: "cells.server_idle_cpu", Unit: "cores", Better: trial.Lower, Help: "of the server, likewise"},
 		{Name: "cap.seed_up", Unit: "× cap", Better: trial.Lower, Help: "the busiest spell of the busiest cache"},
 		{Name: "simulated.last_s", Unit: "s", Help: "of the same in the simulator"},
 		{Name: "simulated.last_off", Unit: "× simulated", Help: "measured over simulated, less 1"},

@@ -262,7 +262,7 @@ func (c SwarmConfig) round(ctx context.Context, s *stand, seed uint64) (*Round, 
 			return err
 		}
 		if c.CellSize > 0 {
-			if r.Cells, err = measureCells(ctx, w, api, c.CellSize); err != nil {
+			if r.Cells, err = measureCells(ctx, s, w, api, c.CellSize, c.Tell); err != nil {
 				return err
 			}
 		}

@@ -44,6 +44,7 @@ func inWorld(ctx context.Context, bin, dir string, size world.Size, f func(*worl
 type usage struct {
 	cpuS     float64 // with all that they have started
 	rssMB    float64 // now, the largest of them
+	ownMB    float64 // of it what is no file's, the largest of them
 	rssMaxMB float64 // high-water mark, the largest of them
 }
 
@@ -57,11 +58,11 @@ func usageOf(pids []int) (usage, error) {
 			return u, err
 		}
 		u.cpuS += cpu
-		now, high, err := residentMB(filepath.Join(dir, "status"))
+		now, own, high, err := residentMB(filepath.Join(dir, "status"))
 		if err != nil {
 			return u, err
 		}
-		u.rssMB = max(u.rssMB, now)
+		u.rssMB, u.ownMB = max(u.rssMB, now), max(u.ownMB, own)
 		u.rssMaxMB = max(u.rssMaxMB, high)
 		children, err := childrenOf(dir)
 		if err != nil {
@@ -75,7 +76,7 @@ func usageOf(pids []int) (usage, error) {
 				return u, err
 			}
 			u.cpuS += below.cpuS
-			u.rssMB, u.rssMaxMB = max(u.rssMB, below.rssMB), max(u.rssMaxMB, below.rssMaxMB)
+			u.rssMB, u.ownMB, u.rssMaxMB = max(u.rssMB, below.rssMB), max(u.ownMB, below.ownMB), max(u.rssMaxMB, below.rssMaxMB)
 		}
 	}
 	return u, nil
@@ -167,21 +168,24 @@ func cpuSeconds(stat string) (float64, error) {
 	return float64(ticks) / ticksPerS, nil
 }
 
-func residentMB(status string) (now, high float64, err error) {
+func residentMB(status string) (now, own, high float64, err error) {
 	b, err := os.ReadFile(status)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, 0, err
 	}
 	for line := range bytes.Lines(b) {
 		var kb float64
 		if n, _ := fmt.Sscanf(string(line), "VmRSS: %f kB", &kb); n == 1 {
 			now = kb / 1024
 		}
+		if n, _ := fmt.Sscanf(string(line), "RssAnon: %f kB", &kb); n == 1 {
+			own = kb / 1024
+		}
 		if n, _ := fmt.Sscanf(string(line), "VmHWM: %f kB", &kb); n == 1 {
 			high = kb / 1024
 		}
 	}
-	return now, high, nil
+	return now, own, high, nil
 }
 
 // idleRSS measures the largest resident memory by role, in MB, settle after the start.
