@@ -170,8 +170,9 @@ func (a *Agent) loop(ctx context.Context) {
 			members.Reset(memberPause)
 		case <-members.C:
 			changed = a.lookAtMembers()
-		case <-tick.C:
+		case now := <-tick.C:
 			a.meter.tick()
+			a.flock.rest(now)
 			for _, p := range a.apps {
 				if d := p.download; d != nil {
 					d.sync()

@@ -92,7 +92,7 @@ func (e releaseSpoiled) apply() {
 	e.a.log.Warn("a chunk of a release on disk is damaged", "artifact", r.artifact.Short())
 	d := f.downloads[r.artifact]
 	switch {
-	case !f.taking(r.artifact):
+	case !f.taking(r.artifact) || f.parts[r.artifact].resting: // who asks for it will be told what is left
 	case d != nil && d.rel == r:
 		f.step(swarm.Lost{Artifact: r.artifact, Chunks: missingChunks(r)})
 	default: // what runs is not repaired in place, but others must not be sent here for it

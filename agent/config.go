@@ -64,6 +64,8 @@ type Config struct {
 
 	Logger *slog.Logger       // nil: none
 	Trace  func(swarm.Record) // nil: none; called by the loop with every step of the swarm's brain
+
+	restAfter time.Duration // tests'; 0: defaultRestAfter
 }
 
 // minCappedInFlightBytes lets a capped machine ask for two chunks of any size at once.

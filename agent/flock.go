@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"log/slog"
 	"slices"
 	"strings"
@@ -41,6 +42,7 @@ type flock struct {
 	catalog    *catalog
 	ledger     *ledger
 	meter      *meter
+	restAfter  time.Duration
 }
 
 // step hands ev to the brain and carries out what it wants, until nothing is left
@@ -122,14 +124,20 @@ func (f *flock) setMembers(nodes []starling.Node) {
 	}
 }
 
-// part is what the brain was told of one artifact's swarm.
+// part is this machine's in one artifact's swarm, and what the brain was told of that.
 type part struct {
+	rel     *release
 	sel     starling.Selector
 	members []swarm.Member
+	whole   time.Time // since when all is had, and nobody is dialled for it; zero: it is not
+	resting bool      // the brain does not take part just now
 }
 
 // tellMembers tells the brain who takes part, if that is news.
 func (f *flock) tellMembers(artifact starling.Digest, p *part) {
+	if !p.whole.IsZero() {
+		return
+	}
 	if now := f.targets(p.sel); p.members == nil || !slices.Equal(now, p.members) {
 		p.members = now
 		f.step(swarm.Members{Artifact: artifact, Members: now})
@@ -141,7 +149,7 @@ func (f *flock) tellMembers(artifact starling.Digest, p *part) {
 func (f *flock) begin(r *release, sel starling.Selector) {
 	u, _ := f.catalog.urgency(r.artifact)
 	f.step(swarm.Begin{Artifact: r.artifact, Chunks: r.manifest.Chunks, Have: haveOf(r), Priority: u.Priority})
-	p := &part{sel: sel}
+	p := &part{rel: r, sel: sel}
 	f.parts[r.artifact] = p
 	f.tellMembers(r.artifact, p)
 }
@@ -195,7 +203,7 @@ func newFlock(a *Agent, from blobs) *flock {
 		machines: map[string]starling.Node{}, caches: map[string]starling.Node{}, parts: map[starling.Digest]*part{},
 		links: map[string]*link{}, dials: map[string]*dialing{}, fetches: map[swarm.Request]*chunkFetch{},
 		downloads: map[starling.Digest]*download{}, distrusted: map[string]bool{},
-		accused: accused{}, ledger: &a.ledger, meter: a.meter,
+		accused: accused{}, ledger: &a.ledger, meter: a.meter, restAfter: cmp.Or(a.conf.restAfter, defaultRestAfter),
 	}
 	f.wake.Stop()
 	return f

@@ -148,6 +148,7 @@ func (e linkOffered) apply() {
 
 // adopt makes a link stand and tells the brain.
 func (f *flock) adopt(l *link) {
+	f.rouse()
 	l.upAt = time.Now()
 	l.out = make(chan []byte, maxLinkQueueFrames)
 	f.links[l.peer] = l
@@ -270,8 +271,11 @@ type linkHeard struct {
 }
 
 func (e linkHeard) apply() {
-	if e.f.links[e.link.peer] == e.link {
-		e.f.step(e.has)
+	if f := e.f; f.links[e.link.peer] == e.link {
+		if p := f.parts[e.has.Artifact]; p != nil && p.resting {
+			f.rouse()
+		}
+		f.step(e.has)
 	}
 }
 

@@ -90,6 +90,68 @@ func TestFiveMachinesShareOneCopy(t *testing.T) {
 	}
 }
 
+// asked has the loop do something between two events.
+type asked struct {
+	light
+	do func()
+}
+
+func (e asked) apply() { e.do() }
+
+// links returns how many links a machine has, or dials.
+func (m *machine) links() int {
+	n := make(chan int, 1)
+	m.agent.run.post(asked{do: func() { n <- len(m.agent.flock.links) + len(m.agent.flock.dials) }})
+	return <-n
+}
+
+// Machines that all have an artifact let their links go, and are there again for one that needs them.
+func TestLinksRestWhenNobodyNeedsThem(t *testing.T) {
+	t.Parallel()
+	r := newRegion(t)
+	cache := r.startCache()
+	soon := func(c *Config) { c.restAfter = time.Second }
+	var machines []*machine
+	for i := range 3 {
+		machines = append(machines, r.machine(fmt.Sprintf("m%d", i+1), soon))
+	}
+	files := map[string][]byte{"version": []byte("v1"), "big": noise(5, 8<<20)}
+	r.leader.setGoal(goal(1, r.push(files)))
+	for _, m := range machines {
+		m.await(1, starling.MachineHealthy)
+	}
+	atRest := func() {
+		t.Helper()
+		eventually(t, 30*time.Second, "machines without links", func() bool {
+			for _, m := range machines {
+				if m.links() > 0 {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	atRest()
+	cache.Alive = false
+	r.roster.set(cache)
+	late := r.machine("m4", soon)
+	rep := late.await(1, starling.MachineHealthy)
+	checkTree(t, late, files)
+	if rep.Bytes.Peer < rep.Bytes.Artifact {
+		t.Errorf("the late machine got %+v", rep.Bytes)
+	}
+	machines = append(machines, late)
+	atRest()
+	cache.Alive = true
+	r.roster.set(cache)
+	files["version"] = []byte("v2")
+	r.leader.setGoal(goal(2, r.push(files)))
+	for _, m := range machines {
+		m.await(2, starling.MachineHealthy)
+		checkTree(t, m, files)
+	}
+}
+
 func TestLateMachineNeedsNoCache(t *testing.T) {
 	t.Parallel()
 	r := newRegion(t)

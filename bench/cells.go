@@ -14,10 +14,8 @@ import (
 const (
 	// benchQuiet keeps cells as they were formed while a measurement lasts.
 	benchQuiet = "24h"
-	// idleAfter is from the end of a deployment until agents are taken for idle, idleFor how long
-	// they are then watched.
-	idleAfter = 10 * time.Second
-	idleFor   = 20 * time.Second
+	// idleFor is how long idle agents are watched.
+	idleFor = 20 * time.Second
 )
 
 // CellsResult tells of the cells that the machines formed, and what a machine's agent takes:
@@ -34,14 +32,14 @@ type CellsResult struct {
 }
 
 // measureCells looks at a world whose deployment is over.
-func measureCells(ctx context.Context, s *stand, w *world.World, api *client.Client, size int, tell trial.Progress) (*CellsResult, error) {
+func (c *SwarmConfig) measureCells(ctx context.Context, s *stand, w *world.World, api *client.Client) (*CellsResult, error) {
 	cells, err := api.Cells(ctx)
 	if err != nil {
 		return nil, err
 	}
-	out := &CellsResult{Size: size}
-	for _, c := range cells {
-		out.Sizes = append(out.Sizes, c.Machines)
+	out := &CellsResult{Size: c.CellSize}
+	for _, one := range cells {
+		out.Sizes = append(out.Sizes, one.Machines)
 	}
 	machines := w.WithRole(starling.RoleMachine)
 	worked, err := usageOfEach(machines)
@@ -49,14 +47,14 @@ func measureCells(ctx context.Context, s *stand, w *world.World, api *client.Cli
 		return nil, err
 	}
 	out.AgentCPUS = spreadOf(worked, func(u usage) float64 { return u.cpuS }).Median
-	return out, out.watchIdle(ctx, s, w, machines, tell)
+	if err := pass(ctx, c.Rest, "letting the agents come to rest", c.Tell); err != nil {
+		return nil, err
+	}
+	return out, out.watchIdle(ctx, s, w, machines, c.Tell)
 }
 
 // watchIdle measures what the agents take while nothing is deployed.
 func (r *CellsResult) watchIdle(ctx context.Context, s *stand, w *world.World, machines []*world.Proc, tell trial.Progress) error {
-	if err := pass(ctx, idleAfter, "letting the agents come to rest", tell); err != nil {
-		return err
-	}
 	before, err := idleUsage(s, w, machines)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/bench/trial"
@@ -22,7 +23,8 @@ func swarmScenario(env Env) *trial.Scenario {
 	p.IntVar(&c.RateMbit, "rate", 0, "`Mbit/s` of each link; 0: unshaped")
 	p.IntVar(&c.CapMbit, "cap", 0, "`Mbit/s` that caches and machines are told not to exceed; 0: none")
 	p.IntVar(&c.Caches, "caches", 1, "caches that hold the artifact at first")
-	p.IntVar(&c.CellSize, "cell-size", 0, "machines of a cell at most, in a region of several; then watches the idle agents for half a minute, too; 0: one cell")
+	p.IntVar(&c.CellSize, "cell-size", 0, "machines of a cell at most, in a region of several; then watches the idle agents, too; 0: one cell")
+	p.DurationVar(&c.Rest, "rest", 10*time.Second, "`time` that machines are given to come to rest, with --cell-size; they close what they do not use within four minutes")
 	p.IntVar(&c.Rounds, "rounds", 1, "rounds of each system, in turns; medians are reported")
 	p.StringSliceVar(&c.Compare, "compare", nil, "measure other `programs` beside it: "+strings.Join(Rivals(), ", "))
 	p.StringVar(&faults, "faults", "", "a failure `script`, like \"kill 10% at 50%; slow 1 at 0%; kill cache at 3s\"")

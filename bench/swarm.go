@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/artifact"
@@ -28,12 +29,13 @@ type SwarmConfig struct {
 	CapMbit  int // upload and download limit that caches and machines are told to keep; 0: none
 	Rounds   int // of each system, in turns; 0: 1
 	Seed     uint64
-	Dir      string   // where the data goes; "": where temporary files go
-	Compare  []string // other programs to measure beside it, see Rivals
-	Faults   []Fault  // befall Starling only; not with Delta
-	Delta    float64  // over 0: a second artifact with this share of the bytes changed follows
-	Simulate bool     // the same in the simulator, too
-	CellSize int      // machines of a cell at most, whose memory is then told; 0: one cell
+	Dir      string        // where the data goes; "": where temporary files go
+	Compare  []string      // other programs to measure beside it, see Rivals
+	Faults   []Fault       // befall Starling only; not with Delta
+	Delta    float64       // over 0: a second artifact with this share of the bytes changed follows
+	Simulate bool          // the same in the simulator, too
+	CellSize int           // machines of a cell at most, whose memory is then told; 0: one cell
+	Rest     time.Duration // of the machines, before they are watched idle; only with CellSize
 	Tell     trial.Progress
 }
 
@@ -93,6 +95,8 @@ func (c SwarmConfig) Check() error {
 		return starling.Invalidf("--cap", "must not be negative")
 	case c.CellSize != 0 && (c.CellSize < 3 || c.CellSize > starling.MaxCellMachines):
 		return starling.Invalidf("--cell-size", "must be 0, or between 3 and %d", starling.MaxCellMachines)
+	case c.Rest < 0:
+		return starling.Invalidf("--rest", "must not be negative")
 	case c.Rounds < 1 || c.Caches < 1 || c.Machines < 1 || c.Bytes < 1:
 		return starling.Invalidf("--rounds", "rounds, caches, machines and bytes must be 1 or more")
 	case c.Delta < 0 || c.Delta > MaxDelta:
@@ -262,7 +266,7 @@ func (c SwarmConfig) round(ctx context.Context, s *stand, seed uint64) (*Round, 
 			return err
 		}
 		if c.CellSize > 0 {
-			if r.Cells, err = measureCells(ctx, s, w, api, c.CellSize, c.Tell); err != nil {
+			if r.Cells, err = c.measureCells(ctx, s, w, api); err != nil {
 				return err
 			}
 		}
