@@ -97,6 +97,9 @@ type Deployment struct {
 	// Hooks are those that workers run once, since they are due: before the machines from
 	// the first wave on, after them from the end of the last.
 	Hooks []HookRun `json:"hooks,omitempty"`
+	// Logs are the sections of the log that nothing else names, in the order in which they
+	// were stored.
+	Logs []LogSection `json:"logs,omitempty"`
 
 	Timings  Timings       `json:"timings"`
 	Times    []RegionTimes `json:"times,omitempty"` // sorted by region

@@ -191,8 +191,8 @@ const (
 	maxReplayBytes      = 1 << 20          // of a request that may be sent again
 	idleConnFor         = time.Minute
 	idleConnsPerServer  = 16
-	maxKeptReleases     = 5 // of each app, held by the caches
-	maxLogBytesPerJob   = 4 << 20
+	maxKeptReleases     = 5       // of each app, held by the caches
+	maxLogBytesPerJob   = 5 << 20 // of all sections of a deployment's log
 	maxLogPartBytes     = 1 << 20
 	maxLogJobs          = 64
 	maxHoldsPerCache    = 16_384

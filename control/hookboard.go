@@ -22,7 +22,7 @@ func newHookBoard() *hookBoard {
 	return &hookBoard{heard: map[string]beat{}, granting: map[string]bool{}}
 }
 
-// hookKey names a hook among those of all deployments, and its log among all logs.
+// hookKey names a hook among those of all deployments.
 func hookKey(id, hook string) string { return id + "/" + hook }
 
 func (b *hookBoard) beat(key string, lease uint64, at time.Time) {

@@ -225,7 +225,7 @@ func (s *Server) serveHookLog(w http.ResponseWriter, r *http.Request, c *caller)
 	} else {
 		now, key := c.term.now(), hookKey(id, req.Hook)
 		c.term.hooks.beat(key, req.Lease, now)
-		next = c.term.jobs.appendLog(key, req.Lease, h.Attempt, req.Offset, req.Data, now)
+		next = c.term.logs.append(id, starling.HookSection(req.Hook, h.Attempt), req.Lease, req.Offset, req.Data, now)
 	}
 	if err != nil {
 		return err
@@ -271,8 +271,7 @@ func (s *Server) endHook(ctx context.Context, c *caller, id string, req *rpc.Hoo
 		return err
 	}
 	if err == nil {
-		text := c.term.jobs.wholeLog(hookKey(id, req.Hook), req.Lease, req.Output)
-		if len(text) > 0 {
+		if text := req.Output; len(text) > 0 {
 			digest := starling.DigestOf(text)
 			if perr := s.cfg.Blobs.Put(ctx, digest, text); perr != nil {
 				s.cfg.Logger.Warn("the output of a hook could not be stored", "deployment", id, "hook", req.Hook, "err", perr)

@@ -85,6 +85,7 @@ func (s *Server) reign(ctx context.Context, changed <-chan struct{}) error {
 	g.Go(func() error { return t.federate(ctx) })
 	g.Go(func() error { return t.succeed(ctx) })
 	g.Go(func() error { return t.keepHistory(ctx) })
+	g.Go(func() error { return t.keepLogs(ctx) })
 	g.Go(func() error {
 		defer cancel()
 		for {

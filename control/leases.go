@@ -73,7 +73,7 @@ func (s *Server) serveJobLog(w http.ResponseWriter, r *http.Request, c *caller) 
 	}
 	now := c.term.now()
 	c.term.jobs.beat(d.ID, d.Lease, now)
-	return answer(w, rpc.LogResponse{Next: c.term.jobs.appendLog(d.ID, d.Lease, d.Attempt, req.Offset, req.Data, now)})
+	return answer(w, rpc.LogResponse{Next: c.term.logs.append(d.ID, starling.BuildSection(d.Attempt), d.Lease, req.Offset, req.Data, now)})
 }
 
 func (s *Server) serveComplete(w http.ResponseWriter, r *http.Request, c *caller) error {

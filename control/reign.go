@@ -25,6 +25,7 @@ type Reign struct {
 
 	jobs     *jobBoard
 	hooks    *hookBoard
+	logs     *logBoard
 	drafts   *draftBoard
 	machines *machineBoard
 	cells    *cellBoard
@@ -69,6 +70,7 @@ func NewReign(conf ReignConfig, since time.Time) *Reign {
 		conf: conf, since: since,
 		jobs:       newJobBoard(),
 		hooks:      newHookBoard(),
+		logs:       newLogBoard(),
 		drafts:     newDraftBoard(),
 		machines:   newMachineBoard(conf.Region),
 		cells:      newCellBoard(conf.Region, since),

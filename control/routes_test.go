@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -306,18 +307,29 @@ func TestOneJobGoesToOneOfManyWaiting(t *testing.T) {
 }
 
 func TestLogBounds(t *testing.T) {
-	b := newJobBoard()
+	b := newLogBoard()
 	at := time.Unix(0, 0)
 	piece := bytes.Repeat([]byte("x"), rpc.MaxLogPostBytes)
 	next := int64(0)
 	for range 2 * maxLogBytesPerJob / rpc.MaxLogPostBytes {
-		next = b.appendLog("d1", 1, 1, next, piece, at)
+		next = b.append("d1", "build.1", 1, next, piece, at)
 	}
-	if next != 2*maxLogBytesPerJob || len(b.logs["d1"].data) != maxLogBytesPerJob || !b.logs["d1"].truncated {
-		t.Errorf("took %d bytes, kept %d", next, len(b.logs["d1"].data))
+	first := b.logs["d1"].section("build.1")
+	if next != 2*maxLogBytesPerJob || len(first.data) != starling.MaxLogSectionBytes || first.whole() {
+		t.Errorf("took %d bytes, kept %d", next, len(first.data))
+	}
+	for i := range 2 * starling.MaxLogSections {
+		b.append("d1", fmt.Sprintf("hook.%d", i), 1, 0, piece, at)
+	}
+	kept := 0
+	for _, s := range b.logs["d1"].sections {
+		kept += len(s.data)
+	}
+	if len(b.logs["d1"].sections) != starling.MaxLogSections || kept != maxLogBytesPerJob {
+		t.Errorf("%d sections, %d bytes in all", len(b.logs["d1"].sections), kept)
 	}
 	for i := range maxLogJobs + 10 {
-		b.appendLog(strings.Repeat("a", i+1), 1, 1, 0, []byte("x"), at.Add(time.Duration(i+1)*time.Second))
+		b.append(strings.Repeat("a", i+1), "build.1", 1, 0, []byte("x"), at.Add(time.Duration(i+1)*time.Second))
 	}
 	if len(b.logs) != maxLogJobs {
 		t.Errorf("%d logs, want %d", len(b.logs), maxLogJobs)

@@ -15,6 +15,7 @@ type Backend interface {
 	Apps
 	Outcomes
 	Deployments
+	Logs
 	Explainer
 	Planner
 	Artifacts
@@ -65,8 +66,14 @@ type Deployments interface {
 	// Rollback submits the release with the given generation sequence; 0: the previous one.
 	Rollback(ctx context.Context, actor, app string, to uint64, key string) (*starling.Deployment, bool, error)
 	Act(ctx context.Context, actor, id string, a starling.Action) (*starling.Deployment, error)
-	// BuildLog returns what there is from offset on; it waits a while for more if there is none yet.
+}
+
+// Logs reads what builds and hooks have printed. Both wait a while for more if there is none yet.
+type Logs interface {
+	// BuildLog returns what there is of the whole log, as one text, from offset on.
 	BuildLog(ctx context.Context, id string, offset int64) (starling.LogPart, error)
+	// Log returns what there is of each section after a place.
+	Log(ctx context.Context, id string, at starling.LogPlace) (starling.LogNews, error)
 }
 
 // Planner tells what deployments do before they do it.

@@ -229,6 +229,16 @@ func (b *backend) BuildLog(ctx context.Context, id string, offset int64) (starli
 	}
 }
 
+// Log has one section.
+func (b *backend) Log(ctx context.Context, id string, at starling.LogPlace) (starling.LogNews, error) {
+	part, err := b.BuildLog(ctx, id, at["build.1"])
+	news := starling.LogNews{Done: part.Done}
+	if len(part.Data) > 0 {
+		news.Chunks = []starling.LogChunk{{Section: "build.1", Offset: at["build.1"], Data: part.Data}}
+	}
+	return news, err
+}
+
 func (b *backend) Artifact(d starling.Digest) (*starling.Artifact, bool) {
 	return b.fsm.View().Artifact(d)
 }

@@ -7,7 +7,6 @@ import (
 	"reflect"
 
 	"github.com/danielgtaylor/huma/v2"
-	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/starlingdeploy/starling"
 )
@@ -72,12 +71,6 @@ type (
 	submitWrite struct {
 		Key string `header:"Idempotency-Key" doc:"Makes a retry safe; 128 bytes at most"`
 	}
-	logRead struct {
-		ID     string `path:"id"`
-		Offset int64  `query:"offset" doc:"In bytes"`
-		Follow bool   `query:"follow" doc:"Go on until the build has ended"`
-		Stale
-	}
 )
 
 func (a *api) registerDeployments() {
@@ -94,9 +87,9 @@ func (a *api) registerDeployments() {
 		role: starling.ACLViewer, place: atDeployment, consistent: true,
 	}, a.getDeployment)
 	register(a, route{
-		method: http.MethodGet, path: "/v1/deployments/{id}/logs", id: "get-build-log", summary: "Read or follow a deployment's build log",
+		method: http.MethodGet, path: "/v1/deployments/{id}/logs", id: "get-build-log", summary: "Read or follow a deployment's log, of its builds and hooks",
 		role: starling.ACLViewer, place: atDeployment,
-	}, a.buildLog)
+	}, a.readLog)
 	register(a, route{
 		method: http.MethodGet, path: "/v1/deployments/{id}/why", id: "explain-deployment", summary: "Tell what a deployment waits for, where its bytes came from, and what bounded a machine",
 		role: starling.ACLViewer, place: atDeployment,
@@ -255,56 +248,4 @@ func (a *api) deploymentCells(ctx context.Context, in *cellsRead) (*answer[[]sta
 		return nil, err
 	}
 	return &answer[[]starling.CellProgress]{a.Backend.Leader().Index, cells}, nil
-}
-
-// buildLog streams a log as text. An error after the first byte can only end the
-// stream; the reader goes on from where it is.
-func (a *api) buildLog(ctx context.Context, in *logRead) (*huma.StreamResponse, error) {
-	if in.Offset < 0 {
-		return nil, starling.Invalidf("offset", "%d is negative", in.Offset)
-	}
-	if _, ok := a.Backend.Deployment(in.ID); !ok {
-		return nil, noDeployment(in.ID)
-	}
-	part, err := a.logPart(ctx, in)
-	if err != nil {
-		return nil, err
-	}
-	done, err := a.enterStream()
-	if err != nil {
-		return nil, err
-	}
-	return &huma.StreamResponse{Body: func(hctx huma.Context) {
-		defer done()
-		_, w := humago.Unwrap(hctx)
-		s := beginStream(w, "text/plain; charset=utf-8")
-		defer s.end()
-		for {
-			if err := s.write(part.Data); err != nil {
-				return // the reader is gone
-			}
-			if part.Done || (len(part.Data) == 0 && !in.Follow) || ctx.Err() != nil {
-				return
-			}
-			in.Offset = part.Next
-			if part, err = a.logPart(ctx, in); err != nil {
-				a.Logger.Warn("a build log ends early", "deployment", in.ID, "offset", in.Offset, "error", err)
-				return
-			}
-		}
-	}}, nil
-}
-
-// logPart reads the next part; without follow it does not wait for one.
-func (a *api) logPart(ctx context.Context, in *logRead) (starling.LogPart, error) {
-	if !in.Follow {
-		peek, cancel := context.WithTimeout(ctx, logPeek)
-		defer cancel()
-		part, err := a.Backend.BuildLog(peek, in.ID, in.Offset)
-		if err != nil && peek.Err() != nil && ctx.Err() == nil {
-			return starling.LogPart{Next: in.Offset}, nil
-		}
-		return part, err
-	}
-	return a.Backend.BuildLog(ctx, in.ID, in.Offset)
 }

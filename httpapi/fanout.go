@@ -14,12 +14,12 @@ import (
 
 // Bounds of the fan-out.
 const (
-	maxFrames    = 128                   // that are kept for watchers who write slowly
-	maxStanding  = 4096                  // deployments whose progress a new watcher hears
-	fanoutRest   = 10 * time.Millisecond // between two looks at the events: a burst is one write
-	eventMessage = "id: %s\ndata: %s\n\n"
+	maxFrames     = 128                   // that are kept for watchers who write slowly
+	maxStanding   = 4096                  // deployments whose progress a new watcher hears
+	fanoutRest    = 10 * time.Millisecond // between two looks at the events: a burst is one write
+	eventMessage  = "id: %s\ndata: %s\n\n"
 	eventProgress = "event: progress\ndata: %s\n\n" // no id: a watcher resumes after an event that is committed
-	eventGap     = "event: gap\ndata: {}\n\n"
+	eventGap      = "event: gap\ndata: {}\n\n"
 )
 
 // note is something to tell watchers, encoded once for all of them.

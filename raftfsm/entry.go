@@ -149,6 +149,8 @@ func handlerOf(t Type) handler {
 		return on((*tx).hookRequeue)
 	case TypeHookEnd:
 		return on((*tx).hookEnd)
+	case TypeLogStored:
+		return on((*tx).logStored)
 	case TypeHistoryDrop:
 		return on((*tx).historyDrop)
 	case TypeVote:

@@ -202,28 +202,6 @@ func statusCommand() *cobra.Command {
 	return c
 }
 
-func logsCommand() *cobra.Command {
-	var followLog bool
-	c := apiCommand("logs ID", "Print the build log of a deployment", exactArgs(1),
-		func(cmd *cobra.Command, c *client.Client, _ *apiFlags, args []string) error {
-			var at int64
-			for {
-				var err error
-				at, err = c.BuildLog(cmd.Context(), args[0], at, followLog, cmd.OutOrStdout())
-				if err == nil || !followLog || !errors.Is(err, starling.ErrUnavailable) {
-					return err
-				}
-				select {
-				case <-cmd.Context().Done():
-					return cmd.Context().Err()
-				case <-time.After(pollEvery):
-				}
-			}
-		})
-	c.Flags().BoolVarP(&followLog, "follow", "f", false, "go on until the build ends")
-	return c
-}
-
 func actionCommand(action starling.Action, short string) *cobra.Command {
 	return apiCommand(string(action)+" ID", short, exactArgs(1),
 		func(cmd *cobra.Command, c *client.Client, a *apiFlags, args []string) error {
