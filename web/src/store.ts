@@ -38,8 +38,7 @@ export async function begin(): Promise<void> {
   stop.abort()
   stop = new AbortController()
   const mine = stop
-  needsToken.value = false
-  position.value = ''
+  forget()
   try {
     self.value = await get<Self>('/v1/acl/self', mine.signal)
   } catch (err) {
@@ -50,6 +49,18 @@ export async function begin(): Promise<void> {
   }
   void follow({ change, gap, progress, opened: (resumed) => { if (!resumed || !loaded.value) void reload(); else refresh.value++ } }, mine.signal)
   void tick(mine.signal)
+}
+
+// forget leaves nothing of what an earlier token showed.
+function forget(): void {
+  needsToken.value = false
+  position.value = ''
+  self.value = null
+  loaded.value = false
+  deployments.value = new Map()
+  regions.value = []
+  feed.value = []
+  gaps.value = 0
 }
 
 token.subscribe((() => { let first = true; return () => { if (!first) void begin(); first = false } })())

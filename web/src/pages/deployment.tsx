@@ -172,16 +172,12 @@ export function DeploymentPage({ id }: { id: string }) {
         <div class="stack">
           <Panel title="Regions and stages"><Matrix d={d} why={why.value?.regions ?? []} /></Panel>
           <Swarm d={d} />
+          <Panel title="Build log">{d.attempt > 0 || d.sha ? <Log id={id} growing={!terminal(d.phase)} /> : <Empty>Nothing was built: the artifact was there.</Empty>}</Panel>
         </div>
         <div class="stack">
           <Panel title="Waves"><Waves d={d} now={now.value} /></Panel>
           <Panel title="Bytes by source"><Sources b={d.bytes} /></Panel>
           <Failures d={d} />
-        </div>
-      </div>
-      <div class="two">
-        <Panel title="Build log">{d.attempt > 0 || d.sha ? <Log id={id} growing={d.phase === 'building' || d.phase === 'queued'} /> : <Empty>Nothing was built: the artifact was there.</Empty>}</Panel>
-        <div class="stack">
           <Panel title="Timeline"><Timeline list={d.timeline ?? []} home={d.home} /></Panel>
           <Panel title="Events"><Feed only={(i) => !('change' in i) || i.change.deployment === id} /></Panel>
         </div>

@@ -1,7 +1,8 @@
 import type { ComponentChildren } from 'preact'
-import { useState } from 'preact/hooks'
-import { post } from '../api/http'
+import { useEffect, useState } from 'preact/hooks'
+import { get, post } from '../api/http'
 import { terminal, type Deployment, type Role } from '../api/types'
+import { bytes, count, digest, span } from '../format'
 import { navigate } from '../route'
 import { put, self } from '../store'
 import { Confirm } from './dialog'
@@ -20,14 +21,38 @@ const actions: Action[] = [
   { name: 'resume', role: 'approver', primary: true, fits: (d) => d.paused && !terminal(d.phase), title: 'Resume the roll-out?', text: () => <p>It goes on where it stands.</p> },
   { name: 'pause', role: 'approver', fits: (d) => !d.paused && !terminal(d.phase), title: 'Pause this deployment?', text: () => <p>No further machine will activate until somebody resumes it. Its deadline still holds.</p> },
   { name: 'promote', role: 'approver', fits: (d) => rolling(d) && d.wave < (d.spec.deploy.strategy.waves ?? []).length - 1, title: 'Promote to the next wave now?', text: (d) => <p>The wave under way need not bake any longer: next are <b>{(d.spec.deploy.strategy.waves ?? [])[d.wave + 1]}</b> of the machines.</p> },
-  { name: 'abort', role: 'deployer', danger: true, fits: (d) => rolling(d), title: 'Abort the roll-out?', text: (d) => <p>It fails now, and the machines go back to the release before{d.spec.deploy.strategy.auto_revert ? '' : ' only if its app says so'}.</p> },
+  { name: 'abort', role: 'deployer', danger: true, fits: (d) => rolling(d), title: 'Abort the roll-out?', text: (d) => <p>It fails now, {d.spec.deploy.strategy.auto_revert ? 'and the machines go back to the release before' : 'and the machines stay as they are, as its app says'}.</p> },
   { name: 'cancel', role: 'deployer', danger: true, fits: (d) => !terminal(d.phase), title: 'Cancel this deployment?', text: () => <p>It ends as cancelled. What has been activated goes back to the release before; whatever still runs in its name is refused from then on.</p> },
 ]
+
+/** What a deployment is about to do, as its server planned it: an approval names the hash of what was shown. */
+interface Plan {
+  hash: string; regions: { name: string; machines: number; held: number }[]; total_ms: number
+  bytes: { artifact: number; new: number; basis: string }; changes: { field: string; old?: string; new?: string }[]
+}
+
+function ShownPlan({ id, shown }: { id: string; shown(p: Plan): void }) {
+  const [plan, set] = useState<Plan | null>(null)
+  useEffect(() => {
+    const stop = new AbortController()
+    get<Plan>(`/v1/deployments/${id}/plan`, stop.signal).then((p) => { set(p); shown(p) }, () => {}) // without it the approval is of what was submitted
+    return () => stop.abort()
+  }, [id])
+  if (!plan) return null
+  return (
+    <div class="plan">
+      <ul>{plan.regions.map((r) => <li key={r.name}><b>{r.name}</b> <span class="num">{r.machines < 0 ? 'does not answer' : `${count(r.machines)} machines, ${count(r.held)} hold it`}</span></li>)}</ul>
+      {plan.changes.length > 0 && <ul class="mono">{plan.changes.slice(0, 8).map((c) => <li key={c.field}>{c.field}: <del>{c.old || '–'}</del> <ins>{c.new || '–'}</ins></li>)}</ul>}
+      <p class="num">{bytes(plan.bytes.artifact)}, new {bytes(plan.bytes.new)}{plan.total_ms > 0 && <>, about {span(plan.total_ms)} in all</>}. Plan <span class="mono">{digest(plan.hash)}</span>: the approval is for this one alone.</p>
+    </div>
+  )
+}
 
 /** What may be done with a deployment by the role of the token in use; everything asks first. */
 export function Actions({ d, offered }: { d: Deployment; offered: ReadonlySet<string> }) {
   const [asked, setAsked] = useState<Action | null>(null)
   const [back, setBack] = useState(false)
+  const [plan, setPlan] = useState<Plan | null>(null)
   const able = actions.filter((a) => offered.has(a.name) && may(a.role) && a.fits(d))
   return (
     <div class="actions" role="group" aria-label="Actions">
@@ -35,9 +60,10 @@ export function Actions({ d, offered }: { d: Deployment; offered: ReadonlySet<st
       {terminal(d.phase) && may('deployer') && <button type="button" class="button" data-action="rollback" onClick={() => setBack(true)}>Roll back…</button>}
       {asked && (
         <Confirm title={asked.title} confirm={asked.name[0]!.toUpperCase() + asked.name.slice(1)} danger={asked.danger ?? false} close={() => setAsked(null)}
-          act={async () => { put([await post<Deployment>(`/v1/deployments/${d.id}/${asked.name}`)]) }}>
+          act={async () => { put([await post<Deployment>(`/v1/deployments/${d.id}/${asked.name}`, asked.name === 'approve' && plan ? { plan: plan.hash } : {})]) }}>
           <p><b>{d.app}</b> <span class="mono">{d.id}</span></p>
           {asked.text(d)}
+          {asked.name === 'approve' && <ShownPlan id={d.id} shown={setPlan} />}
         </Confirm>
       )}
       {back && <RollBack app={d.app} close={() => setBack(false)} />}

@@ -1,6 +1,8 @@
 import { terminal, type Deployment } from '../api/types'
 import { clock, span, words } from '../format'
 
+const slackMS = 500 // what timings do not cover is an approval's, unless it is this little
+
 interface Part { phase: string; ms: number }
 
 /** parts returns how long each phase took, or has taken until now, in order. */
@@ -16,7 +18,7 @@ export function parts(d: Deployment, now: number): Part[] {
     sum += took
   }
   if (total > sum && !terminal(d.phase)) out.push({ phase: d.phase, ms: total - sum })
-  else if (total > sum) out.splice(Math.max(0, out.length - 1), 0, { phase: 'awaiting_approval', ms: total - sum })
+  else if (total > sum + slackMS) out.splice(Math.max(0, out.length - 1), 0, { phase: 'awaiting_approval', ms: total - sum })
   return out
 }
 

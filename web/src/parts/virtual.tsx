@@ -1,4 +1,4 @@
-import type { ComponentChildren } from 'preact'
+import { Component, type ComponentChildren } from 'preact'
 import { useCallback, useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks'
 
 const spare = 10 // rows beyond each edge
@@ -11,6 +11,25 @@ interface Props<T> {
   open(item: T): void
   row(item: T): ComponentChildren
   head?: ComponentChildren
+}
+
+interface RowProps<T> { id: string; at: number; height: number; selected: boolean; item: T; open(item: T): void; row(item: T): ComponentChildren }
+
+/** One row, drawn again only when it is about something else than before, however often the list is. */
+class Row<T> extends Component<RowProps<T>> {
+  override shouldComponentUpdate(next: RowProps<T>): boolean {
+    const p = this.props
+    return next.item !== p.item || next.at !== p.at || next.selected !== p.selected || next.height !== p.height
+  }
+
+  override render() {
+    const { id, at, height, selected, item, open, row } = this.props
+    return (
+      <div id={`row-${id}`} role="row" aria-rowindex={at + 1} aria-selected={selected} class={`grid-row${selected ? ' grid-at' : ''}`} style={{ height: `${height}px`, transform: `translateY(${at * height}px)` }} onClick={(e) => { if (!(e.target as HTMLElement).closest('a')) open(item) }}>
+        {row(item)}
+      </div>
+    )
+  }
 }
 
 /** A list of any length of which only the rows in sight are in the page. Arrow keys, Page, Home, End and Enter work. */
@@ -61,11 +80,7 @@ export function VirtualList<T>({ items, rowHeight, label, keyOf, open, row, head
         <div role="rowgroup" style={{ height: `${items.length * rowHeight}px`, position: 'relative' }}>
           {items.slice(first, last).map((item, i) => {
             const k = keyOf(item)
-            return (
-              <div key={k} id={`row-${k}`} role="row" aria-rowindex={first + i + 1} aria-selected={k === at} class={`grid-row${k === at ? ' grid-at' : ''}`} style={{ height: `${rowHeight}px`, transform: `translateY(${(first + i) * rowHeight}px)` }} onClick={(e) => { if (!(e.target as HTMLElement).closest('a')) open(item) }}>
-                {row(item)}
-              </div>
-            )
+            return <Row key={k} id={k} at={first + i} height={rowHeight} selected={k === at} item={item} open={open} row={row} />
           })}
         </div>
       </div>
