@@ -15,12 +15,12 @@ web:
 	@packaging/need.sh npm
 	@packaging/page.sh --must
 
-# The page in a real Chromium against a real `starling dev`; writes the screenshots of docs/ui.
+# The page in a real Chromium against a real `starling dev`. SCREENSHOTS=docs/ui renews the pictures there.
 test-web: tools
 	@packaging/need.sh node:nodejs npm chromium
 	@packaging/page.sh --must
 	go build -trimpath -ldflags "$(LDFLAGS)" -o bin/ ./cmd/starling
-	node --test --test-reporter=spec web/test/
+	node --test --test-reporter=spec web/test/*.test.mjs
 
 # The main job, end to end, on this computer.
 demo: tools build
