@@ -9,6 +9,8 @@ type Submission struct {
 	SHA      string `json:"sha,omitempty"`
 	Artifact Digest `json:"artifact,omitzero"`
 	Priority int    `json:"priority,omitempty"`
+	// IgnoreFreeze lets it roll out in spite of freezes; the record says by whom.
+	IgnoreFreeze bool `json:"ignore_freeze,omitempty"`
 	// IdempotencyKey makes a retry safe; 128 bytes at most. HTTP carries it in a header.
 	IdempotencyKey string `json:"-"`
 }
@@ -22,7 +24,20 @@ const (
 	ActionApprove Action = "approve"
 	ActionPause   Action = "pause"
 	ActionResume  Action = "resume"
+	ActionPromote Action = "promote" // the next step now, without waiting for machines or the bake
+	ActionAbort   Action = "abort"   // fail now: back, or stay, as the strategy says
 )
+
+// ActionOptions say how an action is meant; the zero value is the plain one. It is the body
+// of POST /v1/deployments/{id}/{action}, and may be left out.
+type ActionOptions struct {
+	All bool `json:"all,omitempty"` // promote: all machines at once
+	// Wave is the step under way that a promotion is meant to end; nil: whichever it is. With
+	// it a retry cannot skip a second one.
+	Wave         *int   `json:"wave,omitempty"`
+	IgnoreFreeze bool   `json:"ignore_freeze,omitempty"` // promote, resume: in spite of freezes, from now on
+	Reason       string `json:"reason,omitempty"`        // cancel, abort: for the record, MaxReasonBytes at most
+}
 
 // DeploymentFilter chooses deployments for a list, newest first.
 type DeploymentFilter struct {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -90,29 +89,6 @@ type Health struct {
 	Timeout      Duration `json:"timeout"`       // of one check
 	HealthyAfter Duration `json:"healthy_after"` // must pass without a break for this long
 	Deadline     Duration `json:"deadline"`      // to become healthy at all
-}
-
-// Gate says when machines may begin.
-type Gate string
-
-// The gates.
-const (
-	GateAllRegions Gate = "all_regions"
-	GateQuorum     Gate = "quorum"
-	GateEach       Gate = "each"
-)
-
-// Strategy says how a release rolls out.
-type Strategy struct {
-	Gate       Gate     `json:"gate"`
-	Waves      []string `json:"waves"` // rising percentages, the last 100%
-	Bake       Duration `json:"bake"`  // wait after each wave but the last
-	MaxFailed  string   `json:"max_failed"`
-	AutoRevert bool     `json:"auto_revert"`
-	Approval   bool     `json:"approval"`
-	// ApprovalPlan: an approval must name the hash of the plan that was shown. Without it,
-	// one that names none counts as long as nothing has changed since the submission.
-	ApprovalPlan bool `json:"approval_plan,omitempty"`
 }
 
 // Defaults of a spec, as a user would expect them.
@@ -249,58 +225,10 @@ func (d *DeploySpec) validate() error {
 	if err := d.Hooks.validate(d.Deadline); err != nil {
 		return err
 	}
-	return d.Strategy.validate()
-}
-
-func (s *Strategy) validate() error {
-	switch s.Gate {
-	case GateAllRegions, GateQuorum, GateEach:
-	default:
-		return Invalidf("deploy.strategy.gate", "%q: use all_regions, quorum or each", s.Gate)
-	}
-	if _, err := s.Cutoffs(); err != nil {
+	if err := d.Strategy.validate(); err != nil {
 		return err
 	}
-	if _, err := ParsePercent(s.MaxFailed); err != nil {
-		return Invalidf("deploy.strategy.max_failed", "%v", err)
-	}
-	if s.ApprovalPlan && !s.Approval {
-		return Invalidf("deploy.strategy.approval_plan", "says how to approve: set approval, too")
-	}
-	if s.Bake < 0 {
-		return Invalidf("deploy.strategy.bake", "is negative")
-	}
-	return nil
-}
-
-// Cutoffs returns the waves as rising cutoffs, the last CutoffAll.
-func (s *Strategy) Cutoffs() ([]Cutoff, error) {
-	var out []Cutoff
-	for _, w := range s.Waves {
-		f, err := ParsePercent(w)
-		if err != nil {
-			return nil, Invalidf("deploy.strategy.waves", "%v", err)
-		}
-		c := Cutoff(f * float64(CutoffAll))
-		if c == 0 || (len(out) > 0 && c <= out[len(out)-1]) {
-			return nil, Invalidf("deploy.strategy.waves", "%q does not rise", w)
-		}
-		out = append(out, c)
-	}
-	if len(out) == 0 || len(out) > 100 || out[len(out)-1] != CutoffAll {
-		return nil, Invalidf("deploy.strategy.waves", "want 1 to 100 waves, the last 100%%")
-	}
-	return out, nil
-}
-
-// ParsePercent reads "12.5%" as 0.125, within 0 and 1.
-func ParsePercent(s string) (float64, error) {
-	num, ok := strings.CutSuffix(strings.TrimSpace(s), "%")
-	f, err := strconv.ParseFloat(num, 64)
-	if !ok || err != nil || !(f >= 0 && f <= 100) {
-		return 0, fmt.Errorf("%.40q: want a percentage like 10%%", s)
-	}
-	return f / 100, nil
+	return d.checkTrial()
 }
 
 // BuildKey identifies what a build yields: the same app, source, spec and SHA give

@@ -87,13 +87,17 @@ type Deployment struct {
 	Sandboxed  bool   `json:"sandboxed"`
 	RevertedTo Digest `json:"reverted_to,omitzero"` // release that the goal went back to after a failure
 	Fence      *Fence `json:"fence,omitempty"`      // once it has failed or was cancelled
+	// SupersededBy is the newer deployment of the app for which this one was given up in the queue.
+	SupersededBy string `json:"superseded_by,omitempty"`
 
 	Approval *Approval `json:"approval,omitempty"` // who let it roll out
 
-	Wave    int       `json:"wave"` // index of the wave under way
-	WaveAt  time.Time `json:"wave_at,omitzero"`
-	Paused  bool      `json:"paused"`
-	Regions []Placing `json:"regions"` // sorted by name
+	Wave         int       `json:"wave"` // index of the step under way; see Steps
+	WaveAt       time.Time `json:"wave_at,omitzero"`
+	Paused       bool      `json:"paused"`
+	Hold         *Hold     `json:"hold,omitempty"`          // while paused
+	IgnoreFreeze *Override `json:"ignore_freeze,omitempty"` // who lets it roll out in spite of freezes
+	Regions      []Placing `json:"regions"`                 // sorted by name
 	// Hooks are those that workers run once, since they are due: before the machines from
 	// the first wave on, after them from the end of the last.
 	Hooks []HookRun `json:"hooks,omitempty"`
@@ -107,6 +111,9 @@ type Deployment struct {
 	// Fleet is from the regions' last reports, while the deployment is under way; never recorded.
 	Fleet []FleetProgress `json:"fleet,omitempty"`
 	Bytes Bytes           `json:"bytes"`
+	// WaitsFor says what it is held up by just now, for people. Only the leader of its home
+	// knows; never recorded.
+	WaitsFor []string `json:"waits_for,omitempty"`
 }
 
 // Fence says what ended with a deployment that failed or was cancelled. The log is one
@@ -119,6 +126,19 @@ type Fence struct {
 	// none, or its goal stays where it was (a failure without auto_revert).
 	Generation Generation `json:"generation,omitzero"`
 	Goal       Generation `json:"goal,omitzero"`
+}
+
+// Hold says where a paused deployment stands still. The log is one order: whatever would
+// let more machines activate comes after Index, and is refused there until it is resumed.
+type Hold struct {
+	Index uint64    `json:"index"` // Raft index of the pause
+	By    string    `json:"by,omitempty"`
+	At    time.Time `json:"at"`
+	// Generation, Revision and Cutoffs are those of its goal; zero: it had none yet.
+	Generation Generation        `json:"generation,omitzero"`
+	Revision   uint64            `json:"revision,omitempty"`
+	Cutoff     Cutoff            `json:"cutoff,omitempty"`
+	Ahead      map[string]Cutoff `json:"ahead,omitempty"`
 }
 
 // Placing is one region's replication status.

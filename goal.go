@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -54,8 +55,8 @@ const (
 	StageActivate Stage = "activate" // machines below the cutoff activate
 )
 
-// Goal is what a region's machines should run for an app. Within a generation
-// only Stage, Cutoff and Revision change, which only rise, and Held, which only shrinks.
+// Goal is what machines should run for an app. Within a generation only Stage, Cutoff,
+// Ahead and Revision change, which only rise, and Held, which only shrinks.
 type Goal struct {
 	App        string     `json:"app"`
 	Home       string     `json:"home"`
@@ -66,13 +67,38 @@ type Goal struct {
 	Origin     string     `json:"origin"` // region that held the artifact first
 	Stage      Stage      `json:"stage"`
 	Cutoff     Cutoff     `json:"cutoff"`
-	Deploy     DeploySpec `json:"deploy"`
-	Priority   int        `json:"priority,omitempty"` // the deployment's: whose chunks go first
-	Deadline   time.Time  `json:"deadline,omitzero"`  // the deployment's: of equal priorities the nearer goes first; zero: none
+	// Ahead are the cutoffs of regions that are further than Cutoff. What machines get is
+	// the goal as it is in their region, without it.
+	Ahead    map[string]Cutoff `json:"ahead,omitempty"`
+	Deploy   DeploySpec        `json:"deploy"`
+	Priority int               `json:"priority,omitempty"` // the deployment's: whose chunks go first
+	Deadline time.Time         `json:"deadline,omitzero"`  // the deployment's: of equal priorities the nearer goes first; zero: none
 	// Previous is the release that a machine keeps running above the cutoff; zero: none.
 	Previous Digest `json:"previous,omitzero"`
 	// Held are regions whose machines do not activate yet, whatever the cutoff, by name.
 	Held []string `json:"held,omitempty"`
+}
+
+// In returns the goal as it is in a region: g itself where none is ahead.
+func (g *Goal) In(region string) *Goal {
+	if len(g.Ahead) == 0 {
+		return g
+	}
+	here := *g
+	here.Cutoff, here.Ahead = max(g.Cutoff, g.Ahead[region]), nil
+	return &here
+}
+
+// GoalsIn returns goals as they are in a region: the same slice where none is ahead.
+func GoalsIn(goals []*Goal, region string) []*Goal {
+	if !slices.ContainsFunc(goals, func(g *Goal) bool { return len(g.Ahead) > 0 }) {
+		return goals
+	}
+	out := make([]*Goal, len(goals))
+	for i, g := range goals {
+		out[i] = g.In(region)
+	}
+	return out
 }
 
 var stageRank = map[Stage]int{StageFetch: 1, StageActivate: 2}

@@ -155,6 +155,8 @@ func (o *operator) startRelease(goal *starling.Goal, env environment, kept, adop
 	var check *checker
 	if goal.Deploy.Health != nil {
 		check = o.checker(goal, env)
+	} else if least := goal.Deploy.Strategy.MinHealthyTime; least.D() > settleTime {
+		check = checkOfRunning(least)
 	}
 	if unit := goal.Deploy.SystemdUnit; unit != "" {
 		return startUnit(o.bus, unit, check, log, kept, adopt, o.notify), nil

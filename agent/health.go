@@ -67,6 +67,12 @@ func awaitHealthy(ctx context.Context, spec starling.Health, probe func(context.
 
 var errHealthDeadline = errors.New("deadline of the health check")
 
+// checkOfRunning is the checker of a release without a health check that must run for longer than
+// settleTime. It always passes: that the release has ended is told by who keeps it.
+func checkOfRunning(least starling.Duration) *checker {
+	return &checker{spec: starling.Health{Interval: starling.Duration(settleTime), Timeout: starling.Duration(settleTime), HealthyAfter: least, Deadline: 2 * least}}
+}
+
 // once runs a single check.
 func (c *checker) once(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.spec.Timeout.D())
@@ -82,6 +88,8 @@ func (c *checker) once(ctx context.Context) error {
 			return fmt.Errorf("health check: %w", err)
 		}
 		return conn.Close()
+	case len(c.spec.Exec) == 0:
+		return nil
 	default:
 		return runToEnd(ctx, "health check", command{argv: c.spec.Exec, dir: c.dir, env: c.env.list()}, nil)
 	}

@@ -193,9 +193,15 @@ func (c *Client) Deployments(ctx context.Context, f starling.DeploymentFilter) (
 	return read[[]*starling.Deployment](ctx, c, "/v1/deployments", q)
 }
 
-// Act cancels, approves, pauses or resumes a deployment.
+// Act cancels, approves, pauses, resumes, promotes or aborts a deployment. When it returns
+// the record says, in its Fence or Hold, what can no longer come of it.
 func (c *Client) Act(ctx context.Context, id string, a starling.Action) (*starling.Deployment, error) {
 	return fetch[*starling.Deployment](ctx, c, http.MethodPost, "/v1/deployments/"+url.PathEscape(id)+"/"+string(a), nil, nil)
+}
+
+// ActWith is Act with options. A promotion that names the Wave it ends is safe to repeat.
+func (c *Client) ActWith(ctx context.Context, id string, a starling.Action, o starling.ActionOptions) (*starling.Deployment, error) {
+	return fetch[*starling.Deployment](ctx, c, http.MethodPost, "/v1/deployments/"+url.PathEscape(id)+"/"+string(a), nil, o)
 }
 
 // Regions returns the regions as the server sees them.

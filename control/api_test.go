@@ -314,7 +314,7 @@ func TestMetrics(t *testing.T) {
 	b.submit("d2", "web", starling.Digest{})
 	b.elect()
 	b.clock.advance(90 * time.Second)
-	if _, err := b.server.Act(t.Context(), "ann", "d2", starling.ActionCancel); err != nil {
+	if _, err := b.server.Act(t.Context(), "ann", "d2", starling.ActionCancel, starling.ActionOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	families, err := reg.Gather()

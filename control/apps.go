@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/raftfsm"
@@ -34,6 +33,9 @@ func (s *Server) ApplyApp(ctx context.Context, actor string, app starling.App, i
 			app.Home = old.Home
 		}
 	}
+	if err := checkZones(app.Deploy.Strategy.Freeze); err != nil {
+		return nil, err
+	}
 	res, err := s.propose(ctx, actor, raftfsm.TypeAppApply, raftfsm.AppApply{App: app, IfRevision: ifRevision})
 	if err != nil {
 		return nil, err
@@ -55,7 +57,7 @@ func (s *Server) Submit(ctx context.Context, actor string, sub starling.Submissi
 	}
 	return s.submit(ctx, actor, raftfsm.Submit{
 		App: sub.App, SHA: sub.SHA, Artifact: sub.Artifact,
-		Priority: sub.Priority, IdempotencyKey: sub.IdempotencyKey,
+		Priority: sub.Priority, IdempotencyKey: sub.IdempotencyKey, IgnoreFreeze: sub.IgnoreFreeze,
 	})
 }
 
@@ -95,8 +97,9 @@ func (s *Server) submit(ctx context.Context, actor string, sub raftfsm.Submit) (
 	if err != nil {
 		return nil, false, err
 	}
-	sub.ID = id
-	sub.Regions = append(s.otherRegions(s.cfg.FSM.View()), s.cfg.Region)
+	v := s.cfg.FSM.View()
+	sub.ID, sub.Supersede = id, supersedes(v, sub.App)
+	sub.Regions = append(s.otherRegions(v), s.cfg.Region)
 	slices.Sort(sub.Regions)
 	res, err := s.propose(ctx, actor, raftfsm.TypeSubmit, sub)
 	if err != nil {
@@ -110,6 +113,13 @@ func (s *Server) submit(ctx context.Context, actor string, sub raftfsm.Submit) (
 		return nil, false, errors.New("submit: the state machine gave no deployment")
 	}
 	return res.Deployment, res.Created, nil
+}
+
+// supersedes reports whether a submission ends the app's queued ones, which programs of
+// level 1 cannot.
+func supersedes(v raftfsm.View, app string) bool {
+	a, ok := v.App(app)
+	return ok && a.Deploy.Strategy.Queue != starling.QueueEvery && v.Level() >= raftfsm.LevelSupersedes
 }
 
 var base32Lower = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
@@ -129,47 +139,6 @@ func (s *Server) random(n int) (string, error) {
 	return base32Lower.EncodeToString(b), nil
 }
 
-// Act implements httpapi.Deployments.
-func (s *Server) Act(ctx context.Context, actor, id string, a starling.Action) (*starling.Deployment, error) {
-	var (
-		t       raftfsm.Type
-		payload any
-	)
-	switch a {
-	case starling.ActionCancel:
-		t, payload = raftfsm.TypeFinish, s.cancellation(actor, id)
-	case starling.ActionApprove:
-		return s.Approve(ctx, actor, id, starling.Digest{})
-	case starling.ActionPause, starling.ActionResume:
-		t, payload = raftfsm.TypePause, raftfsm.Pause{ID: id, Paused: a == starling.ActionPause}
-	default:
-		return nil, starling.Invalidf("action", "%.40q: use cancel, approve, pause or resume", a)
-	}
-	res, err := s.propose(ctx, actor, t, payload)
-	if errors.Is(err, starling.ErrConflict) && a == starling.ActionCancel {
-		// A retry whose first try was done: its proof is in the record.
-		if d, ok := s.deployment(s.cfg.FSM.View(), id); ok && d.Phase == starling.PhaseCancelled {
-			return d, nil
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	return res.Deployment, nil
-}
-
-// cancellation keeps the counts of the moment in the record.
-func (s *Server) cancellation(actor, id string) raftfsm.Finish {
-	f := raftfsm.Finish{
-		ID: id, Phase: starling.PhaseCancelled,
-		Reason: clip(strings.TrimSpace("cancelled by "+actor), starling.MaxReasonBytes),
-	}
-	if d, ok := s.Deployment(id); ok {
-		f.Counts, f.Bytes, f.Times = d.Machines, d.Bytes, d.Times
-	}
-	return f
-}
-
 // Deployment implements httpapi.Deployments. At the leader of the home, machines,
 // regions and bytes are those of the moment.
 func (s *Server) Deployment(id string) (*starling.Deployment, bool) {
@@ -187,13 +156,16 @@ func (s *Server) Deployment(id string) (*starling.Deployment, bool) {
 
 // live returns a copy of d with what the regions last reported.
 func (t *term) live(v raftfsm.View, d *starling.Deployment) *starling.Deployment {
-	obs := Observations{Now: t.now(), Reports: map[string]map[string]Report{d.App: t.home.of(d.App)}}
+	obs := Observations{
+		Now: t.now(), Reports: map[string]map[string]Report{d.App: t.home.of(d.App)}, Workers: t.liveWorkers(), Zone: t.zones.find,
+	}
 	c := &deciding{view: v, obs: &obs, dep: d, goal: goalOf(v, d)}
 	out := *d
 	sum := c.tally()
 	if sum.known {
 		out.Machines, out.Bytes = sum.counts, sum.bytes
 	}
+	out.WaitsFor = c.waits()
 	out.Times = c.times()
 	if d.Phase == starling.PhaseBuilding {
 		out.Times = withUpload(out.Times, d, t.drafts.uploadAt(d))

@@ -159,6 +159,7 @@ func (b *cellBoard) progress(g *starling.Goal, now time.Time) []starling.CellPro
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	out := []starling.CellProgress{}
+	g = g.In(b.region)
 	sel, err := starling.ParseSelector(g.Deploy.Targets)
 	if err != nil { // validated at submission
 		return out

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -24,23 +25,25 @@ type Report struct {
 // Observations is what a leader knows beside the committed state.
 type Observations struct {
 	Now       time.Time
-	Since     time.Time                    // when this leader's term began
-	Heard     map[string]time.Time         // last heartbeat of each deployment's build under its present lease
-	HookHeard map[string]time.Time         // last heartbeat of each hook under its present lease, by hookKey
-	Reports   map[string]map[string]Report // by app and region
-	Workers   int                          // live workers of this region
+	Since     time.Time                            // when this leader's term began
+	Heard     map[string]time.Time                 // last heartbeat of each deployment's build under its present lease
+	HookHeard map[string]time.Time                 // last heartbeat of each hook under its present lease, by hookKey
+	Reports   map[string]map[string]Report         // by app and region
+	Workers   int                                  // live workers of this region
+	Zone      func(string) (*time.Location, error) // finds a time zone
 }
 
 // Decider turns committed state and observations into decisions. It reads no clock
 // and does no I/O: the same sequence of calls gives the same decisions. What it
-// remembers (when a wave was first seen complete, when counts were last kept) may
-// be lost at an election: a bake then begins anew.
+// remembers (when a step was first seen complete, when machines last came further, when
+// counts were last kept) may be lost at an election: a bake then begins anew.
 type Decider struct {
-	baked map[string]bake
-	kept  map[string]time.Time // last checkpoint proposed, by deployment
+	baked    map[string]bake
+	advanced map[string]progress
+	kept     map[string]time.Time // last checkpoint proposed, by deployment
 }
 
-// bake is the time for which a wave has been complete.
+// bake is the time for which a step has been complete.
 type bake struct {
 	wave  int
 	since time.Time
@@ -48,7 +51,7 @@ type bake struct {
 
 // NewDecider returns a decider that remembers nothing.
 func NewDecider() *Decider {
-	return &Decider{baked: map[string]bake{}, kept: map[string]time.Time{}}
+	return &Decider{baked: map[string]bake{}, advanced: map[string]progress{}, kept: map[string]time.Time{}}
 }
 
 // Decide returns what should be proposed now, oldest deployment first. Decisions
@@ -78,23 +81,16 @@ func (d *Decider) Decide(v raftfsm.View, o Observations) []Decision {
 
 // forget drops what is remembered of deployments that have ended.
 func (d *Decider) forget(active []*starling.Deployment) {
-	if len(d.baked) == 0 && len(d.kept) == 0 {
+	if len(d.baked) == 0 && len(d.advanced) == 0 && len(d.kept) == 0 {
 		return
 	}
 	ids := make(map[string]bool, len(active))
 	for _, dep := range active {
 		ids[dep.ID] = true
 	}
-	for id := range d.baked {
-		if !ids[id] {
-			delete(d.baked, id)
-		}
-	}
-	for id := range d.kept {
-		if !ids[id] {
-			delete(d.kept, id)
-		}
-	}
+	maps.DeleteFunc(d.baked, func(id string, _ bake) bool { return !ids[id] })
+	maps.DeleteFunc(d.advanced, func(id string, _ progress) bool { return !ids[id] })
+	maps.DeleteFunc(d.kept, func(id string, _ time.Time) bool { return !ids[id] })
 }
 
 // goalOf returns the goal that carries dep, nil while there is none.
@@ -194,55 +190,6 @@ func gateOpen(dep *starling.Deployment) bool {
 		return placed > len(dep.Regions)/2
 	default:
 		return placed == len(dep.Regions)
-	}
-}
-
-// staging goes on once every live target holds the artifact or has failed to get it.
-func (c *deciding) staging() {
-	t := c.tally()
-	switch {
-	case c.dep.Paused:
-		c.checkpoint(t)
-	case t.tooManyFailed():
-		c.finishCounts(t.failedReason(), t)
-	case t.current && t.counts.Staged+t.counts.Failed >= t.counts.Target:
-		to := starling.PhaseRollingOut
-		if c.dep.Spec.Deploy.Strategy.Approval {
-			to = starling.PhaseAwaitingApproval
-		}
-		c.advance(to, t)
-	default:
-		c.checkpoint(t)
-	}
-}
-
-// rollingOut takes the next wave, or ends, once the machines that are due have
-// settled and, between waves, have stayed so for the bake time.
-func (c *deciding) rollingOut() {
-	t := c.tally()
-	c.lostHooks()
-	settled := t.current && t.counts.Healthy+t.counts.Failed >= t.counts.Due && !raftfsm.HooksPending(c.dep)
-	mark, marked := c.decider.baked[c.dep.ID]
-	if !settled {
-		delete(c.decider.baked, c.dep.ID)
-	} else if !marked || mark.wave != c.dep.Wave {
-		mark = bake{c.dep.Wave, c.obs.Now}
-		c.decider.baked[c.dep.ID] = mark
-	}
-	last := c.dep.Wave >= len(c.dep.Spec.Deploy.Strategy.Waves)-1
-	switch {
-	case c.dep.Paused:
-		c.checkpoint(t)
-	case t.tooManyFailed():
-		c.finishCounts(t.failedReason(), t)
-	case settled && last && t.stragglers == 0 && raftfsm.HooksToCome(c.dep):
-		c.propose(raftfsm.TypeHookBegin, raftfsm.HookBegin{ID: c.dep.ID})
-	case settled && last && t.stragglers == 0:
-		c.advance(starling.PhaseSucceeded, t)
-	case settled && !last && c.obs.Now.Sub(mark.since) >= c.dep.Spec.Deploy.Strategy.Bake.D():
-		c.propose(raftfsm.TypeWave, raftfsm.Wave{ID: c.dep.ID, Wave: c.dep.Wave + 1})
-	default:
-		c.checkpoint(t)
 	}
 }
 

@@ -274,7 +274,7 @@ func TestApproval(t *testing.T) {
 	b.look(term)
 	b.run(term, 60*second, second, func() bool { return false })
 	wantPhase(t, b.deployment("d1"), starling.PhaseAwaitingApproval)
-	if _, err := b.server.Act(t.Context(), "ann", "d1", starling.ActionApprove); err != nil {
+	if _, err := b.server.Act(t.Context(), "ann", "d1", starling.ActionApprove, starling.ActionOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	wantPhase(t, b.deployment("d1"), starling.PhaseRollingOut)

@@ -92,7 +92,7 @@ func namesOf(all []*starling.Machine) []string {
 func (s *Server) signFeed(index uint64, reign string, t *told) (rpc.Edition, json.RawMessage, error) {
 	feed := rpc.Feed{
 		Index: index, Region: s.cfg.Region, Reign: reign, At: s.cfg.Now().UTC(),
-		Goals:   slices.Concat([]*starling.Goal{}, t.goals),
+		Goals:   slices.Concat([]*starling.Goal{}, starling.GoalsIn(t.goals, s.cfg.Region)),
 		Servers: []starling.Node{}, Caches: []starling.Node{},
 		Draining: namesOf(t.draining), Revoked: namesOf(t.revoked),
 	}

@@ -79,7 +79,7 @@ func TestCancelFencesEverybody(t *testing.T) {
 			b := oneRegion(t, 4)
 			deposed, lease, late := reached(b, phase)
 			had, _ := b.fsm.View().Goal("web")
-			d, err := b.server.Act(t.Context(), "ann", "d1", starling.ActionCancel)
+			d, err := b.server.Act(t.Context(), "ann", "d1", starling.ActionCancel, starling.ActionOptions{})
 			if err != nil || d.Phase != starling.PhaseCancelled || d.Fence == nil || d.Fence.Index == 0 {
 				t.Fatalf("%+v, %v", d, err)
 			}
@@ -131,7 +131,7 @@ func TestCancelFencesEverybody(t *testing.T) {
 				b.clock.advance(time.Second)
 			}
 			still("stale reports to the successor")
-			if again, err := b.server.Act(t.Context(), "bob", "d1", starling.ActionCancel); err != nil || *again.Fence != *d.Fence {
+			if again, err := b.server.Act(t.Context(), "bob", "d1", starling.ActionCancel, starling.ActionOptions{}); err != nil || *again.Fence != *d.Fence {
 				t.Errorf("cancelled again: %+v, %v", again, err)
 			}
 		})
@@ -219,7 +219,7 @@ func TestNonsenseInReportsDelaysNoEnd(t *testing.T) {
 			b.look(t)
 		},
 		"cancel": func(b *bench, _ *term) {
-			if _, err := b.server.Act(context.Background(), "ann", "d1", starling.ActionCancel); err != nil {
+			if _, err := b.server.Act(context.Background(), "ann", "d1", starling.ActionCancel, starling.ActionOptions{}); err != nil {
 				b.t.Errorf("cancel: %v", err)
 			}
 		},

@@ -73,7 +73,7 @@ func (s *Server) feedGoals(ctx context.Context) error {
 			goalIndex = v.Index()
 		}
 		if goalsChanged || lead != reign {
-			body, err := json.Marshal(rpc.Goals{Index: goalIndex, Goals: slices.Concat([]*starling.Goal{}, now.goals), Reign: lead})
+			body, err := json.Marshal(rpc.Goals{Index: goalIndex, Goals: slices.Concat([]*starling.Goal{}, starling.GoalsIn(now.goals, s.cfg.Region)), Reign: lead})
 			if err != nil {
 				return fmt.Errorf("encode goals: %w", err)
 			}

@@ -114,10 +114,10 @@ func TestTheArchiveReadsLikeTheRest(t *testing.T) {
 	if region := homeIn(b.fsm.View(), "east-one", "none"); region != "" {
 		t.Errorf("the home of an unknown deployment is %q", region)
 	}
-	if _, err := b.server.Act(t.Context(), "ann", "east-0", starling.ActionPause); !errors.Is(err, starling.ErrConflict) || !strings.Contains(err.Error(), "has ended") {
+	if _, err := b.server.Act(t.Context(), "ann", "east-0", starling.ActionPause, starling.ActionOptions{}); !errors.Is(err, starling.ErrConflict) || !strings.Contains(err.Error(), "has ended") {
 		t.Errorf("pause of an archived deployment: %v", err)
 	}
-	if d, err := b.server.Act(t.Context(), "ann", "east-0", starling.ActionCancel); err != nil || d.ID != "east-0" {
+	if d, err := b.server.Act(t.Context(), "ann", "east-0", starling.ActionCancel, starling.ActionOptions{}); err != nil || d.ID != "east-0" {
 		t.Errorf("its cancellation again: %v", err)
 	}
 	if part, err := b.server.BuildLog(t.Context(), "east-0", 0); err != nil || !part.Done {

@@ -128,7 +128,7 @@ func TestALogThatNobodyHasIsSaidToBeLost(t *testing.T) {
 	if _, err := w1.Lease(t.Context(), rpc.LeaseRequest{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.server.Act(t.Context(), "ann", "d1", starling.ActionCancel); err != nil {
+	if _, err := b.server.Act(t.Context(), "ann", "d1", starling.ActionCancel, starling.ActionOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, lost, done := readAll(t, b.server, "d1", starling.LogPlace{}); !strings.Contains(lost, "lost with the worker") || !done {

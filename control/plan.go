@@ -95,6 +95,9 @@ func (s *Server) Approve(ctx context.Context, actor, id string, plan starling.Di
 		if !plan.IsZero() {
 			approve.Revision, approve.Previous = now.Revision, now.Previous.Generation
 		}
+		if err := s.unfrozen(id); err != nil {
+			return nil, err
+		}
 	}
 	res, err := s.propose(ctx, actor, raftfsm.TypeApprove, approve)
 	if err != nil {

@@ -125,14 +125,14 @@ func TestApprovalOfAPlanThatChangesMeanwhile(t *testing.T) {
 
 func TestApprovalWithoutAPlan(t *testing.T) {
 	b, _ := awaiting(t, func(a *starling.App) { a.Deploy.Strategy.ApprovalPlan = true })
-	_, err := b.server.Act(t.Context(), "ann", "d1", starling.ActionApprove)
+	_, err := b.server.Act(t.Context(), "ann", "d1", starling.ActionApprove, starling.ActionOptions{})
 	wantStale(t, err, "must name the hash")
 	if _, err := b.server.Approve(t.Context(), "ann", "d1", b.planOf("d1").ID); err != nil {
 		t.Error(err)
 	}
 	b, _ = awaiting(t, nil)
 	b.reapply(nil) // the same again is no change
-	d, err := b.server.Act(t.Context(), "ann", "d1", starling.ActionApprove)
+	d, err := b.server.Act(t.Context(), "ann", "d1", starling.ActionApprove, starling.ActionOptions{})
 	if err != nil || d.Approval == nil || !d.Approval.Plan.IsZero() {
 		t.Errorf("%v, %v", d, err)
 	}

@@ -166,6 +166,7 @@ func (r *Reign) reportOn(v raftfsm.View, app string, now time.Time) (starling.Re
 	if !ok || g.Artifact.IsZero() || now.Before(r.conf.Settled) || !r.cells.known(now) {
 		return starling.RegionReport{}, false
 	}
+	g = g.In(r.conf.Region)
 	placed := v.Placed(g.Artifact)
 	artifact, _ := v.Artifact(g.Artifact)
 	fleet := cell.AddApps(r.cells.count(g, now), r.machines.count(g, now))

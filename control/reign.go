@@ -37,6 +37,7 @@ type Reign struct {
 	dirs     *directories
 	wants    *wantList
 	decider  *Decider
+	zones    zones
 	keeper   cellKeeper
 	*Succession
 	placing   placingSeen
@@ -183,6 +184,7 @@ func (r *Reign) observe(v raftfsm.View, now time.Time) Observations {
 		HookHeard: r.hooks.lastHeard(active),
 		Reports:   reports,
 		Workers:   r.liveWorkers(),
+		Zone:      r.zones.find,
 	}
 }
 

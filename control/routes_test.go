@@ -264,7 +264,7 @@ func TestCancelFencesTheWorker(t *testing.T) {
 	if err != nil || job == nil {
 		t.Fatal(job, err)
 	}
-	d, err := b.server.Act(t.Context(), "ann", "d1", starling.ActionCancel)
+	d, err := b.server.Act(t.Context(), "ann", "d1", starling.ActionCancel, starling.ActionOptions{})
 	if err != nil || d.Phase != starling.PhaseCancelled || d.Reason != "cancelled by ann" {
 		t.Fatal(d, err)
 	}

@@ -14,11 +14,14 @@ type tally struct {
 	counts starling.Counts
 	bytes  starling.Bytes
 	// known: at least one region has reported on this generation. all: every region
-	// that takes part has. current: and about the goal's present revision, too.
+	// that takes part has. current: those whose machines are awaited have, about the goal's
+	// present revision.
 	known, all, current bool
 	// stragglers are regions that answer but do not hold the artifact yet, where the
-	// gate let others go ahead. The deployment succeeds only with them.
-	stragglers int
+	// gate let others go ahead. The deployment succeeds only with them. behind are those of
+	// them whose turn has come: the next group waits for them.
+	stragglers, behind int
+	chunks             int // that stragglers hold
 }
 
 // tally merges the reports of the regions that take part: all of them under gate
@@ -27,7 +30,7 @@ func (c *deciding) tally() tally {
 	t := tally{dep: c.dep, known: false, all: true, current: c.goal != nil}
 	t.counts = starling.Counts{}
 	t.bytes = starling.Bytes{Artifact: c.dep.Bytes.Artifact, New: c.dep.Bytes.New}
-	everyone := takesAll(c.dep)
+	everyone, group := takesAll(c.dep), c.dep.Step().Group
 	for _, p := range c.dep.Regions {
 		r, ok := c.report(p.Name)
 		if ok {
@@ -37,15 +40,20 @@ func (c *deciding) tally() tally {
 		if !everyone && !p.Placed {
 			if ok && c.obs.Now.Sub(r.At) < regionSeenWithin {
 				t.stragglers++
+				t.chunks += r.Placing.ChunksDone
+				if c.dep.Spec.Deploy.Strategy.GroupOf(p.Name) <= group {
+					t.behind++
+				}
 			}
 			continue
 		}
 		if !ok {
-			t.all, t.current = false, false
+			t.all = false
+			t.current = t.current && !c.awaits(p.Name)
 			continue
 		}
 		t.counts = t.counts.Add(r.Counts)
-		if c.goal != nil && r.Revision != c.goal.Revision {
+		if c.goal != nil && r.Revision != c.goal.Revision && c.awaits(p.Name) {
 			t.current = false
 		}
 	}
@@ -57,22 +65,31 @@ func (c *deciding) tally() tally {
 	return t
 }
 
+// awaits reports whether a region's machines must settle before the next step: in a
+// roll-out only those of groups whose turn has come.
+func (c *deciding) awaits(region string) bool {
+	return c.dep.Phase != starling.PhaseRollingOut || c.goal == nil || c.goal.In(region).Cutoff > 0
+}
+
+// settled reports whether every awaited machine is healthy or has failed.
+func (t *tally) settled() bool { return t.current && t.counts.Healthy+t.counts.Failed >= t.counts.Due }
+
 func takesAll(dep *starling.Deployment) bool {
 	g := dep.Spec.Deploy.Strategy.Gate
 	return g != starling.GateEach && g != starling.GateQuorum
 }
 
-// tooManyFailed judges once every region has spoken, for a share of the machines
-// means nothing before.
+// tooManyFailed judges a share of the machines once every region has spoken: it means
+// nothing before. A number of machines, none among them, is judged at once.
 func (t *tally) tooManyFailed() bool {
-	if !t.all || t.counts.Failed == 0 {
+	if !t.known || t.counts.Failed == 0 {
 		return false
 	}
-	share, err := starling.ParsePercent(t.dep.Spec.Deploy.Strategy.MaxFailed)
+	allowed, err := starling.ParseAllowance(t.dep.Spec.Deploy.Strategy.MaxFailed)
 	if err != nil { // validated at submission
-		share = 0
+		allowed = starling.Allowance{}
 	}
-	return float64(t.counts.Failed) > share*float64(t.counts.Target)
+	return (t.all || allowed.Machines >= 0 || allowed.Share == 0) && allowed.Exceeded(t.counts.Failed, t.counts.Target)
 }
 
 func (t *tally) failedReason() string {
@@ -120,7 +137,11 @@ func (c *deciding) missing() []string {
 	case starling.PhaseBuilding:
 		return []string{fmt.Sprintf("attempt %d was running on worker %s", c.dep.Attempt, c.dep.Worker)}
 	case starling.PhaseAwaitingApproval:
-		return []string{"nobody approved it"}
+		out := []string{"nobody approved it"}
+		if s := c.frozen(); s != "" {
+			out = append(out, s)
+		}
+		return out
 	case starling.PhaseReplicating:
 		return c.perRegion(c.missingChunks)
 	default:
@@ -134,6 +155,7 @@ func (c *deciding) perRegion(missing func(p starling.Placing, r Report) string) 
 		r, ok := c.report(p.Name)
 		switch {
 		case !ok && c.dep.Phase == starling.PhaseReplicating && p.Placed:
+		case !c.awaits(p.Name):
 		case !ok:
 			out = append(out, p.Name+" has not reported")
 		default:
@@ -146,8 +168,11 @@ func (c *deciding) perRegion(missing func(p starling.Placing, r Report) string) 
 			}
 		}
 	}
-	if len(out) == 0 && c.dep.Phase == starling.PhaseRollingOut && c.dep.Wave < len(c.dep.Spec.Deploy.Strategy.Waves)-1 {
-		out = append(out, fmt.Sprintf("wave %d of %d was baking", c.dep.Wave+1, len(c.dep.Spec.Deploy.Strategy.Waves)))
+	if _, more := c.dep.NextStep(); len(out) == 0 && c.dep.Phase == starling.PhaseRollingOut && more {
+		out = append(out, c.dep.StepText()+" was baking")
+	}
+	if s := c.frozen(); s != "" {
+		out = append(out, s)
 	}
 	return out
 }
@@ -169,7 +194,7 @@ func (c *deciding) missingMachines(p starling.Placing, r Report) string {
 	case c.dep.Phase == starling.PhaseStaging && n.Staged+n.Failed < n.Target:
 		return fmt.Sprintf("%d of %s staged in %s%s", n.Staged, machines(n.Target), p.Name, failed)
 	case c.dep.Phase == starling.PhaseRollingOut && n.Healthy+n.Failed < n.Due:
-		return fmt.Sprintf("%d of %s of wave %d healthy in %s%s", n.Healthy, machines(n.Due), c.dep.Wave+1, p.Name, failed)
+		return fmt.Sprintf("%d of %s of wave %d healthy in %s%s", n.Healthy, machines(n.Due), c.dep.Step().Wave+1, p.Name, failed)
 	case c.goal != nil && r.Revision != c.goal.Revision:
 		return fmt.Sprintf("%s has not reported on the present wave", p.Name)
 	}

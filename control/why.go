@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 
@@ -47,16 +48,9 @@ func (s *Server) Why(ctx context.Context, id, machine, region string) (*starling
 
 // explain adds what the leader of the home knows of a deployment under way.
 func (t *term) explain(v raftfsm.View, d *starling.Deployment, w *starling.Why) {
-	obs := Observations{Now: t.now(), Reports: map[string]map[string]Report{d.App: t.home.of(d.App)}, Workers: t.liveWorkers()}
+	obs := Observations{Now: t.now(), Reports: map[string]map[string]Report{d.App: t.home.of(d.App)}, Workers: t.liveWorkers(), Zone: t.zones.find}
 	c := &deciding{view: v, obs: &obs, dep: d, goal: goalOf(v, d)}
-	for _, m := range c.missing() {
-		if m != "" {
-			w.WaitsFor = append(w.WaitsFor, m)
-		}
-	}
-	if d.Paused {
-		w.WaitsFor = append(w.WaitsFor, "it is paused")
-	}
+	w.WaitsFor = append(w.WaitsFor, c.waits()...)
 	for i := range w.Regions {
 		if r, ok := c.report(w.Regions[i].Name); ok {
 			x, n := &w.Regions[i], r.Counts
@@ -64,6 +58,15 @@ func (t *term) explain(v raftfsm.View, d *starling.Deployment, w *starling.Why) 
 			x.Target, x.Staged, x.Healthy, x.Failed = n.Target, n.Staged, n.Healthy, n.Failed
 		}
 	}
+}
+
+// waits lists what a deployment under way waits for.
+func (c *deciding) waits() []string {
+	out := slices.DeleteFunc(c.missing(), func(s string) bool { return s == "" })
+	if c.dep.Paused {
+		out = append(out, "it is paused")
+	}
+	return out
 }
 
 // findAccount asks the regions that take part, or the given one, for a machine's account.

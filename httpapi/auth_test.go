@@ -27,6 +27,7 @@ func operations() []operation {
 		{"GET", "/v1/deployments/{id}/cells", viewer}, {"GET", "/v1/deployments/{id}/curve", viewer}, {"GET", "/v1/caches", viewer},
 		{"POST", "/v1/apps/{app}/plan", viewer}, {"GET", "/v1/deployments/{id}/plan", viewer},
 		{"POST", "/v1/deployments/{id}/cancel", deployer}, {"POST", "/v1/deployments/{id}/approve", approver},
+		{"POST", "/v1/deployments/{id}/promote", approver}, {"POST", "/v1/deployments/{id}/abort", deployer},
 		{"POST", "/v1/deployments/{id}/pause", approver}, {"POST", "/v1/deployments/{id}/resume", approver},
 		{"GET", "/v1/artifacts", viewer}, {"POST", "/v1/artifacts", deployer},
 		{"GET", "/v1/artifacts/{digest}", viewer}, {"GET", "/v1/artifacts/{digest}/manifest", viewer},

@@ -65,7 +65,7 @@ type Deployments interface {
 	Submit(ctx context.Context, actor string, s starling.Submission) (*starling.Deployment, bool, error)
 	// Rollback submits the release with the given generation sequence; 0: the previous one.
 	Rollback(ctx context.Context, actor, app string, to uint64, key string) (*starling.Deployment, bool, error)
-	Act(ctx context.Context, actor, id string, a starling.Action) (*starling.Deployment, error)
+	Act(ctx context.Context, actor, id string, a starling.Action, o starling.ActionOptions) (*starling.Deployment, error)
 }
 
 // Logs reads what builds and hooks have printed. Both wait a while for more if there is none yet.

@@ -118,14 +118,18 @@ func (b *backend) Rollback(_ context.Context, actor, app string, to uint64, key 
 	return b.submit(actor, raftfsm.Submit{App: app, Rollback: true, RollbackTo: to, IdempotencyKey: key})
 }
 
-func (b *backend) Act(_ context.Context, actor, id string, a starling.Action) (*starling.Deployment, error) {
+func (b *backend) Act(_ context.Context, actor, id string, a starling.Action, o starling.ActionOptions) (*starling.Deployment, error) {
 	var r raftfsm.Result
 	var err error
 	switch a {
 	case starling.ActionCancel:
 		r, err = b.propose(actor, raftfsm.TypeFinish, raftfsm.Finish{ID: id, Phase: starling.PhaseCancelled, Reason: "cancelled by " + actor})
+	case starling.ActionAbort:
+		r, err = b.propose(actor, raftfsm.TypeFinish, raftfsm.Finish{ID: id, Phase: starling.PhaseFailed, Reason: "aborted by " + actor + ": " + o.Reason})
 	case starling.ActionApprove:
 		return b.Approve(context.Background(), actor, id, starling.Digest{})
+	case starling.ActionPromote:
+		r, err = b.propose(actor, raftfsm.TypePromote, raftfsm.Promote{ID: id, All: o.All})
 	default:
 		r, err = b.propose(actor, raftfsm.TypePause, raftfsm.Pause{ID: id, Paused: a == starling.ActionPause})
 	}

@@ -109,14 +109,16 @@ func (a *api) registerDeployments() {
 		return &answer[[]starling.CurvePoint]{a.Backend.Leader().Index, list(points)}, nil
 	})
 	for action, role := range map[starling.Action]starling.ACLRole{
-		starling.ActionCancel: starling.ACLDeployer,
-		starling.ActionPause:  starling.ACLApprover,
-		starling.ActionResume: starling.ACLApprover,
+		starling.ActionCancel:  starling.ACLDeployer,
+		starling.ActionPause:   starling.ACLApprover,
+		starling.ActionResume:  starling.ACLApprover,
+		starling.ActionPromote: starling.ACLApprover,
+		starling.ActionAbort:   starling.ACLDeployer,
 	} {
 		register(a, route{
 			method: http.MethodPost, path: "/v1/deployments/{id}/" + string(action), id: string(action) + "-deployment",
-			summary: string(action) + " a deployment", role: role, place: atDeployment,
-			keyed: true, // harmless twice by themselves
+			summary: string(action) + " a deployment", role: role, place: atDeployment, body: starling.ActionOptions{},
+			keyed: action != starling.ActionPromote, // the others are harmless twice by themselves
 		}, func(ctx context.Context, in *deploymentAct) (*answer[deploymentDoc], error) {
 			return a.act(ctx, in.ID, action)
 		})
@@ -211,7 +213,12 @@ func submitted(d *starling.Deployment, isNew bool) *created[deploymentDoc] {
 }
 
 func (a *api) act(ctx context.Context, id string, action starling.Action) (*answer[deploymentDoc], error) {
-	d, err := a.Backend.Act(ctx, callOf(ctx).actor, id, action)
+	c := callOf(ctx)
+	var o starling.ActionOptions
+	if err := decode(c.body, &o); err != nil {
+		return nil, err
+	}
+	d, err := a.Backend.Act(ctx, c.actor, id, action, o)
 	if err != nil {
 		return nil, err
 	}

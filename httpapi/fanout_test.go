@@ -99,7 +99,7 @@ func TestWatchersOfAPart(t *testing.T) {
 	srv := serve(t, Config{Backend: b})
 	one, app := watchPath(t, srv, "deployment="+d.ID, "0.0"), watchPath(t, srv, "app=other", "0.0")
 	applyApp(t, b, "other")
-	if _, err := b.Act(t.Context(), "test", d.ID, starling.ActionCancel); err != nil {
+	if _, err := b.Act(t.Context(), "test", d.ID, starling.ActionCancel, starling.ActionOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, ev := one.next(); ev.Type != "deployment.queued" || ev.Deployment != d.ID {

@@ -49,6 +49,8 @@ const (
 	TypeFinish           Type = "deployment.finish"
 	TypeApprove          Type = "deployment.approve"
 	TypePause            Type = "deployment.pause"
+	TypePromote          Type = "deployment.promote"
+	TypeIgnoreFreeze     Type = "deployment.ignore_freeze"
 	TypeJobLease         Type = "job.lease"
 	TypeJobRequeue       Type = "job.requeue"
 	TypeJobComplete      Type = "job.complete"
@@ -95,6 +97,10 @@ func NewCommand(t Type, at time.Time, actor string, payload any) (Command, error
 		if newSpecs(&p.Batch) {
 			c.Level = levelRunning
 		}
+	case Submit:
+		if p.Supersede || p.IgnoreFreeze {
+			c.Level = LevelSupersedes
+		}
 	case JobLease:
 		if p.Deployment != "" {
 			c.Level = LevelPicks
@@ -128,7 +134,8 @@ type AppApply struct {
 // artifact waits for a Start, one without for a JobLease.
 //
 // Regions lists every region that takes part, this one is added; the app's deadline is
-// added to At. Result: Deployment or Archived, Created.
+// added to At. With Supersede the app's queued deployments of no higher priority end as
+// cancelled, in favour of this one. Result: Deployment or Archived, Created.
 type Submit struct {
 	ID             string          `json:"id"`
 	App            string          `json:"app"`
@@ -139,6 +146,8 @@ type Submit struct {
 	Priority       int             `json:"priority,omitempty"`
 	IdempotencyKey string          `json:"idempotency_key,omitempty"`
 	Regions        []string        `json:"regions"`
+	Supersede      bool            `json:"supersede,omitempty"`
+	IgnoreFreeze   bool            `json:"ignore_freeze,omitempty"` // by who submits
 }
 
 // Start moves a queued deployment that has its artifact to replicating. Refused
@@ -168,10 +177,26 @@ type Advance struct {
 	Times  []starling.RegionTimes `json:"times,omitempty"` // none: as they were
 }
 
-// Wave raises the cutoff to the given wave, which must be the one after the current.
+// Wave begins the given step, which must be the one after the current. The current one
+// again is the last rise where no region of the steps to come takes part any more.
 type Wave struct {
 	ID   string `json:"id"`
-	Wave int    `json:"wave"`
+	Wave int    `json:"wave"` // the step's index
+}
+
+// Promote ends the step under way, From, without waiting for its machines or its bake: the
+// next begins, or with All the last, of all regions. Refused unless rolling out, while
+// paused, and if another step than From is under way: the same twice does not skip two.
+type Promote struct {
+	ID   string `json:"id"`
+	From int    `json:"from"` // the step's index
+	All  bool   `json:"all,omitempty"`
+}
+
+// IgnoreFreeze records that freezes no longer hold a deployment, and who says so. Leaders
+// read it, no transition does.
+type IgnoreFreeze struct {
+	ID string `json:"id"`
 }
 
 // Checkpoint keeps live counts for readers of history. Never moves a phase.
@@ -208,8 +233,9 @@ type Approve struct {
 	Previous starling.Generation `json:"previous,omitzero"`  // of its newest release
 }
 
-// Pause stops advances, waves and approval but not the deadline or a build under way;
-// a paused queued deployment neither starts nor holds up others. Paused false resumes.
+// Pause stops advances, waves, promotion and approval but not the deadline or a build under
+// way; a paused queued deployment neither starts nor holds up others. The record's Hold says
+// where it stands still: no later command raises a cutoff. Paused false resumes.
 type Pause struct {
 	ID     string `json:"id"`
 	Paused bool   `json:"paused"`

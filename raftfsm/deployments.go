@@ -51,10 +51,38 @@ func (t *tx) submit(p *Submit) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	if p.IgnoreFreeze {
+		d.IgnoreFreeze = &starling.Override{By: t.actor, At: t.now}
+	}
+	if p.Supersede {
+		if err := t.supersede(d); err != nil {
+			return Result{}, err
+		}
+	}
 	t.putDeployment(nil, d)
 	t.emitFor(EventDeploymentQueued, d, "")
 	t.pruneEnded(t.region)
 	return Result{Deployment: d, Created: true}, nil
+}
+
+// supersede gives up the app's queued deployments in favour of a newer one: all of them,
+// those that are paused too, but for more urgent ones.
+func (t *tx) supersede(d *starling.Deployment) error {
+	for _, part := range []byte{laneQueued, laneHeld} {
+		rows := collect(scan[starling.Deployment](t.reader, tableDeployments, byLane, newKey().str(d.App).byte(part)))
+		for _, r := range rows {
+			if r.rec.Priority > d.Priority {
+				continue
+			}
+			old := *r.rec
+			old.SupersededBy = d.ID
+			if err := t.become(&old, starling.PhaseCancelled, "superseded by deployment "+d.ID+", which is newer"); err != nil {
+				return err
+			}
+			t.putDeployment(r, &old)
+		}
+	}
+	return nil
 }
 
 func (p *Submit) check() error {
@@ -137,7 +165,8 @@ func (t *tx) submitRollback(d *starling.Deployment, to uint64) error {
 	d.Priority = starling.MaxPriority
 	d.Spec.Deploy = rel.Deploy
 	s := &d.Spec.Deploy.Strategy
-	s.Waves, s.Bake, s.Approval = []string{"100%"}, 0, false
+	s.Waves, s.Regions, s.Bake, s.Approval = []string{"100%"}, nil, 0, false
+	s.Freeze, s.MinHealthyTime = nil, 0 // nothing holds up the way back
 	return nil
 }
 
@@ -251,7 +280,7 @@ func (t *tx) become(d *starling.Deployment, to starling.Phase, reason string) er
 	d.Phase, d.PhaseAt = to, t.now
 	reason = clip(reason, starling.MaxReasonBytes)
 	if to.Terminal() {
-		d.EndedAt, d.Reason, d.Paused = t.now, reason, false
+		d.EndedAt, d.Reason, d.Paused, d.Hold = t.now, reason, false, nil
 		dropHooks(d)
 		d.Timings.TotalMS = t.now.Sub(d.CreatedAt).Milliseconds()
 		if to != starling.PhaseSucceeded {

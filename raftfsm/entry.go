@@ -117,6 +117,10 @@ func handlerOf(t Type) handler {
 		return on((*tx).approve)
 	case TypePause:
 		return on((*tx).pause)
+	case TypePromote:
+		return on((*tx).promote)
+	case TypeIgnoreFreeze:
+		return on((*tx).ignoreFreeze)
 	case TypeJobLease:
 		return on((*tx).jobLease)
 	case TypeJobRequeue:

@@ -12,8 +12,10 @@ const (
 	EventDeploymentQueued   = "deployment.queued"
 	EventDeploymentPhase    = "deployment.phase" // Phase; Detail: the reason
 	EventDeploymentWave     = "deployment.wave"
-	EventDeploymentHook     = "deployment.hook"   // Detail: which, and where it stands
-	EventDeploymentPlaced   = "deployment.placed" // Detail: the region
+	EventDeploymentHook     = "deployment.hook"     // Detail: which, and where it stands
+	EventDeploymentPlaced   = "deployment.placed"   // Detail: the region
+	EventDeploymentPromoted = "deployment.promoted" // Detail: from which step to which
+	EventDeploymentUnfrozen = "deployment.unfrozen" // no freeze holds it from here on
 	EventDeploymentPaused   = "deployment.paused"
 	EventDeploymentResumed  = "deployment.resumed"
 	EventArtifactRegistered = "artifact.registered" // Detail: the digest

@@ -16,7 +16,7 @@ func (t *tx) replicate(d *starling.Deployment) error {
 	g := &starling.Goal{
 		App: d.App, Home: t.region, Generation: starling.Generation{Epoch: d.CurrentEpoch(), Sequence: t.meta.Floor + 1}, Revision: 1,
 		Deployment: d.ID, Artifact: d.Artifact, Origin: t.origin(d.Artifact),
-		Stage: starling.StageFetch, Deploy: d.Spec.Deploy, Priority: d.Priority, Deadline: d.Deadline,
+		Stage: starling.StageFetch, Deploy: d.Spec.Deploy.ForMachines(), Priority: d.Priority, Deadline: d.Deadline,
 	}
 	if old != nil {
 		g.Generation = old.rec.Generation.Next()

@@ -105,7 +105,7 @@ func HooksToCome(d *starling.Deployment) bool {
 
 // letGo brings the goal in line with the hooks before the machines: nobody activates until
 // the deployment's has run, and no machine of a region until that region's has.
-func letGo(d *starling.Deployment, g *starling.Goal, first starling.Cutoff) {
+func letGo(d *starling.Deployment, g *starling.Goal, all starling.Cutoff, ahead map[string]starling.Cutoff) {
 	var held []string
 	for i := range d.Hooks {
 		h := &d.Hooks[i]
@@ -119,7 +119,7 @@ func letGo(d *starling.Deployment, g *starling.Goal, first starling.Cutoff) {
 	}
 	g.Held = held
 	if !g.Stage.AtLeast(starling.StageActivate) {
-		g.Stage, g.Cutoff = starling.StageActivate, first
+		g.Stage, g.Cutoff, g.Ahead = starling.StageActivate, all, ahead
 	}
 }
 
@@ -248,20 +248,26 @@ func (t *tx) hookEnd(p *HookEnd) (Result, error) {
 	return Result{Deployment: d}, nil
 }
 
-// letMachinesGo changes the goal where a hook was what held machines back.
+// letMachinesGo changes the goal where a hook was what held machines back; while d is
+// paused it changes nothing.
 func (t *tx) letMachinesGo(d *starling.Deployment) error {
+	if d.Paused || d.Phase != starling.PhaseRollingOut {
+		return nil
+	}
 	g, err := t.goalOf(d)
 	if err != nil {
 		return err
 	}
-	cutoffs, err := d.Spec.Deploy.Strategy.Cutoffs()
+	all, ahead, err := reach(d)
 	if err != nil {
 		return err
 	}
 	next := *g.rec
-	letGo(d, &next, cutoffs[0])
+	letGo(d, &next, all, ahead)
 	if next.Stage != g.rec.Stage || !slices.Equal(next.Held, g.rec.Held) {
-		t.changeGoal(g, func(g *starling.Goal) { g.Stage, g.Cutoff, g.Held = next.Stage, next.Cutoff, next.Held })
+		t.changeGoal(g, func(g *starling.Goal) {
+			g.Stage, g.Cutoff, g.Ahead, g.Held = next.Stage, next.Cutoff, next.Ahead, next.Held
+		})
 	}
 	return nil
 }

@@ -25,14 +25,14 @@ const Level = 2
 // was restored.
 const levelMoves = 2
 
-// levelRunning is what a program must speak to keep how a release runs and what runs
-// once around it: one of before would forget that of the record, and machines would begin
-// without their hooks.
+// levelRunning is what a program must speak to keep how a release runs, in which steps it
+// rolls out, and what runs once around it: one of before would forget that of the record,
+// and machines would begin without their hooks.
 const levelRunning = 2
 
 // newSpec reports whether a spec says what programs of level 1 would forget.
 func newSpec(d *starling.DeploySpec) bool {
-	return d.SystemdUnit != "" || d.Restart != nil || d.StopSignal != "" || d.StopTimeout != 0 || d.Logs != nil || d.Hooks.Once()
+	return d.SystemdUnit != "" || d.Restart != nil || d.StopSignal != "" || d.StopTimeout != 0 || d.Logs != nil || d.Hooks.Once() || newStrategy(&d.Strategy)
 }
 
 // newSpecs reports whether any record of a batch has such a spec.
@@ -48,6 +48,20 @@ const LevelPicks = 2
 
 // levelPlans is what a program must speak to hold an approval against its plan.
 const levelPlans = 2
+
+// LevelSupersedes is what a program must speak to end queued deployments in favour of a
+// newer one.
+const LevelSupersedes = 2
+
+// newStrategy reports whether a strategy says what programs of level 1 would read otherwise
+// or not keep, though transitions or their checks read it.
+func newStrategy(s *starling.Strategy) bool {
+	if len(s.Regions) > 0 || len(s.Freeze) > 0 || s.MinHealthyTime != 0 || s.ProgressDeadline != 0 || s.Queue != "" {
+		return true
+	}
+	_, err := starling.ParsePercent(s.MaxFailed)
+	return s.MaxFailed != "" && err != nil
+}
 
 // ErrTooNew says that an entry or a snapshot needs a newer program than this one. To
 // apply it in part would silently make this server's state differ from the others'.

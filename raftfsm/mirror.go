@@ -156,11 +156,23 @@ func checkDeployment(d *starling.Deployment) error {
 func (t *tx) mirrorGoal(from string, g *starling.Goal) {
 	old := get[starling.Goal](t.reader, tableGoals, byID, strKey(g.App))
 	if g.Home != from || starling.CheckName("goal.app", g.App) != nil || t.foreign(from, g.App) ||
-		!g.Stage.AtLeast(starling.StageFetch) || g.Cutoff > starling.CutoffAll ||
+		!g.Stage.AtLeast(starling.StageFetch) || !cutoffsValid(g) ||
 		old != nil && (!g.Supersedes(old.rec) || old.rec.Home != from && g.Generation.Epoch == old.rec.Generation.Epoch) {
 		return
 	}
 	put(t, tableGoals, old, &row[starling.Goal]{rec: g})
+}
+
+func cutoffsValid(g *starling.Goal) bool {
+	if g.Cutoff > starling.CutoffAll || len(g.Ahead) > starling.MaxStrategyRegions {
+		return false
+	}
+	for _, c := range g.Ahead {
+		if c > starling.CutoffAll {
+			return false
+		}
+	}
+	return true
 }
 
 // foreign reports whether an app is known to have another home than from.

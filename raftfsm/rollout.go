@@ -95,7 +95,7 @@ func (t *tx) nextPhase(d *starling.Deployment, g *starling.Goal) (starling.Phase
 		return "", fmt.Errorf("%w: deployment %s waits for approval", starling.ErrConflict, d.ID)
 	case starling.PhaseRollingOut:
 		if g.Cutoff != starling.CutoffAll {
-			return "", fmt.Errorf("%w: deployment %s is in wave %d: more are to come", starling.ErrConflict, d.ID, d.Wave+1)
+			return "", fmt.Errorf("%w: deployment %s is in %s: more are to come", starling.ErrConflict, d.ID, d.StepText())
 		}
 		if HooksPending(d) || HooksToCome(d) {
 			return "", fmt.Errorf("%w: deployment %s: not all of its hooks have ended", starling.ErrConflict, d.ID)
@@ -129,48 +129,6 @@ func placedCount(regions []starling.Placing) int {
 
 func placedText(regions []starling.Placing) string {
 	return fmt.Sprintf("%d of %d regions hold the artifact", placedCount(regions), len(regions))
-}
-
-// firstWave lets the first share of machines activate.
-func (t *tx) firstWave(d *starling.Deployment, g *row[starling.Goal]) error {
-	cutoffs, err := d.Spec.Deploy.Strategy.Cutoffs()
-	if err != nil {
-		return err
-	}
-	d.Wave, d.WaveAt = 0, t.now
-	d.Hooks = hooksDue(d, false)
-	t.changeGoal(g, func(g *starling.Goal) { letGo(d, g, cutoffs[0]) })
-	return nil
-}
-
-func (t *tx) wave(p *Wave) (Result, error) {
-	r, err := t.running(p.ID)
-	if err != nil {
-		return Result{}, err
-	}
-	d := *r.rec
-	cutoffs, err := d.Spec.Deploy.Strategy.Cutoffs()
-	switch {
-	case err != nil:
-		return Result{}, err
-	case d.Phase != starling.PhaseRollingOut:
-		return Result{}, fmt.Errorf("%w: deployment %s is %s, not %s", starling.ErrConflict, d.ID, d.Phase, starling.PhaseRollingOut)
-	case d.Paused:
-		return Result{}, errPaused(&d)
-	case HooksPending(&d):
-		return Result{}, fmt.Errorf("%w: deployment %s: a hook before its machines has not ended", starling.ErrConflict, d.ID)
-	case p.Wave != d.Wave+1 || p.Wave >= len(cutoffs):
-		return Result{}, fmt.Errorf("%w: deployment %s is in wave %d of %d: wave %d is not the next", starling.ErrConflict, d.ID, d.Wave+1, len(cutoffs), p.Wave+1)
-	}
-	g, err := t.goalOf(&d)
-	if err != nil {
-		return Result{}, err
-	}
-	d.Wave, d.WaveAt = p.Wave, t.now
-	t.changeGoal(g, func(g *starling.Goal) { g.Cutoff = cutoffs[p.Wave] })
-	t.putDeployment(r, &d)
-	t.emitFor(EventDeploymentWave, &d, fmt.Sprintf("wave %d of %d: %s", p.Wave+1, len(cutoffs), d.Spec.Deploy.Strategy.Waves[p.Wave]))
-	return Result{Deployment: &d}, nil
 }
 
 func (t *tx) approve(p *Approve) (Result, error) {
@@ -225,25 +183,6 @@ func (t *tx) samePlan(p *Approve, d *starling.Deployment) error {
 		return nil
 	}
 	return stale
-}
-
-func (t *tx) pause(p *Pause) (Result, error) {
-	r, err := t.running(p.ID)
-	if err != nil {
-		return Result{}, err
-	}
-	if r.rec.Paused == p.Paused {
-		return Result{Deployment: r.rec}, nil
-	}
-	d := *r.rec
-	d.Paused = p.Paused
-	t.putDeployment(r, &d)
-	kind := EventDeploymentResumed
-	if p.Paused {
-		kind = EventDeploymentPaused
-	}
-	t.emitFor(kind, &d, "")
-	return Result{Deployment: &d}, nil
 }
 
 func (t *tx) checkpoint(p *Checkpoint) (Result, error) {

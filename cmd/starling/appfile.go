@@ -64,14 +64,27 @@ type healthBlock struct {
 }
 
 type strategyBlock struct {
-	Gate       string   `hcl:"gate,optional"`
-	Waves      []string `hcl:"waves,optional"`
-	Bake       string   `hcl:"bake,optional"`
-	MaxFailed  string   `hcl:"max_failed,optional"`
-	AutoRevert *bool    `hcl:"auto_revert,optional"`
-	Approval   bool     `hcl:"approval,optional"`
+	Gate             string        `hcl:"gate,optional"`
+	Waves            []string      `hcl:"waves,optional"`
+	Regions          [][]string    `hcl:"regions,optional"`
+	Bake             string        `hcl:"bake,optional"`
+	MaxFailed        string        `hcl:"max_failed,optional"`
+	MinHealthyTime   string        `hcl:"min_healthy_time,optional"`
+	ProgressDeadline string        `hcl:"progress_deadline,optional"`
+	Freeze           []freezeBlock `hcl:"freeze,block"`
+	Queue            string        `hcl:"queue,optional"`
+	AutoRevert       *bool         `hcl:"auto_revert,optional"`
+	Approval         bool          `hcl:"approval,optional"`
+	ApprovalPlan     bool          `hcl:"approval_plan,optional"`
+}
 
-	ApprovalPlan bool `hcl:"approval_plan,optional"`
+type freezeBlock struct {
+	Name  string   `hcl:"name,label"`
+	Days  []string `hcl:"days,optional"`
+	From  string   `hcl:"from"`
+	To    string   `hcl:"to,optional"`
+	Zone  string   `hcl:"zone,optional"`
+	Until string   `hcl:"until,optional"`
 }
 
 // parseAppFile reads the apps of an app file; name is for messages, which carry line and column.
@@ -150,10 +163,20 @@ func (b *deployBlock) spec(d *durations) starling.DeploySpec {
 	}
 	out.Strategy.AutoRevert = true
 	if s := b.Strategy; s != nil {
-		out.Strategy = starling.Strategy{
-			Gate: starling.Gate(s.Gate), Waves: s.Waves, Bake: d.read("deploy.strategy.bake", s.Bake),
-			MaxFailed: s.MaxFailed, AutoRevert: s.AutoRevert == nil || *s.AutoRevert, Approval: s.Approval, ApprovalPlan: s.ApprovalPlan,
-		}
+		out.Strategy = s.strategy(d)
+	}
+	return out
+}
+
+func (s *strategyBlock) strategy(d *durations) starling.Strategy {
+	out := starling.Strategy{
+		Gate: starling.Gate(s.Gate), Waves: s.Waves, Regions: s.Regions, Bake: d.read("deploy.strategy.bake", s.Bake), MaxFailed: s.MaxFailed,
+		MinHealthyTime:   d.read("deploy.strategy.min_healthy_time", s.MinHealthyTime),
+		ProgressDeadline: d.read("deploy.strategy.progress_deadline", s.ProgressDeadline),
+		Queue:            starling.Queue(s.Queue), AutoRevert: s.AutoRevert == nil || *s.AutoRevert, Approval: s.Approval, ApprovalPlan: s.ApprovalPlan,
+	}
+	for _, f := range s.Freeze {
+		out.Freeze = append(out.Freeze, starling.Freeze(f))
 	}
 	return out
 }

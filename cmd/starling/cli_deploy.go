@@ -50,6 +50,7 @@ func deployCommand() *cobra.Command {
 	f.StringVar(&artifact, "artifact", "", "digest of an artifact to deploy as it is")
 	f.IntVar(&sub.Priority, "priority", 0, "0 to 100; higher goes first")
 	f.StringVar(&sub.IdempotencyKey, "idempotency-key", "", "makes a retry of this command safe")
+	f.BoolVar(&sub.IgnoreFreeze, "ignore-freeze", false, "a hotfix: roll out in spite of freeze windows; the record says by whom")
 	f.BoolVar(&detach, "detach", false, "do not wait for the end")
 	return c
 }
@@ -203,19 +204,58 @@ func statusCommand() *cobra.Command {
 }
 
 func actionCommand(action starling.Action, short string) *cobra.Command {
-	return apiCommand(string(action)+" ID", short, exactArgs(1),
+	var o starling.ActionOptions
+	c := apiCommand(string(action)+" ID", short, exactArgs(1),
 		func(cmd *cobra.Command, c *client.Client, a *apiFlags, args []string) error {
-			d, err := c.Act(cmd.Context(), args[0], action)
+			d, err := c.ActWith(cmd.Context(), args[0], action, o)
 			if err != nil {
 				return err
 			}
 			if a.json {
 				return printJSON(cmd.OutOrStdout(), d)
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is %s\n", d.ID, d.Phase)
-			if err == nil && d.Fence != nil {
-				_, err = fmt.Fprintln(cmd.OutOrStdout(), "  "+fenceText(d.Fence))
-			}
-			return err
+			return printActed(cmd.OutOrStdout(), d)
 		})
+	f := c.Flags()
+	switch action {
+	case starling.ActionPromote:
+		f.BoolVar(&o.All, "all", false, "all machines of all regions at once")
+		fallthrough
+	case starling.ActionResume:
+		f.BoolVar(&o.IgnoreFreeze, "ignore-freeze", false, "let it go on in spite of freeze windows; the record says by whom")
+	case starling.ActionCancel, starling.ActionAbort:
+		f.StringVar(&o.Reason, "reason", "", "why, for the record")
+	}
+	return c
+}
+
+// printActed says where a deployment stands after an action, and what can no longer move it.
+func printActed(w io.Writer, d *starling.Deployment) error {
+	text := fmt.Sprintf("%s is %s\n", d.ID, d.Phase)
+	switch {
+	case d.Paused:
+		text = fmt.Sprintf("%s is %s, paused\n", d.ID, d.Phase)
+	case d.Phase == starling.PhaseRollingOut:
+		text = fmt.Sprintf("%s is %s, %s: %s\n", d.ID, d.Phase, d.StepText(), d.Step().Share)
+	}
+	if d.Fence != nil {
+		text += "  " + fenceText(d.Fence) + "\n"
+	}
+	if d.Hold != nil {
+		text += "  " + holdText(d.Hold) + "\n"
+	}
+	if d.IgnoreFreeze != nil {
+		text += "  freezes are ignored: " + d.IgnoreFreeze.By + "\n"
+	}
+	_, err := io.WriteString(w, text)
+	return err
+}
+
+// holdText says where a paused deployment stands still.
+func holdText(h *starling.Hold) string {
+	s := fmt.Sprintf("held at log index %d", h.Index)
+	if !h.Generation.IsZero() {
+		s += fmt.Sprintf(": goal %s stays at revision %d", h.Generation, h.Revision)
+	}
+	return s
 }

@@ -114,6 +114,8 @@ func newRoot() *cobra.Command {
 		actionCommand(starling.ActionApprove, "Let a deployment that awaits approval roll out"),
 		actionCommand(starling.ActionPause, "Stop a roll-out at its present wave"),
 		actionCommand(starling.ActionResume, "Let a paused roll-out go on"),
+		actionCommand(starling.ActionPromote, "Begin the next wave now, without waiting for machines or the bake"),
+		actionCommand(starling.ActionAbort, "Fail a deployment now: back to the release before, or stay, as its strategy says"),
 		artifactCommand(), serverCommand(), nodeCommand(), cellCommand(), regionCommand(), operatorCommand(),
 		tlsCommand(), aclCommand(),
 	)

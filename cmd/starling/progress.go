@@ -43,7 +43,7 @@ func detail(d *starling.Deployment) string {
 	case starling.PhaseStaging:
 		return fmt.Sprintf("%d of %d machines hold it", d.Machines.Staged, d.Machines.Target)
 	case starling.PhaseRollingOut:
-		return fmt.Sprintf("wave %d: %d of %d machines healthy, %d failed", d.Wave+1, d.Machines.Healthy, d.Machines.Target, d.Machines.Failed)
+		return fmt.Sprintf("%s: %d of %d machines healthy, %d failed", d.StepText(), d.Machines.Healthy, d.Machines.Target, d.Machines.Failed)
 	default:
 		return d.Reason
 	}

@@ -33,7 +33,7 @@ type seat struct {
 
 func (s *server) feedFor(m *machine) feed {
 	v := s.fsm.View()
-	f := feed{goals: v.Goals()}
+	f := feed{goals: starling.GoalsIn(v.Goals(), v.Region())}
 	record, ok := v.Machine(plain(&m.node))
 	if !ok {
 		return f
