@@ -73,6 +73,12 @@ type Config struct {
 	// History says how much of the past is kept.
 	History History
 
+	// SecretKey seals what webhooks and sinks must keep secret, 32 bytes, the same on all
+	// servers of the region. Nil: it stands in the state as it is.
+	SecretKey []byte
+	// NotifyLocal lets notifications go to this host, and by plain HTTP: for tests.
+	NotifyLocal bool
+
 	// Enrolment lets machines without a certificate in. Nil: nobody enrols here.
 	Enrolment *Enrolment
 	// Revoked is told of all machines whose certificates are void, by name, whenever they change. Nil:
@@ -242,6 +248,9 @@ func (c *Config) setDefaults() error {
 	}
 	if c.CellMax == 0 {
 		c.CellMax = starling.MaxCellMachines
+	}
+	if c.SecretKey != nil && len(c.SecretKey) != hookSecretBytes {
+		return starling.Invalidf("secret_key", "%d bytes, want %d", len(c.SecretKey), hookSecretBytes)
 	}
 	if c.CellMax < 2 || c.CellMax > starling.MaxCellMachines {
 		return starling.Invalidf("cells.max", "%d machines, want 2 to %d", c.CellMax, starling.MaxCellMachines)

@@ -23,6 +23,8 @@ type term struct {
 	asks  chan *LeaseAsk // of workers that want a job
 	kick  chan struct{}  // asks the decide loop for another look
 	named namedOnce      // sources that the log has called distrusted
+
+	tellers tellers
 }
 
 func newTerm(ctx context.Context, s *Server) *term {
@@ -36,6 +38,8 @@ func newTerm(ctx context.Context, s *Server) *term {
 		s: s, ctx: ctx, now: now,
 		asks: make(chan *LeaseAsk, maxGrantEntries*raftfsm.MaxEntryCommands),
 		kick: make(chan struct{}, 1),
+
+		tellers: tellers{all: map[string]*teller{}},
 	}
 	t.setMembers()
 	return t
@@ -86,6 +90,7 @@ func (s *Server) reign(ctx context.Context, changed <-chan struct{}) error {
 	g.Go(func() error { return t.succeed(ctx) })
 	g.Go(func() error { return t.keepHistory(ctx) })
 	g.Go(func() error { return t.keepLogs(ctx) })
+	g.Go(func() error { return t.notify(ctx) })
 	g.Go(func() error {
 		defer cancel()
 		for {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/notify"
 	"github.com/starlingdeploy/starling/raftfsm"
 )
 
@@ -30,6 +31,8 @@ type Server struct {
 	confirms  confirmations
 	rpc       http.Handler
 	enrolling chan struct{} // holds a token for each enrolment under way
+	poster    *notify.Poster
+	pace      notifyPace
 
 	started atomic.Pointer[time.Time] // when Run began, by cfg.Now with its monotonic reading; nil: not yet
 
@@ -60,6 +63,7 @@ func New(cfg Config) (*Server, error) {
 			IdleConnTimeout: idleConnFor, MaxIdleConnsPerHost: 1, MaxResponseHeaderBytes: 64 << 10, DisableCompression: true,
 		}
 	}
+	s.poster, s.pace = notify.NewPoster(cfg.NotifyLocal), defaultNotifyPace()
 	s.goals.init()
 	s.feed.changed = make(chan struct{})
 	s.doubted = make(chan struct{}, maxDoubted)
@@ -80,6 +84,7 @@ func (s *Server) Run(ctx context.Context) error {
 	s.started.CompareAndSwap(nil, &began)
 	defer s.metrics.close()
 	defer s.transport.CloseIdleConnections()
+	defer s.poster.Close()
 	if s.toCells != nil {
 		defer s.toCells.CloseIdleConnections()
 	}

@@ -146,7 +146,7 @@ func (w *world) startServer(r *worldRegion, n starling.Node, layer *tcpLayer, ad
 	}
 	s, err := New(Config{
 		Region: r.name, Name: n.Name, Raft: rn, FSM: fsm, Members: r.members, Blobs: r.blobs, Regions: others,
-		DialControl: w.wire.dialer(identity(n)), DialCell: w.wire.dialer(identity(n)), Sign: envelope, SignFeed: unsigned, CellMax: 3, Settle: -1, Logger: logger.With("server", r.name+"/"+n.Name),
+		DialControl: w.wire.dialer(identity(n)), DialCell: w.wire.dialer(identity(n)), Sign: envelope, SignFeed: unsigned, CellMax: 3, Settle: -1, NotifyLocal: true, Logger: logger.With("server", r.name+"/"+n.Name),
 	})
 	if err != nil {
 		w.t.Fatal(err)

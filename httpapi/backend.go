@@ -28,6 +28,25 @@ type Backend interface {
 	Operator
 	Router
 	Events
+	Webhooks
+	Sinks
+}
+
+// Webhooks lets pushes deploy.
+type Webhooks interface {
+	Webhooks() []*starling.Webhook // by name
+	CreateWebhook(ctx context.Context, actor string, n starling.NewWebhook) (*starling.IssuedWebhook, error)
+	DeleteWebhook(ctx context.Context, actor, name string) error
+	// ReceivePush checks who sent a request and deploys what it says was pushed. The same
+	// push again finds the deployments that it has made. ErrForbidden: it is not believed.
+	ReceivePush(ctx context.Context, name string, h http.Header, body []byte) (*starling.PushOutcome, error)
+}
+
+// Sinks are told of what becomes of deployments.
+type Sinks interface {
+	Sinks() []starling.SinkStatus // by name
+	CreateSink(ctx context.Context, actor string, n starling.NewSink) (*starling.IssuedSink, error)
+	DeleteSink(ctx context.Context, actor, name string) error
 }
 
 // Router finds the place where a request must be served.

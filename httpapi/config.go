@@ -38,6 +38,9 @@ const (
 	defPatience     = 10 * time.Second
 	lookAgain       = 50 * time.Millisecond // for the place of a request whose server lost the lead
 	tokenLag        = 250 * time.Millisecond
+	maxPushes       = 16 // requests of webhooks being read or served at once, by one server
+	pushesPerSecond = 20 // that one server takes
+	maxPushBurst    = 100
 	logPeek         = 100 * time.Millisecond // for more of a log that is not followed
 )
 
@@ -67,6 +70,7 @@ type api struct {
 	mux     *mux
 	huma    huma.API
 	streams chan struct{} // a place for each open stream
+	pushes  *turnstile    // of webhooks' requests
 	fanout  *fanout
 }
 
@@ -78,7 +82,7 @@ func New(conf Config) http.Handler {
 	if conf.Patience == 0 {
 		conf.Patience = defPatience
 	}
-	a := &api{Config: conf, mux: newMux(), streams: make(chan struct{}, maxStreams), fanout: newFanout(conf.Backend, conf.Logger)}
+	a := &api{Config: conf, mux: newMux(), streams: make(chan struct{}, maxStreams), pushes: newTurnstile(), fanout: newFanout(conf.Backend, conf.Logger)}
 	a.huma = humago.New(a.mux, a.humaConfig())
 	a.registerApps()
 	a.registerDeployments()
@@ -90,6 +94,8 @@ func New(conf Config) http.Handler {
 	a.registerJoining()
 	a.registerACL()
 	a.registerOperator()
+	a.registerWebhooks()
+	a.registerSinks()
 	a.registerOpen()
 	a.serveOpenAPI()
 	a.registerPage()

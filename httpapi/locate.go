@@ -37,6 +37,9 @@ func (r route) locate(p *Problem) {
 		case r.body != nil:
 			p.In, p.Pointer = "body", pointer(p.Field)
 			p.Hint = firstOf(p.Hint, docOf(reflect.TypeOf(r.body), p.Field), starling.HintOf(p.Field))
+		case r.media == "application/json":
+			p.In, p.Pointer = "body", pointer(p.Field)
+			p.Hint = firstOf(p.Hint, starling.HintOf(p.Field))
 		case r.raw || r.stream:
 			p.In = "body"
 		}

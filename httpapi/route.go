@@ -43,13 +43,15 @@ type route struct {
 	place        place
 	body         any // example of the JSON body; nil: none is read
 	raw          bool
-	stream       bool             // the handler reads the body, maxBytes at most, as it comes
-	maxBytes     int64            // of the body; 0: maxJSONBytes
-	status       int              // of success, 0: 200
-	consistent   bool             // a read that takes ?consistent
-	reads        bool             // changes nothing, though it is no GET
-	keyed        bool             // a change that is harmless twice, by an idempotency key or by itself
-	params       map[string]param // by name; register finds them
+	stream       bool                             // the handler reads the body, maxBytes at most, as it comes
+	maxBytes     int64                            // of the body; 0: maxJSONBytes
+	status       int                              // of success, 0: 200
+	consistent   bool                             // a read that takes ?consistent
+	reads        bool                             // changes nothing, though it is no GET
+	keyed        bool                             // a change that is harmless twice, by an idempotency key or by itself
+	media        string                           // of a raw body; "": bytes
+	guard        func() (leave func(), err error) // of a route open to everybody, before its body is read
+	params       map[string]param                 // by name; register finds them
 }
 
 // call is what the middleware has found out about a request.
@@ -114,7 +116,10 @@ func tagOf(path string) string {
 // that mistakes are named precisely.
 func (a *api) describeBody(r route) {
 	media, schema := "application/octet-stream", &huma.Schema{Type: "string", Format: "binary"}
-	if !r.raw && !r.stream {
+	switch {
+	case r.media != "":
+		media = r.media
+	case !r.raw && !r.stream:
 		media = "application/json"
 		schema = a.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeOf(r.body), true, r.id)
 	}
@@ -134,6 +139,12 @@ func (a *api) admit(r route, hctx huma.Context, next func(huma.Context)) {
 		req.Header.Set(headerKey, "auto-"+rand.Text()) // so that servers may try again while the leader changes
 	}
 	c, err := a.authorize(r, req)
+	if err == nil && r.guard != nil {
+		var leave func()
+		if leave, err = r.guard(); err == nil {
+			defer leave()
+		}
+	}
 	switch {
 	case err != nil:
 	case r.body != nil || r.raw:

@@ -76,6 +76,11 @@ const (
 	TypeCellRotate       Type = "cell.rotate"
 	TypeJoinTokenCreate  Type = "jointoken.create"
 	TypeJoinTokenRevoke  Type = "jointoken.revoke"
+	TypeWebhookCreate    Type = "webhook.create"
+	TypeWebhookDelete    Type = "webhook.delete"
+	TypeSinkCreate       Type = "sink.create"
+	TypeSinkDelete       Type = "sink.delete"
+	TypeSinkProgress     Type = "sink.progress"
 )
 
 // NewCommand marshals a payload into a command.
@@ -392,5 +397,7 @@ type Result struct {
 	Machine    *starling.Machine
 	Cell       *starling.Cell
 	JoinToken  *starling.JoinToken
+	Webhook    *starling.Webhook
+	Sink       *starling.Sink
 	Created    bool
 }

@@ -164,5 +164,8 @@ func handlerOf(t Type) handler {
 	case TypeReturned:
 		return on((*tx).returned)
 	}
-	return rosterHandlerOf(t)
+	if h := rosterHandlerOf(t); h != nil {
+		return h
+	}
+	return integrationHandlerOf(t)
 }

@@ -38,6 +38,10 @@ const (
 	EventCellRotated        = "cell.rotated"        // Detail: the cell, or how many
 	EventJoinTokenCreated   = "jointoken.created"   // Detail: the token's ID
 	EventJoinTokenRevoked   = "jointoken.revoked"   // Detail: the token's ID
+	EventWebhookCreated     = "webhook.created"     // Detail: its name
+	EventWebhookDeleted     = "webhook.deleted"     // Detail: its name
+	EventSinkCreated        = "sink.created"        // Detail: its name
+	EventSinkDeleted        = "sink.deleted"        // Detail: its name
 )
 
 // emit adds an event to the ring. Its place, time and actor are the command's, its

@@ -30,6 +30,8 @@ const (
 	tableMachines    = "machines"
 	tableCells       = "cells"
 	tableJoinTokens  = "jointokens"
+	tableWebhooks    = "webhooks"
+	tableSinks       = "sinks"
 	tableLanes       = "lanes" // derived from deployments, never in a snapshot
 	tableKeys        = "keys"  // derived from history, never in a snapshot
 	tableRacks       = "racks" // derived from machines, never in a snapshot
@@ -238,6 +240,7 @@ func schema() map[string]*tableSchema {
 			},
 		})
 	rosterTables(s)
+	integrationTables(s)
 	return s
 }
 

@@ -53,7 +53,7 @@ type line struct {
 func stored() []string {
 	return []string{tableMeta, tableHomes, tableRegions, tableApps, tableArtifacts, tableBuilds, tablePlaced,
 		tableDeployments, tableGoals, tableReleases, tableTokens, tableEvents,
-		tableTakeovers, tableBallots, tableUnseen, tableHistory, tableCells, tableJoinTokens, tableMachines}
+		tableTakeovers, tableBallots, tableUnseen, tableHistory, tableCells, tableJoinTokens, tableMachines, tableWebhooks, tableSinks}
 }
 
 // snapshot is a state on its way to disk.
@@ -323,6 +323,10 @@ func insert(x *txn, l *line) error {
 		return insertLine[starling.Cell](x, l)
 	case tableJoinTokens:
 		return insertLine[starling.JoinToken](x, l)
+	case tableWebhooks:
+		return insertLine[starling.Webhook](x, l)
+	case tableSinks:
+		return insertLine[starling.Sink](x, l)
 	}
 	return fmt.Errorf("table %.40q is not known", l.Table)
 }

@@ -66,6 +66,8 @@ type ServerBlock struct {
 	// TakeoverAfter is how long a region is silent before the others vote for one of them
 	// to take over its apps, e.g. 60s; empty: only an operator orders it.
 	TakeoverAfter string `hcl:"takeover_after,optional"`
+	// NotifyLocal lets notifications go to this host and by plain HTTP, for tests.
+	NotifyLocal bool `hcl:"notify_local,optional"`
 
 	Autopilot *AutopilotBlock `hcl:"autopilot,block"`
 	History   *HistoryBlock   `hcl:"history,block"`

@@ -117,7 +117,7 @@ func newRoot() *cobra.Command {
 		actionCommand(starling.ActionPromote, "Begin the next wave now, without waiting for machines or the bake"),
 		actionCommand(starling.ActionAbort, "Fail a deployment now: back to the release before, or stay, as its strategy says"),
 		artifactCommand(), serverCommand(), nodeCommand(), cellCommand(), regionCommand(), operatorCommand(),
-		tlsCommand(), aclCommand(),
+		tlsCommand(), aclCommand(), webhookCommand(), notifyCommand(),
 	)
 	return root
 }

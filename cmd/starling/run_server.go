@@ -86,6 +86,14 @@ func (p *process) runServer(ctx context.Context, g *errgroup.Group) error {
 	if err != nil {
 		return errors.Join(err, raft.Close())
 	}
+	gossip, err := p.cfg.gossipKey()
+	if err != nil {
+		return errors.Join(err, raft.Close())
+	}
+	secrets, err := secretKey(gossip, p.cfg.Region)
+	if err != nil {
+		return errors.Join(err, raft.Close())
+	}
 	server, err := control.New(control.Config{
 		Region: p.cfg.Region, Name: p.cfg.Name,
 		Raft: raft, FSM: fsm, Members: p.pool, Blobs: p.caches,
@@ -93,6 +101,7 @@ func (p *process) runServer(ctx context.Context, g *errgroup.Group) error {
 		CA:      pki.Fingerprint(p.credentials.Root()),
 		History: history, Replicas: p.replicas(), TakeoverAfter: takeoverAfter,
 		CellMax: cellMax, CellQuiet: cellQuiet, CellKey: p.cellKey, DialCell: p.dialCell, SignFeed: p.signFeed,
+		SecretKey: secrets, NotifyLocal: p.cfg.Server.NotifyLocal,
 		Enrolment: enrolment, Revoked: p.revoke, Metrics: metrics, Logger: p.log.With("part", "control"),
 	})
 	if err != nil {

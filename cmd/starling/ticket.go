@@ -21,12 +21,22 @@ const (
 	maxTicketBytes  = 64 << 10
 	cellKeyBytes    = 32
 	cellKeyInfoForm = "starling/1 cell %s/%s epoch %d"
+	secretInfoForm  = "starling/1 secrets of %s"
 )
 
 // cellKey derives the gossip key of a cell from that of its region (HKDF-SHA256, RFC 5869),
 // so that no secret is in Raft. An epoch of it says nothing of the others.
 func cellKey(regionKey []byte, region, cell string, epoch uint64) ([]byte, error) {
 	return hkdf.Key(sha256.New, regionKey, nil, fmt.Sprintf(cellKeyInfoForm, region, cell, epoch), cellKeyBytes)
+}
+
+// secretKey derives from a region's gossip key what its servers seal webhooks' secrets with,
+// nil without one.
+func secretKey(regionKey []byte, region string) ([]byte, error) {
+	if len(regionKey) == 0 {
+		return nil, nil
+	}
+	return hkdf.Key(sha256.New, regionKey, nil, fmt.Sprintf(secretInfoForm, region), cellKeyBytes)
 }
 
 // readTicket returns a machine's kept place, with which it comes back to its cell though no
