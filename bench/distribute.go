@@ -157,6 +157,9 @@ func (d *distribution) followFaults(ctx context.Context, id string) (after usage
 			return after, nil, err
 		}
 		d.tell(v)
+		if err := d.countedOnce(v); err != nil {
+			return after, nil, err
+		}
 		if d.began.IsZero() {
 			d.began = machinesBegan(v)
 			continue
@@ -167,7 +170,11 @@ func (d *distribution) followFaults(ctx context.Context, id string) (after usage
 				return after, nil, err
 			}
 		}
-		if !d.all.IsZero() && (v.Phase.Terminal() || time.Since(d.all) > endWithin) {
+		found, err := d.cutOver(ctx)
+		if err != nil {
+			return after, nil, err
+		}
+		if !d.all.IsZero() && found && (v.Phase.Terminal() || time.Since(d.all) > endWithin) {
 			return after, v, nil
 		}
 		if v.Phase.Terminal() && v.Phase != starling.PhaseSucceeded {

@@ -34,6 +34,7 @@ const (
 	Stop    Action = "stop"    // SIGSTOP: open connections stay, and nothing moves on them
 	Slow    Action = "slow"    // the link has a hundredth of its rate left
 	Mute    Action = "mute"    // a one-way partition: nothing that it sends arrives
+	Cut     Action = "cut"     // those whom it befalls and all others lose each other, and find together 8 s later
 )
 
 // MaxFaults bounds a script.
@@ -41,7 +42,7 @@ const MaxFaults = 32
 
 // ParseFaults reads a failure script: faults with semicolons between them, each of the form
 //
-//	kill|restart|stop|slow|mute  N | P% | cache  at  P% | DURATION
+//	kill|restart|stop|slow|mute|cut  N | P% | cache  at  P% | DURATION
 //
 // like "kill 10% at 50%; slow 1 at 0%; kill cache at 3s".
 func ParseFaults(script string) ([]Fault, error) {
@@ -70,9 +71,9 @@ func parseFault(text string) (Fault, error) {
 		return f, fmt.Errorf("want a form like %q", "kill 10% at 50%")
 	}
 	switch f.Action = Action(words[0]); f.Action {
-	case Kill, Restart, Stop, Slow, Mute:
+	case Kill, Restart, Stop, Slow, Mute, Cut:
 	default:
-		return f, fmt.Errorf("no such action, these are: %s, %s, %s, %s, %s", Kill, Restart, Stop, Slow, Mute)
+		return f, fmt.Errorf("no such action, these are: %s, %s, %s, %s, %s, %s", Kill, Restart, Stop, Slow, Mute, Cut)
 	}
 	var err error
 	switch who := words[1]; {

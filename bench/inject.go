@@ -23,6 +23,9 @@ type FaultResult struct {
 	AtS       float64         `json:"at_s"`      // since the machines could begin
 	Delivered float64         `json:"delivered"` // share of all bytes, at that time
 	Restarts  []RestartResult `json:"restarts,omitempty"`
+
+	HealedS float64 `json:"healed_s,omitempty"` // of a cut: when it was over, since the machines could begin
+	WholeS  float64 `json:"whole_s,omitempty"`  // likewise: when the region counted every machine again
 }
 
 // RestartResult is how a machine that was killed and started again went on. What it had
@@ -52,6 +55,7 @@ type injector struct {
 	zero     []lab.Traffic // before the round
 	pending  []*injection
 	restarts []*restart
+	cuts     []*cutting
 	harmed   map[*world.Proc]bool // by whatever fault
 	stopped  []*world.Proc
 	results  []*FaultResult
@@ -96,7 +100,10 @@ func newInjector(c SwarmConfig, s *stand, w *world.World, a *account, seed uint6
 			p := w.WithRole(role)[k]
 			j.procs, j.hosts = append(j.procs, p), append(j.hosts, hosts[k])
 			j.result.Nodes = append(j.result.Nodes, p.Name)
-			in.harmed[p] = true
+			in.harmed[p] = f.Action != Cut // those come through
+		}
+		if f.Action == Cut {
+			in.cuts = append(in.cuts, &cutting{injection: j})
 		}
 		in.pending, in.results = append(in.pending, j), append(in.results, j.result)
 	}
@@ -144,8 +151,16 @@ func (in *injector) tick(since time.Duration) error {
 				return fmt.Errorf("%s: %w", j.Text, err)
 			}
 		}
+		if j.Action == Cut {
+			if err := in.cut(j); err != nil {
+				return fmt.Errorf("%s: %w", j.Text, err)
+			}
+		}
 	}
 	in.pending = left
+	if err := in.heal(since); err != nil {
+		return err
+	}
 	for _, r := range in.restarts {
 		if !r.due.IsZero() && time.Now().After(r.due) {
 			r.due = time.Time{}
@@ -184,6 +199,8 @@ func (in *injector) harm(j *injection, p *world.Proc, h lab.Host) error {
 		return in.stand.lab.ShapeBoth(h, mbit, mbit)
 	case Mute:
 		return in.stand.lab.Mute(h)
+	case Cut: // of all at once
+		return nil
 	}
 	return fmt.Errorf("no such action: %s", j.Action)
 }

@@ -82,6 +82,7 @@ func TestSwarmInNamespaces(t *testing.T) {
 	}{
 		"beside others": {"", 0, checkPlain},
 		"with faults":   {"kill 1 at 20%; stop 1 at 30%", 0, checkHarmed},
+		"cut in two":    {"cut 50% at 30%", 0, checkCut},
 		"with caps":     {"", 100, checkCapped},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -156,6 +157,25 @@ func checkHarmed(t *testing.T, res *SwarmResult) {
 	if len(r.Faults) != 2 || !r.Faults[0].Happened || !r.Faults[1].Happened || r.Faults[0].Nodes[0] == r.Faults[1].Nodes[0] {
 		t.Errorf("faults %+v %+v", r.Faults[0], r.Faults[1])
 	}
+}
+
+// Half of a cell that is cut off while it fetches catches up when it is found again; the other
+// half goes on, and nobody is counted twice meanwhile (the round would fail).
+func checkCut(t *testing.T, res *SwarmResult) {
+	t.Helper()
+	r, f := res.Rounds[0], res.Rounds[0].Faults[0]
+	if len(f.Nodes) != 2 || !f.Happened || f.HealedS < f.AtS+cutFor.Seconds()-0.1 || f.WholeS < f.HealedS {
+		t.Fatalf("the cut: %+v", f)
+	}
+	for i, name := range r.Machines {
+		if s, cut := r.DoneS[i], slices.Contains(f.Nodes, name); s == 0 || cut && s < f.HealedS {
+			t.Errorf("%s, cut off: %v, holds all after %.1f s", name, cut, s)
+		}
+	}
+	if r.Phase != starling.PhaseSucceeded {
+		t.Errorf("the deployment: %s", r.Phase)
+	}
+	t.Logf("cut at %.1f s, healed at %.1f s, whole at %.1f s; machines have all after %.1f s", f.AtS, f.HealedS, f.WholeS, r.DoneS)
 }
 
 func TestParseFaults(t *testing.T) {
