@@ -43,7 +43,7 @@ const (
 
 func deployBig(t *testing.T, bin string, files int, total int64) {
 	size := world.Size{Regions: 1, Servers: 1, Caches: 1, Machines: bigMachines}
-	err := inWorld(t.Context(), bin, "", size, func(w *world.World, api *client.Client) error {
+	err := inWorld(t.Context(), bin, "", size, nil, func(w *world.World, api *client.Client) error {
 		began := time.Now()
 		record, err := pushPattern(t.Context(), api, files, total)
 		if err != nil {

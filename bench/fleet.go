@@ -195,7 +195,7 @@ func (c FleetConfig) Run(ctx context.Context) (*FleetResult, error) {
 	}
 	res := &FleetResult{Machines: c.Machines, Servers: c.Servers, Computer: trial.ThisComputer()}
 	c.Tell.Tell("starting a region", 0, 0, "")
-	err := inWorld(ctx, c.Bin, c.Dir, c.size(), func(w *world.World, api *client.Client) error {
+	err := inWorld(ctx, c.Bin, c.Dir, c.size(), c.Tell, func(w *world.World, api *client.Client) error {
 		ctx, cancel := context.WithCancel(ctx)
 		f := &fleet{
 			cfg: c, ctx: ctx, world: w, res: res, servers: w.WithRole(starling.RoleServer),

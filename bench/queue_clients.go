@@ -35,7 +35,7 @@ const (
 func (c QueueConfig) round(ctx context.Context, samples map[int][]queueSample) error {
 	size := world.Size{Regions: 1, Servers: c.Servers}
 	c.Tell.Tell("starting a region", 0, 0, "")
-	return inWorld(ctx, c.Bin, c.Dir, size, func(w *world.World, _ *client.Client) error {
+	return inWorld(ctx, c.Bin, c.Dir, size, c.Tell, func(w *world.World, _ *client.Client) error {
 		for i, n := range c.Clients {
 			c.tell(ours, i, n)
 			s, err := c.sample(ctx, w, n)

@@ -75,7 +75,7 @@ func (c SubmitConfig) Run(ctx context.Context) (*SubmitResult, error) {
 	res := &SubmitResult{Servers: c.Servers, Count: c.Count}
 	size := world.Size{Regions: 1, Servers: c.Servers, Machines: 1}
 	c.Tell.Tell("starting a region", 0, 0, "")
-	err := inWorld(ctx, c.Bin, "", size, func(w *world.World, _ *client.Client) error {
+	err := inWorld(ctx, c.Bin, "", size, c.Tell, func(w *world.World, _ *client.Client) error {
 		var err error
 		c.Tell.Tell("idle, for its memory", 0, 0, "")
 		if res.IdleRSSMB, err = idleRSS(ctx, w, idleSettle); err != nil {

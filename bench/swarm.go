@@ -247,7 +247,7 @@ func (c SwarmConfig) round(ctx context.Context, s *stand, seed uint64) (*Round, 
 		size.CellMax, size.CellQuiet = c.CellSize, benchQuiet
 	}
 	r := &Round{}
-	err := inWorld(ctx, c.Bin, c.Dir, size, func(w *world.World, api *client.Client) error {
+	err := inWorld(ctx, c.Bin, c.Dir, size, c.Tell, func(w *world.World, api *client.Client) error {
 		c.Tell.Tell("pushing the artifact", 0, 0, "")
 		record, err := pushRandom(ctx, api, w.Dir, c.Bytes, seed, nil)
 		if err != nil {

@@ -13,13 +13,14 @@ import (
 	"time"
 
 	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/bench/trial"
 	"github.com/starlingdeploy/starling/client"
 	"github.com/starlingdeploy/starling/world"
 )
 
 // inWorld starts a world of the given size in a new folder in dir ("": where temporary
 // files go), waits until it is ready, and calls f; everything is gone afterwards.
-func inWorld(ctx context.Context, bin, dir string, size world.Size, f func(*world.World, *client.Client) error, hosts ...world.Host) (err error) {
+func inWorld(ctx context.Context, bin, dir string, size world.Size, tell trial.Progress, f func(*world.World, *client.Client) error, hosts ...world.Host) (err error) {
 	dir, err = os.MkdirTemp(dir, "starling-bench-")
 	if err != nil {
 		return err
@@ -32,6 +33,9 @@ func inWorld(ctx context.Context, bin, dir string, size world.Size, f func(*worl
 	defer func() { err = errors.Join(err, w.Close()) }()
 	if err := w.Start(); err != nil {
 		return err
+	}
+	w.Told = func(server string, seen, all int) {
+		tell.Tell("starting; "+server+" sees", float64(seen), float64(all), "processes")
 	}
 	clients, err := w.Ready(ctx)
 	if err != nil {

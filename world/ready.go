@@ -36,7 +36,12 @@ func (w *World) Ready(ctx context.Context) (map[string]*client.Client, error) {
 			clients[s.Region] = c
 		}
 		for {
-			if nodes, err := c.Nodes(ctx); err == nil && countAlive(nodes) == want[s.Region] && w.seesRegions(ctx, c, len(want)) {
+			nodes, err := c.Nodes(ctx)
+			seen := countAlive(nodes)
+			if w.Told != nil {
+				w.Told(s.Name, seen, want[s.Region])
+			}
+			if err == nil && seen == want[s.Region] && w.seesRegions(ctx, c, len(want)) {
 				break
 			}
 			if err := w.Crashed(); err != nil {

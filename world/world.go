@@ -34,6 +34,8 @@ import (
 type World struct {
 	Dir   string
 	Procs []*Proc
+	// Told is told how many of all processes of its region a server sees, while Ready waits; nil: nobody is.
+	Told func(server string, seen, all int)
 
 	bin   string
 	size  Size
