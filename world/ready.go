@@ -100,4 +100,4 @@ func (w *World) Crashed() error {
 }
 
 // Kill ends p as a crash would.
-func (p *Proc) Kill() error { return p.Signal(syscall.SIGKILL, stopGrace) }
+func (p *Proc) Kill() error { return p.Signal(syscall.SIGKILL, killGrace) }

@@ -118,8 +118,12 @@ func (s Size) Check() error {
 // certTTL is how long a world's certificates are valid.
 const certTTL = 30 * 24 * time.Hour
 
-// stopGrace is how long a process may take to stop before it is killed.
-const stopGrace = 10 * time.Second
+// How long a process may take to stop before it is killed, and to be gone then: on a busy computer
+// both wait for a processor.
+const (
+	stopGrace = 30 * time.Second
+	killGrace = time.Minute
+)
 
 // New plans a world of bin's processes in the empty folder dir and writes
 // certificates and configurations; Start runs it. With hosts, each process has the one
@@ -500,7 +504,7 @@ func (w *World) Close() error {
 		stopping.Go(func() {
 			err := p.Signal(syscall.SIGTERM, stopGrace)
 			if err != nil {
-				err = errors.Join(err, p.Signal(syscall.SIGKILL, stopGrace))
+				err = errors.Join(err, p.Signal(syscall.SIGKILL, killGrace))
 			}
 			mu.Lock()
 			errs = append(errs, err)
