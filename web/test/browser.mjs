@@ -1,8 +1,11 @@
 // A real Chromium, watched: what it asks for, what it complains about.
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { loadavg, cpus } from 'node:os'
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { cpus, loadavg } from 'node:os'
+import path from 'node:path'
 import { chromium } from 'playwright-core'
+import { root } from './world.mjs'
 
 export const patienceMS = 60_000
 
@@ -76,4 +79,14 @@ export function problems(page) {
     }
     return [...out, ...pale.keys()]
   })
+}
+
+const shots = process.env.SCREENSHOTS && path.resolve(root, process.env.SCREENSHOTS) // a folder: pictures are kept there
+
+/** shoot takes a picture of what is in sight, if pictures are wanted. */
+export async function shoot(page, name) {
+  if (!shots) return
+  mkdirSync(shots, { recursive: true })
+  await page.evaluate(() => scrollTo(0, 0))
+  writeFileSync(path.join(shots, `${name}.png`), await page.screenshot({ scale: 'css' }))
 }

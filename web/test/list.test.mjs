@@ -7,7 +7,8 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { after, before, test } from 'node:test'
-import { launch, live, open, quiet, stayedHome } from './browser.mjs'
+import { launch, live, open, problems, quiet, shoot, stayedHome } from './browser.mjs'
+import { serveFleet } from './fleet.mjs'
 import { api, starling, startAgent } from './world.mjs'
 
 const deployments = 1000
@@ -154,4 +155,29 @@ test('buttons are those of the role that signs in', { timeout: 120_000 }, async 
   }
   stayedHome(seen, addr)
   await context.close()
+})
+
+test('a hundred thousand machines in ten regions fit on the page', { timeout: 180_000 }, async () => {
+  for (const scheme of ['light', 'dark']) {
+    const { context, page, seen } = await open(browser, { colorScheme: scheme, viewport: { width: 1440, height: 1120 } })
+    await page.addInitScript((secret) => sessionStorage.setItem('starling.token', secret), tokens.operator)
+    await serveFleet(page)
+    await page.goto(`${addr}/ui/`)
+    await page.locator('.grid[aria-rowcount="1000"]').waitFor()
+    await live(page)
+    assert.equal(await page.locator('.region').count(), 10)
+    assert.deepEqual(await page.locator('.region h3').evaluateAll((all) => all.map((h) => h.textContent).slice(0, 3)), ['us-west', 'us-central', 'us-easthere'], 'from west to east')
+    assert.equal(await page.locator('.strip-flow').count(), 9, 'lines to the nine regions that fetch')
+    assert.deepEqual(await problems(page), [], `overview, ${scheme}`)
+    await shoot(page, `fleet-overview-${scheme}`)
+    await page.goto(`${addr}/ui/deployments/d-5f3c2a`)
+    await page.locator('.curve canvas').waitFor()
+    await page.locator('.heat-bad').waitFor()
+    await live(page)
+    assert.ok(await page.locator('.heat-cell').count() > 80)
+    assert.deepEqual(await problems(page), [], `deployment, ${scheme}`)
+    await shoot(page, `fleet-deployment-${scheme}`)
+    stayedHome(seen, addr)
+    await context.close()
+  }
 })

@@ -1,14 +1,13 @@
 // The page in a real Chromium, against a world of real processes. One world for all: they are in the order of a day.
 import assert from 'node:assert/strict'
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { get } from 'node:http'
 import path from 'node:path'
 import { after, before, test } from 'node:test'
-import { launch, live, open, problems, quiet, stayedHome } from './browser.mjs'
-import { api, end, Repo, restart, root, startWorld, until } from './world.mjs'
+import { launch, live, open, problems, quiet, shoot, stayedHome } from './browser.mjs'
+import { api, end, Repo, restart, startWorld, until } from './world.mjs'
 
 const maxScript = 150 * 1024 // bytes of JavaScript on the wire
 const maxInteractiveMS = 1000
-const shots = process.env.SCREENSHOTS // a folder: screenshots are kept there
 
 let world, browser, repo, addr
 const again = [] // processes that a test started
@@ -29,11 +28,18 @@ after(async () => {
 
 const submit = (app, version, at = addr) => api(at, 'POST', '/v1/deployments', { app, sha: repo.commit(version) })
 
-async function shoot(page, name) {
-  if (!shots) return
-  mkdirSync(shots, { recursive: true })
-  await page.evaluate(() => scrollTo(0, 0))
-  writeFileSync(path.join(shots, `${name}.png`), await page.screenshot({ scale: 'css' }))
+/** watch opens streams of events as pages do, and counts what comes. */
+async function watch(at, n) {
+  const all = await Promise.all(Array.from({ length: n }, () => new Promise((done, failed) => {
+    const req = get(`${at}/v1/events?progress=true`, { agent: false }, (res) => {
+      res.on('error', () => {}) // it is destroyed at the end
+      res.told = 0
+      res.on('data', () => { res.told++ })
+      done(res)
+    })
+    req.on('error', failed)
+  })))
+  return all
 }
 
 const phase = (page, want) => page.locator(`.deployment[data-phase=${want}]`).waitFor()
@@ -128,12 +134,14 @@ test('an approval is given by keyboard, after a question that Escape takes back'
   await context.close()
 })
 
-test('a change is on the screen a moment after it was made', { timeout: 120_000 }, async (t) => {
+test('a change is on the screen a moment after it was made, with 500 watchers more on the server', { timeout: 120_000 }, async (t) => {
   const { context, page } = await open(browser)
   const d = await submit('ledger', 'v4')
   await page.goto(`${addr}/ui/deployments/${d.id}`)
   await phase(page, 'awaiting_approval')
   await live(page)
+  const watchers = await watch(addr, 500)
+  t.after(() => watchers.forEach((w) => w.destroy()))
   const took = []
   for (let i = 0; i < 6; i++) {
     const action = i % 2 === 0 ? 'pause' : 'resume'
@@ -151,6 +159,7 @@ test('a change is on the screen a moment after it was made', { timeout: 120_000 
   took.sort((a, b) => a - b)
   t.diagnostic(`from the answer to the screen: median ${took[3].toFixed(0)} ms, longest ${took[5].toFixed(0)} ms`)
   assert.ok(took[3] < (quiet() ? 300 : 10_000), `${took}`)
+  assert.ok(watchers.every((w) => w.told > 0), 'every watcher was told')
   await page.locator('[data-action=cancel]').click()
   await page.getByRole('dialog').getByRole('button', { name: 'Cancel' }).click()
   await phase(page, 'cancelled')

@@ -39,7 +39,7 @@ export interface Quantiles { p50: number; p90: number; p99: number }
 export interface Generation { epoch: number; sequence: number }
 
 export interface Strategy {
-  gate: string; waves: string[]; bake: string; max_failed: string; auto_revert: boolean; approval: boolean
+  gate: string; waves: string[]; regions?: string[][]; bake: string; max_failed: string; auto_revert: boolean; approval: boolean
 }
 export interface AppSpec {
   name: string; home: string; revision: number
@@ -54,7 +54,8 @@ export interface Deployment {
   phase: Phase; reason: string; created_at: string; deadline: string; ended_at?: string; phase_at: string
   attempt: number; worker?: string; cache_hit: boolean; sandboxed: boolean; reverted_to?: string
   fence?: { index: number; lease?: number }
-  wave: number; wave_at?: string; paused: boolean; promoted?: boolean
+  wave: number; wave_at?: string; paused: boolean; superseded_by?: string
+  hold?: { index: number; by?: string; at: string }; ignore_freeze?: { by: string; at: string }
   regions: Placing[]; timings: Timings; times?: RegionTimes[]; machines: Counts; bytes: Bytes
   fleet?: { region: string; progress: number[]; fetch_ms?: Quantiles }[]
   timeline: Moment[]

@@ -86,6 +86,9 @@ function Facts({ d }: { d: Deployment }) {
       <div><dt>Submitted</dt><dd class="num">{day(d.created_at)}</dd></div>
       <div><dt>Home</dt><dd>{d.home}</dd></div>
       {d.worker && <div><dt>Worker</dt><dd class="mono">{d.worker}{d.attempt > 1 ? `, attempt ${d.attempt}` : ''}</dd></div>}
+      {d.superseded_by && <div><dt>Superseded by</dt><dd><Link to={`/deployments/${d.superseded_by}`} class="mono">{d.superseded_by}</Link></dd></div>}
+      {d.hold && <div><dt>Held</dt><dd>since log entry <span class="num">{d.hold.index}</span>{d.hold.by ? ` by ${d.hold.by.replace(/^token:/, '')}` : ''}</dd></div>}
+      {d.ignore_freeze && <div><dt>Freezes</dt><dd>passed over by {d.ignore_freeze.by.replace(/^token:/, '')}</dd></div>}
       {d.cache_hit && <div><dt>Build</dt><dd>reused</dd></div>}
       {d.rollback_of && <div><dt>Rolls back to</dt><dd><Link to={`/deployments/${d.rollback_of}`} class="mono">{d.rollback_of}</Link></dd></div>}
     </dl>

@@ -6,6 +6,7 @@ import { bytes, count, digest, span } from '../format'
 import { navigate } from '../route'
 import { put, self } from '../store'
 import { Confirm } from './dialog'
+import { nextStep } from './waves'
 
 const order: Role[] = ['viewer', 'deployer', 'approver', 'operator']
 
@@ -16,11 +17,17 @@ interface Action { name: string; role: Role; fits(d: Deployment): boolean; dange
 
 const rolling = (d: Deployment): boolean => d.phase === 'rolling_out'
 
+/** bodyOf says how an action is meant: an approval names its plan, a promotion the step that it ends, so that a retry cannot skip two. */
+function bodyOf(name: string, d: Deployment, plan: Plan | null): unknown {
+  if (name === 'approve') return plan ? { plan: plan.hash } : {}
+  return name === 'promote' ? { wave: d.wave } : {}
+}
+
 const actions: Action[] = [
   { name: 'approve', role: 'approver', primary: true, fits: (d) => d.phase === 'awaiting_approval', title: 'Approve this roll-out?', text: (d) => <p>All regions hold the artifact, and {d.machines.staged} of {d.machines.target} machines have it on disk. After your word the first wave begins: <b>{(d.spec.deploy.strategy.waves ?? [])[0] ?? '100%'}</b>.</p> },
   { name: 'resume', role: 'approver', primary: true, fits: (d) => d.paused && !terminal(d.phase), title: 'Resume the roll-out?', text: () => <p>It goes on where it stands.</p> },
   { name: 'pause', role: 'approver', fits: (d) => !d.paused && !terminal(d.phase), title: 'Pause this deployment?', text: () => <p>No further machine will activate until somebody resumes it. Its deadline still holds.</p> },
-  { name: 'promote', role: 'approver', fits: (d) => rolling(d) && d.wave < (d.spec.deploy.strategy.waves ?? []).length - 1, title: 'Promote to the next wave now?', text: (d) => <p>The wave under way need not bake any longer: next are <b>{(d.spec.deploy.strategy.waves ?? [])[d.wave + 1]}</b> of the machines.</p> },
+  { name: 'promote', role: 'approver', fits: (d) => rolling(d) && nextStep(d) !== undefined, title: 'Promote to the next wave now?', text: (d) => <p>The wave under way need not settle or bake any longer: next are <b>{nextStep(d)?.share}</b> of the machines{nextStep(d)?.regions ? ` in ${nextStep(d)!.regions}` : ''}.</p> },
   { name: 'abort', role: 'deployer', danger: true, fits: (d) => rolling(d), title: 'Abort the roll-out?', text: (d) => <p>It fails now, {d.spec.deploy.strategy.auto_revert ? 'and the machines go back to the release before' : 'and the machines stay as they are, as its app says'}.</p> },
   { name: 'cancel', role: 'deployer', danger: true, fits: (d) => !terminal(d.phase), title: 'Cancel this deployment?', text: () => <p>It ends as cancelled. What has been activated goes back to the release before; whatever still runs in its name is refused from then on.</p> },
 ]
@@ -60,7 +67,7 @@ export function Actions({ d, offered }: { d: Deployment; offered: ReadonlySet<st
       {terminal(d.phase) && may('deployer') && <button type="button" class="button" data-action="rollback" onClick={() => setBack(true)}>Roll back…</button>}
       {asked && (
         <Confirm title={asked.title} confirm={asked.name[0]!.toUpperCase() + asked.name.slice(1)} danger={asked.danger ?? false} close={() => setAsked(null)}
-          act={async () => { put([await post<Deployment>(`/v1/deployments/${d.id}/${asked.name}`, asked.name === 'approve' && plan ? { plan: plan.hash } : {})]) }}>
+          act={async () => { put([await post<Deployment>(`/v1/deployments/${d.id}/${asked.name}`, bodyOf(asked.name, d, plan))]) }}>
           <p><b>{d.app}</b> <span class="mono">{d.id}</span></p>
           {asked.text(d)}
           {asked.name === 'approve' && <ShownPlan id={d.id} shown={setPlan} />}
