@@ -96,6 +96,9 @@ func (c *cluster) run(p *world.Proc) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	if cfg.Server != nil {
+		cfg.Server.NotifyLocal = true // whoever is told is in this process too
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	log := logTo(c.t, p.Log)
