@@ -107,7 +107,7 @@ func hints() map[string]string {
 		"deploy.strategy.freeze.to":         "a time of day, e.g. 06:00; 24:00 at most; not after from: on the day after",
 		"deploy.strategy.freeze.zone":       "a time zone, e.g. Europe/Berlin; UTC unless given",
 		"deploy.strategy.freeze.until":      "the end of a span that begins at from, e.g. 2027-01-04T08:00:00Z",
-		"deploy.strategy.queue":             "latest: a newer deployment supersedes those of the app that are still queued; every: each has its turn",
+		"deploy.strategy.queue":             "latest: a newer deployment supersedes those of the app that are still queued (an app file says this by default); every: each has its turn",
 		"ignore_freeze":                     "true to roll out in spite of freeze windows",
 	}
 }

@@ -23,8 +23,8 @@ type Queue string
 
 // The queues.
 const (
-	QueueLatest Queue = "latest" // the newer one supersedes them, unless their priority is higher; also if empty
-	QueueEvery  Queue = "every"  // each has its turn
+	QueueLatest Queue = "latest" // the newer one supersedes them, unless their priority is higher
+	QueueEvery  Queue = "every"  // each has its turn; also if empty. App files say latest unless told otherwise
 )
 
 // Strategy says how a release rolls out: in steps, each of which lets a greater share of the

@@ -119,7 +119,7 @@ func (s *Server) submit(ctx context.Context, actor string, sub raftfsm.Submit) (
 // level 1 cannot.
 func supersedes(v raftfsm.View, app string) bool {
 	a, ok := v.App(app)
-	return ok && a.Deploy.Strategy.Queue != starling.QueueEvery && v.Level() >= raftfsm.LevelSupersedes
+	return ok && a.Deploy.Strategy.Queue == starling.QueueLatest && v.Level() >= raftfsm.LevelSupersedes
 }
 
 var base32Lower = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)

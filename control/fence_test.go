@@ -181,6 +181,8 @@ func everyCommand(t *testing.T, b *bench, lease uint64) {
 		{raftfsm.TypeJobComplete, raftfsm.JobComplete{ID: "d1", Lease: lease, Artifact: starling.Artifact{Digest: starling.DigestOf([]byte("late")), Bytes: 1}}},
 		{raftfsm.TypeJobFail, raftfsm.JobFail{ID: "d1", Lease: lease, Reason: "late"}},
 		{raftfsm.TypeWave, raftfsm.Wave{ID: "d1", Wave: 1}},
+		{raftfsm.TypePromote, raftfsm.Promote{ID: "d1"}},
+		{raftfsm.TypePromote, raftfsm.Promote{ID: "d1", All: true}},
 	}
 	phases := []starling.Phase{starling.PhaseQueued, starling.PhaseBuilding, starling.PhaseReplicating, starling.PhaseStaging,
 		starling.PhaseAwaitingApproval, starling.PhaseRollingOut, starling.PhaseCancelled, starling.PhaseSucceeded}

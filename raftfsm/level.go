@@ -56,7 +56,7 @@ const LevelSupersedes = 2
 // newStrategy reports whether a strategy says what programs of level 1 would read otherwise
 // or not keep, though transitions or their checks read it.
 func newStrategy(s *starling.Strategy) bool {
-	if len(s.Regions) > 0 || len(s.Freeze) > 0 || s.MinHealthyTime != 0 || s.ProgressDeadline != 0 || s.Queue != "" {
+	if len(s.Regions) > 0 || len(s.Freeze) > 0 || s.MinHealthyTime != 0 || s.ProgressDeadline != 0 {
 		return true
 	}
 	_, err := starling.ParsePercent(s.MaxFailed)

@@ -28,6 +28,16 @@ func show(v View, kind, name string) string {
 		p("%s", deploymentText(d))
 		p("  priority %d, created %s, phase at %s, deadline %s, wave at %s, ended %s", d.Priority, clockText(d.CreatedAt), clockText(d.PhaseAt), clockText(d.Deadline), clockText(d.WaveAt), clockText(d.EndedAt))
 		p("  regions %v, timings %+v, bytes %+v", d.Regions, d.Timings, d.Bytes)
+	case "steps":
+		d, _ := v.Deployment(name)
+		for _, s := range d.Steps() {
+			p("%d: group %d wave %d, %s of %v", s.Index, s.Group, s.Wave, s.Share, s.Regions)
+		}
+	case "hold":
+		d, _ := v.Deployment(name)
+		if h := d.Hold; h != nil {
+			p("held by %s at %d: goal %s rev %d, %d %v", h.By, h.Index, h.Generation, h.Revision, h.Cutoff, h.Ahead)
+		}
 	case "timeline":
 		d, ok := v.Deployment(name)
 		if !ok {
@@ -57,8 +67,12 @@ func show(v View, kind, name string) string {
 			if len(g.Held) > 0 {
 				urgent += fmt.Sprintf("; held %v", g.Held)
 			}
-			p("%s@%s %s rev %d by %s: %s from %s, %s to %d, waves %v; previous %s%s", g.App, g.Home, g.Generation, g.Revision, g.Deployment,
-				g.Artifact.Short(), g.Origin, g.Stage, g.Cutoff, g.Deploy.Strategy.Waves, g.Previous.Short(), urgent)
+			ahead := ""
+			if len(g.Ahead) > 0 {
+				ahead = fmt.Sprintf(" %v", g.Ahead)
+			}
+			p("%s@%s %s rev %d by %s: %s from %s, %s to %d%s, waves %v; previous %s%s", g.App, g.Home, g.Generation, g.Revision, g.Deployment,
+				g.Artifact.Short(), g.Origin, g.Stage, g.Cutoff, ahead, g.Deploy.Strategy.Waves, g.Previous.Short(), urgent)
 		}
 	case "releases":
 		for _, r := range v.Releases(name) {
@@ -154,6 +168,8 @@ func deploymentText(d *starling.Deployment) string {
 		add(h.State == starling.HookRunning, "%s=running:%s:%d", h.Name(), h.Worker, h.Lease)
 		add(h.State != starling.HookRunning, "%s=%s", h.Name(), h.State)
 	}
+	add(d.SupersededBy != "", "superseded_by=%s", d.SupersededBy)
+	add(d.IgnoreFreeze != nil, "ignores_freezes")
 	add(d.RollbackOf != "", "rollback_of=%s", d.RollbackOf)
 	add(!d.RevertedTo.IsZero(), "reverted_to=%s", d.RevertedTo.Short())
 	add(d.Reason != "", "reason=%q", d.Reason)

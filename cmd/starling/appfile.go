@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -133,7 +134,7 @@ func (b *appBlock) app() (starling.App, error) {
 			Network: s.Network, MemoryMB: s.MemoryMB, DiskMB: s.DiskMB, Env: s.Env,
 		}
 	}
-	app.Deploy.Strategy.AutoRevert = true
+	app.Deploy.Strategy.AutoRevert, app.Deploy.Strategy.Queue = true, starling.QueueLatest
 	if s := b.Deploy; s != nil {
 		app.Deploy = s.spec(&d)
 	}
@@ -161,7 +162,7 @@ func (b *deployBlock) spec(d *durations) starling.DeploySpec {
 	if h := b.Hooks; h != nil {
 		out.Hooks = h.hooks(d)
 	}
-	out.Strategy.AutoRevert = true
+	out.Strategy.AutoRevert, out.Strategy.Queue = true, starling.QueueLatest
 	if s := b.Strategy; s != nil {
 		out.Strategy = s.strategy(d)
 	}
@@ -173,7 +174,7 @@ func (s *strategyBlock) strategy(d *durations) starling.Strategy {
 		Gate: starling.Gate(s.Gate), Waves: s.Waves, Regions: s.Regions, Bake: d.read("deploy.strategy.bake", s.Bake), MaxFailed: s.MaxFailed,
 		MinHealthyTime:   d.read("deploy.strategy.min_healthy_time", s.MinHealthyTime),
 		ProgressDeadline: d.read("deploy.strategy.progress_deadline", s.ProgressDeadline),
-		Queue:            starling.Queue(s.Queue), AutoRevert: s.AutoRevert == nil || *s.AutoRevert, Approval: s.Approval, ApprovalPlan: s.ApprovalPlan,
+		Queue:            starling.Queue(cmp.Or(s.Queue, string(starling.QueueLatest))), AutoRevert: s.AutoRevert == nil || *s.AutoRevert, Approval: s.Approval, ApprovalPlan: s.ApprovalPlan,
 	}
 	for _, f := range s.Freeze {
 		out.Freeze = append(out.Freeze, starling.Freeze(f))

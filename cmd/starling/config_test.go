@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -162,8 +163,38 @@ func TestAppFile(t *testing.T) {
 	}
 	a := apps[0]
 	if a.Name != "hello" || a.Build.Timeout.D() != 15*time.Minute || a.Deploy.Health.HTTP != "http://127.0.0.1:$PORT/healthz" ||
-		!a.Deploy.Strategy.AutoRevert || a.Deploy.Keep != starling.DefaultKeep {
+		!a.Deploy.Strategy.AutoRevert || a.Deploy.Keep != starling.DefaultKeep || a.Deploy.Strategy.Queue != starling.QueueLatest {
 		t.Errorf("%+v", a)
+	}
+	full, err := parseAppFile("app.hcl", []byte(strings.Replace(appHCL, `bake        = "30s"`, `bake        = "30s"
+      regions           = [["eu-west"], ["us-east", "us-west"]]
+      min_healthy_time  = "10s"
+      progress_deadline = "5m"
+      queue             = "every"
+      freeze "weekend" {
+        days = ["sat", "sun"]
+        from = "00:00"
+        to   = "24:00"
+        zone = "Europe/Berlin"
+      }
+      freeze "year-end" {
+        from  = "2026-12-20T00:00:00Z"
+        until = "2027-01-04T08:00:00Z"
+      }`, 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := starling.Strategy{
+		Gate: starling.GateAllRegions, Waves: []string{"1%", "10%", "100%"}, Bake: starling.Duration(30 * time.Second), MaxFailed: "1%", AutoRevert: true,
+		Regions: [][]string{{"eu-west"}, {"us-east", "us-west"}}, MinHealthyTime: starling.Duration(10 * time.Second),
+		ProgressDeadline: starling.Duration(5 * time.Minute), Queue: starling.QueueEvery,
+		Freeze: []starling.Freeze{
+			{Name: "weekend", Days: []string{"sat", "sun"}, From: "00:00", To: "24:00", Zone: "Europe/Berlin"},
+			{Name: "year-end", From: "2026-12-20T00:00:00Z", Until: "2027-01-04T08:00:00Z"},
+		},
+	}
+	if got := full[0].Deploy.Strategy; !reflect.DeepEqual(got, want) {
+		t.Errorf("strategy\n got %+v\nwant %+v", got, want)
 	}
 	least, err := parseAppFile("app.hcl", []byte(`app "files" {}`))
 	if err != nil || !least[0].Deploy.Strategy.AutoRevert || least[0].Build != nil || len(least[0].Deploy.Strategy.Waves) != 1 {
@@ -179,6 +210,9 @@ func TestAppFileErrorsSayWhereAndWhat(t *testing.T) {
 		"duration": {`"15m"`, `"15 minutes"`, "build.timeout"},
 		"selector": {"role == web", "role is web", "deploy.targets"},
 		"waves":    {`"1%", "10%", "100%"`, `"1%", "10%"`, "deploy.strategy.waves"},
+		"failures": {`max_failed  = "1%"`, `max_failed  = "some"`, "deploy.strategy.max_failed"},
+		"freeze":   {`max_failed  = "1%"`, "freeze \"night\" {\n from = \"22:00\"\n to = \"25:00\"\n}", "deploy.strategy.freeze[0].to"},
+		"regions":  {`max_failed  = "1%"`, `regions = [["eu"], ["us", "eu"]]`, "deploy.strategy.regions[1]"},
 	} {
 		_, err := parseAppFile("app.hcl", []byte(strings.Replace(appHCL, c.from, c.to, 1)))
 		if err == nil || !strings.Contains(err.Error(), c.want) {
