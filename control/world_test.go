@@ -341,7 +341,7 @@ func (w *world) machineActor() func(context.Context, starling.Node, *rpc.Client)
 			if g.Stage.AtLeast(starling.StageFetch) && !w.hold.Load() {
 				r.State, r.Bytes = starling.MachineStaged, starling.Bytes{CacheOut: 10, Peer: 90}
 			}
-			if g.Stage.AtLeast(starling.StageActivate) && g.Cutoff.Selects(n.Name, g.Deployment) && r.State == starling.MachineStaged {
+			if g.Stage.AtLeast(starling.StageActivate) && !g.Holds(n.Region) && g.Cutoff.Selects(n.Name, g.Deployment) && r.State == starling.MachineStaged {
 				r.State, r.Running = starling.MachineHealthy, g.Artifact
 				if w.failing.Load() {
 					r.State, r.Running, r.Reason = starling.MachineFailed, g.Previous, "health check: connection refused"
