@@ -55,7 +55,7 @@ func (s *Server) serveHookLease(w http.ResponseWriter, r *http.Request, c *calle
 // takeHook tries to have a hook granted to a worker of this region. asked: there are some,
 // and the home gave none.
 func (s *Server) takeHook(ctx context.Context, c *caller, v raftfsm.View) (job *rpc.HookJob, asked bool) {
-	for _, waiting := range v.HooksWaiting(s.cfg.Region) {
+	for _, waiting := range v.HooksWaiting(s.cfg.Region, c.Name+hookSlot) {
 		d, hook := waiting.Deployment, waiting.Run.Name()
 		key := hookKey(d.ID, hook)
 		if !v.Placed(d.Artifact) || !c.term.hooks.claim(key) {

@@ -118,7 +118,7 @@ func (r *Reign) lookAtFleet(v raftfsm.View, goals []*starling.Goal, now time.Tim
 	r.machines.keepApps(goals, now)
 }
 
-// machinesAmong returns the members that are not counted in cells.
+// machinesAmong returns the members that are not counted in cells. The caller holds mu.
 func (r *Reign) machinesAmong(all []starling.Node) []starling.Node {
 	return slices.DeleteFunc(slices.Clone(all), func(n starling.Node) bool { return r.inCells[n.Name] })
 }
@@ -361,11 +361,13 @@ func (r *Reign) directory() rpc.Directory {
 	}
 	d.Workers = r.liveWorkers()
 	d.Machines = r.cells.alive()
-	for _, n := range r.machinesAmong(r.nodes()) {
+	r.mu.Lock()
+	for _, n := range r.machinesAmong(r.members) {
 		if n.Alive && n.Has(starling.RoleMachine) {
 			d.Machines++
 		}
 	}
+	r.mu.Unlock()
 	byName := func(a, b starling.Node) int { return cmp.Compare(a.Name, b.Name) }
 	slices.SortFunc(d.Servers, byName)
 	slices.SortFunc(d.Caches, byName)

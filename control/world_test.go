@@ -359,7 +359,7 @@ func (w *world) machineActor() func(context.Context, starling.Node, *rpc.Client)
 
 func (w *world) eventually(what string, ok func() bool) {
 	w.t.Helper()
-	w.within(30*time.Second, what, ok)
+	w.within(2*time.Minute, what, ok) // the machine may be busy with much else
 }
 
 func (w *world) within(most time.Duration, what string, ok func() bool) {

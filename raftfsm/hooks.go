@@ -25,7 +25,9 @@ type HookBegin struct {
 
 // HookLease grants a worker of the hook's region the run of a hook that waits and whose
 // turn it is: first the deployment's before the machines, then the regions', after the
-// machines the other way round. The token is the Raft index. Result: Deployment.
+// machines the other way round. A worker runs one hook at a time: one that is leased to it
+// already it has lost, and it gets that again, as another attempt. The token is the Raft
+// index. Result: Deployment.
 type HookLease struct {
 	ID     string `json:"id"`
 	Hook   string `json:"hook"` // starling.HookRun.Name
@@ -91,6 +93,11 @@ func HookReady(d *starling.Deployment, run *starling.HookRun) bool {
 		}
 	}
 	return false
+}
+
+// hookLost reports whether a worker that asks for a hook has lost one that is leased to it.
+func hookLost(d *starling.Deployment, run *starling.HookRun, worker string) bool {
+	return run.State == starling.HookRunning && run.Worker == worker && !d.Paused && run.Attempt < starling.MaxHookAttempts
 }
 
 // HooksPending reports whether hooks that are due have not ended.
@@ -180,7 +187,7 @@ func (t *tx) hookLease(p *HookLease) (Result, error) {
 	switch {
 	case p.Worker == "" || p.Region != h.Region:
 		return Result{}, starling.Invalidf("worker", "%q of region %.80q: hook %s is for a worker of %s", p.Worker, p.Region, p.Hook, h.Region)
-	case !HookReady(d, h) || t.leased[token]: // else its token would be the same again
+	case !HookReady(d, h) && !hookLost(d, h, p.Worker) || t.leased[token]: // else its token would be the same again
 		return Result{}, fmt.Errorf("%w: hook %s of deployment %s is %s and cannot begin now", starling.ErrConflict, p.Hook, d.ID, h.State)
 	}
 	if t.leased == nil {
@@ -310,13 +317,13 @@ func (t *tx) adoptHooks(d *starling.Deployment, lost string) {
 	}
 }
 
-// HooksWaiting lists the hooks that a worker of a region may begin now, wherever their
-// deployments are homed: pairs of a deployment and the run's place in it.
-func (v View) HooksWaiting(region string) []WaitingHook {
+// HooksWaiting lists the hooks that a worker of a region, which runs none, may begin now,
+// wherever their deployments are homed.
+func (v View) HooksWaiting(region, worker string) []WaitingHook {
 	var out []WaitingHook
 	for r := range scan[starling.Deployment](v.reader, tableDeployments, byHook, nil) {
 		for i := range r.rec.Hooks {
-			if h := &r.rec.Hooks[i]; h.Region == region && HookReady(r.rec, h) {
+			if h := &r.rec.Hooks[i]; h.Region == region && (HookReady(r.rec, h) || hookLost(r.rec, h, worker)) {
 				out = append(out, WaitingHook{Deployment: r.rec, Run: h})
 			}
 		}

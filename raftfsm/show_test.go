@@ -53,7 +53,7 @@ func show(v View, kind, name string) string {
 	case "startable":
 		list(v.Startable())
 	case "hooks":
-		for _, w := range v.HooksWaiting(name) {
+		for _, w := range v.HooksWaiting(name, "") {
 			p("%s %s", w.Deployment.ID, w.Run.Name())
 		}
 	case "buildable":

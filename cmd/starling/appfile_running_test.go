@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -59,5 +61,21 @@ func TestAppFileRunning(t *testing.T) {
 }`))
 	if err != nil || apps[0].Deploy.SystemdUnit != "hello.service" {
 		t.Errorf("%+v, %v", apps, err)
+	}
+}
+
+func TestExamplesAreValid(t *testing.T) {
+	files, err := filepath.Glob("../../examples/*/*.hcl")
+	if err != nil || len(files) < 3 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	for _, file := range files {
+		src, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := parseAppFile(file, src); err != nil {
+			t.Errorf("%s: %v", file, err)
+		}
 	}
 }
