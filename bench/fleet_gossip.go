@@ -14,7 +14,7 @@ import (
 const (
 	gossipPeriod   = 100 * time.Millisecond // each member that has something to tell tells gossipFanout others
 	gossipFanout   = 3
-	gossipRetell   = 4                      // times the decimal places of the pool's size, that a member tells one thing
+	gossipRetell   = 6                      // times the decimal places of the pool's size, that a member tells one thing
 	gossipSaid     = 4 * gossipPeriod       // until most of a pool know what a member says of itself
 	gossipRounds   = 64                     // after which nobody is told any more
 	gossipHandling = 200 * time.Microsecond // a packet's way

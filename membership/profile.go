@@ -35,6 +35,7 @@ const (
 	cellForgetAfter  = 15 * time.Minute // reconnectTimeout and tombstoneTimeout of machines, which the roster knows
 	cellPushPull     = time.Minute      // times 7 with 1,500 members, see memberlist's pushPullScale
 	cellEventBuffer  = 64               // events and queries that are recognised when they come again
+	cellRetransmit   = 6                // RetransmitMult: memberlist's 4 leaves one in 160,000 untold
 	regionSuspicion  = 3                // SuspicionMult: one more member must agree, not two
 	newsGossipPeriod = 100 * time.Millisecond
 )
@@ -62,6 +63,7 @@ func (p Profile) apply(conf *serf.Config) {
 		conf.QueryBuffer = cellEventBuffer
 		ml.PushPullInterval = cellPushPull
 		ml.EnableCompression = false
+		ml.RetransmitMult = cellRetransmit
 	case ProfileLocal:
 		ml = memberlist.DefaultLocalConfig()
 		ml.ProbeInterval = 300 * time.Millisecond
