@@ -117,11 +117,14 @@ type FleetChurn struct {
 	CPUS        float64 `json:"cpu_s"`
 }
 
-// FleetKill is the leader killed while a deployment waits for its approval.
+// FleetKill is the leader killed in the middle of a deployment.
 type FleetKill struct {
-	LeaderS float64 `json:"leader_s"` // until another server led
-	WholeS  float64 `json:"whole_s"`  // until that one saw all machines alive
-	EndedS  float64 `json:"ended_s"`  // from the approval that follows until the deployment had succeeded
+	Told    int      `json:"told"`     // machines that had been told to go live by then
+	LeaderS float64  `json:"leader_s"` // until another server led
+	WholeS  float64  `json:"whole_s"`  // until that one saw all machines alive
+	EndedS  float64  `json:"ended_s"`  // from the approval until the deployment had succeeded
+	AllTold int      `json:"all_told"` // machines that were told in the end
+	ToldMS  Quantile `json:"told_ms"`  // as in FleetDeployment
 }
 
 // fleet is a run.
@@ -312,12 +315,13 @@ func (f *fleet) behind(by time.Duration) {
 	}
 }
 
-// told notes that a machine has a goal.
-func (f *fleet) told(g *starling.Goal) {
+// told notes that a machine has a goal, once for each watch.
+func (f *fleet) told(r *robot, g *starling.Goal) {
 	w := f.watch.Load()
-	if w == nil || g.App != w.app || g.Revision < w.revision || !g.Stage.AtLeast(starling.StageActivate) {
+	if w == nil || r.told == w || g.App != w.app || g.Revision < w.revision || !g.Stage.AtLeast(starling.StageActivate) {
 		return
 	}
+	r.told = w
 	w.mu.Lock()
 	f.note(record(w.h, time.Since(w.began)))
 	w.mu.Unlock()

@@ -32,6 +32,7 @@ type robot struct {
 	feed  *rpc.Feed // that its brain has
 	tick  time.Time // that is in the cell's timers; zero: none
 	done  map[string]stageDone
+	told  *watch     // the last that it counted in
 	wire  *robotWire // its own connections to the servers; nil: none yet
 }
 
@@ -352,7 +353,7 @@ func (c *fleetCell) accepted(r *robot, e cell.Accepted) {
 		if !c.aims(e.Feed)[i].Matches(&r.node) {
 			continue
 		}
-		c.f.told(g)
+		c.f.told(r, g)
 		at := r.done[g.App]
 		if at.generation != g.Generation {
 			at = stageDone{generation: g.Generation}

@@ -8,7 +8,6 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/starlingdeploy/starling"
@@ -170,19 +169,23 @@ func (f *fleet) until(ctx context.Context, api *client.Client, id string, ok fun
 }
 
 // approve lets a deployment go on, and watches who hears of it and when.
-func (f *fleet) approve(ctx context.Context, api *client.Client, d *starling.Deployment) (*watch, time.Duration, error) {
+func (f *fleet) approve(ctx context.Context, api *client.Client, d *starling.Deployment) (*watch, error) {
 	goal, err := api.Goal(ctx, fleetApp)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	w := &watch{app: fleetApp, revision: goal.Revision + 1, began: time.Now(), done: make(chan struct{}), h: newLatencies()}
 	w.left.Store(int64(f.cfg.Machines))
+	f.late.Store(0)
 	f.watch.Store(w)
-	if _, err := api.Act(ctx, d.ID, starling.ActionApprove); err != nil {
-		return nil, 0, err
-	}
+	_, err = api.Act(ctx, d.ID, starling.ActionApprove)
+	return w, err
+}
+
+// success waits for an approved deployment to succeed, and returns how long after its approval it has.
+func (f *fleet) success(ctx context.Context, api *client.Client, d *starling.Deployment, w *watch) (time.Duration, error) {
 	if _, err := f.until(ctx, api, d.ID, func(d *starling.Deployment) bool { return d.Phase == starling.PhaseSucceeded }); err != nil {
-		return nil, 0, err
+		return 0, err
 	}
 	took := time.Since(w.began)
 	select {
@@ -191,7 +194,15 @@ func (f *fleet) approve(ctx context.Context, api *client.Client, d *starling.Dep
 	case <-ctx.Done():
 	}
 	f.watch.Store(nil)
-	return w, took, ctx.Err()
+	return took, ctx.Err()
+}
+
+// toldIn returns how many machines had the goal, and when; the result shows that under a title.
+func (f *fleet) toldIn(w *watch, title string) (int, Quantile) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f.res.histograms = append(f.res.histograms, latencies{title, w.h})
+	return int(w.h.TotalCount()), quantileMS(w.h)
 }
 
 func (f *fleet) deployOnce(ctx context.Context, api *client.Client) error {
@@ -210,8 +221,11 @@ func (f *fleet) deployOnce(ctx context.Context, api *client.Client) error {
 		return fmt.Errorf("%d of %d machines were staged when the approval was waited for", d.Machines.Staged, f.cfg.Machines)
 	}
 	out.StagedS = time.Since(began).Seconds()
-	f.late.Store(0)
-	w, took, err := f.approve(ctx, api, d)
+	w, err := f.approve(ctx, api, d)
+	if err != nil {
+		return err
+	}
+	took, err := f.success(ctx, api, d, w)
 	if err != nil {
 		return err
 	}
@@ -220,10 +234,7 @@ func (f *fleet) deployOnce(ctx context.Context, api *client.Client) error {
 		return err
 	}
 	out.LateMS = float64(f.late.Load()) / 1e6
-	w.mu.Lock()
-	out.Told, out.ToldMS = int(w.h.TotalCount()), quantileMS(w.h)
-	f.res.histograms = append(f.res.histograms, latencies{"from an approval to a machine that has the goal", w.h})
-	w.mu.Unlock()
+	out.Told, out.ToldMS = f.toldIn(w, "from an approval to a machine that has the goal")
 	out.HealthyS, out.RaftEntries, out.Posts = took.Seconds(), after.index-before.index, f.posts.Load()-posts
 	out.Direct = f.direct.Load() - direct
 	out.CPUS, _ = after.cpuSince(&before)
@@ -303,56 +314,5 @@ func (f *fleet) restart(ctx context.Context, c *fleetCell, wait time.Duration) e
 	if err == nil {
 		f.start(r.node, t)
 	}
-	return err
-}
-
-// killLeader ends the leader while a deployment waits for its approval.
-func (f *fleet) killLeader(ctx context.Context, api *client.Client) error {
-	if len(f.servers) < 3 {
-		return nil // nobody would lead
-	}
-	d, err := f.submit(ctx, api, 2)
-	if err != nil {
-		return err
-	}
-	status, err := api.Leader(ctx)
-	if err != nil {
-		return err
-	}
-	leader := f.world.Named(status.Name)
-	if leader == nil {
-		return fmt.Errorf("the leader %q is no process of the world", status.Name)
-	}
-	began := time.Now()
-	if err := leader.Signal(syscall.SIGKILL, fleetCallWithin); err != nil {
-		return err
-	}
-	var rest []*world.Proc
-	for _, p := range f.servers {
-		if p != leader {
-			rest = append(rest, p)
-		}
-	}
-	f.servers = rest
-	if api, err = rest[0].Client(); err != nil {
-		return err
-	}
-	for {
-		now, err := leaderOf(ctx, rest[0])
-		if err == nil && now.Name != "" && now.Name != leader.Name {
-			break
-		}
-		if err := sleepFor(ctx, askLeaderEvery); err != nil {
-			return err
-		}
-	}
-	out := &f.res.LeaderKill
-	out.LeaderS = time.Since(began).Seconds()
-	if _, err := f.whole(ctx, api); err != nil {
-		return err
-	}
-	out.WholeS = time.Since(began).Seconds()
-	_, took, err := f.approve(ctx, api, d)
-	out.EndedS = took.Seconds()
 	return err
 }

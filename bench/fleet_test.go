@@ -25,7 +25,8 @@ func TestFleet(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%+v", res)
-	if e := res.Enrol; e.Enrolled != 60 || e.Registered != machines-60 || e.MS.P50 <= 0 || e.Unanswered > 0 {
+	// An attempt waits for its answer for 20 s: on a computer that stands still for longer it has none.
+	if e := res.Enrol; e.Enrolled != 60 || e.Registered != machines-60 || e.MS.P50 <= 0 || e.Unanswered > 0 && e.EnrolledS < 20 {
 		t.Errorf("arrival %+v", e)
 	}
 	// Three relays a cell; one that was relieved as the cell grew may still wait for its last answer.
@@ -37,6 +38,19 @@ func TestFleet(t *testing.T) {
 	}
 	if ch := res.Churn; ch.Machines != machines/20 || ch.WholeS <= 0 {
 		t.Errorf("churn %+v", ch)
+	}
+}
+
+// With memberlist's usual number of tellings this fleet has machines that hear nothing.
+func TestFleetGossipMissesNobody(t *testing.T) {
+	const cells, machines = 100, 999
+	rng := rand.New(rand.NewPCG(3, 4))
+	for range cells {
+		for i, d := range gossip(machines, rng) {
+			if d < 0 {
+				t.Errorf("machine %d never hears", i)
+			}
+		}
 	}
 }
 

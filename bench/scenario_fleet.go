@@ -38,6 +38,7 @@ func fleetScenario(env Env) *trial.Scenario {
 		lower("churn.whole_s", "s", "until the leader saw all machines again"),
 		lower("leader_kill.leader_s", "s", "until another server led"),
 		lower("leader_kill.whole_s", "s", "until that one saw all machines"),
+		lower("leader_kill.ended_s", "s", "from the approval until the deployment had succeeded"),
 	}, append(quantiles("enrol.ms", "from a machine's first attempt to its place"), quantiles("deployment.told_ms", "from the approval to a machine that has the goal")...)...)
 	s.Check = c.Check
 	s.Limit = func() time.Duration {
