@@ -1,4 +1,15 @@
 // Package client is the Go client of Starling's HTTP API.
+//
+// A [Client] calls one server, any of any region, which passes each request on to where it
+// belongs. [FromEnv] takes its address and token from where the command line takes them.
+//
+// Errors wrap the sentinels of package starling, for errors.Is: ErrNotFound, ErrConflict,
+// ErrForbidden, ErrUnavailable. What a server says beyond that is an [Error]: which part of
+// the input is wrong, as a JSON pointer, and a hint what to do. ErrUnavailable is worth
+// another try; a submission is safe to repeat with an idempotency key.
+//
+// [Client.Wait] follows one deployment to its end and [Client.Events] all that happens, both
+// over changes of leader and broken connections.
 package client
 
 import (
