@@ -5,6 +5,7 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import { cpus, loadavg } from 'node:os'
 import path from 'node:path'
 import { chromium } from 'playwright-core'
+import { withPalette } from './png.mjs'
 import { root } from './world.mjs'
 
 export const patienceMS = 60_000
@@ -88,5 +89,5 @@ export async function shoot(page, name) {
   if (!shots) return
   mkdirSync(shots, { recursive: true })
   await page.evaluate(() => scrollTo(0, 0))
-  writeFileSync(path.join(shots, `${name}.png`), await page.screenshot({ scale: 'css' }))
+  writeFileSync(path.join(shots, `${name}.png`), withPalette(await page.screenshot({ scale: 'css' })))
 }

@@ -116,7 +116,6 @@ test('an approval is given by keyboard, after a question that Escape takes back'
   await page.goto(`${addr}/ui/deployments/${d.id}`)
   await phase(page, 'awaiting_approval')
   await page.locator('.heat-cell').first().waitFor()
-  await shoot(page, 'approval-light')
   const approve = page.locator('[data-action=approve]')
   await approve.focus()
   await page.keyboard.press('Enter')

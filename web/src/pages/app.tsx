@@ -15,14 +15,14 @@ const readinessMS = 5000
 interface Goal { generation: { epoch: number; sequence: number }; artifact: string; deployment: string; stage: string }
 
 /** How many machines still hold a release, and what going back to it would take; newer servers tell. */
-interface Readiness { held?: number; machines?: number; rollback_ms?: number; new_bytes?: number }
+interface Readiness { current?: boolean; held?: number; machines?: number; rollback_ms?: number; basis?: string }
 type ReadyRelease = Release & { readiness?: Readiness }
 
 function Held({ r }: { r: Readiness | undefined }) {
   if (!r || r.machines === undefined || r.held === undefined) return <span class="dim">–</span>
   const share = percent(r.held, r.machines)
   return (
-    <span class="machines" title={`${count(r.held)} of ${count(r.machines)} machines hold it`}>
+    <span class="machines" title={`${count(r.held)} of ${count(r.machines)} machines hold it${r.basis ? `; ${r.basis}` : ''}`}>
       <span class="machines-track" aria-hidden="true"><i class="bar-healthy" style={{ width: `${share}%` }} /></span>
       <span class="num">{share === 100 ? '100 %' : `${share.toFixed(1)} %`}{r.rollback_ms ? <span class="dim"> ≈ {span(r.rollback_ms)}</span> : null}</span>
     </span>
@@ -32,10 +32,10 @@ function Held({ r }: { r: Readiness | undefined }) {
 function Releases({ app, goal }: { app: string; goal: Goal | null }) {
   const [back, setBack] = useState<ReadyRelease | null>(null)
   const n = touched.value.app === app ? touched.value.n : 0
-  const { value } = useRead<ReadyRelease[]>(`/v1/apps/${app}/releases`, readinessMS, n)
+  const { value } = useRead<ReadyRelease[]>(`/v1/apps/${app}/releases?readiness=true`, readinessMS, n)
   if (!value) return <Empty>Loading…</Empty>
   if (value.length === 0) return <Empty>No release has run everywhere yet.</Empty>
-  const present = value.find((r) => r.artifact === goal?.artifact) // after a revert the goal is newer than the release that it went back to
+  const present = value.find((r) => r.readiness?.current) ?? value.find((r) => r.artifact === goal?.artifact) // after a revert the goal is newer than the release that it went back to
   return (
     <div class="scroll">
       <table class="plain">
@@ -65,7 +65,32 @@ function Releases({ app, goal }: { app: string; goal: Goal | null }) {
   )
 }
 
+/** What a deployment changed, and from where it was submitted; newer servers tell. */
+interface Entry {
+  id: string; from?: { addr?: string; agent?: string }; approval?: { by: string }
+  changes?: { field: string; old?: string; new?: string }[]; commits?: { commits?: { sha: string; author: string; subject: string }[]; omitted?: number }
+}
+
+const maxNews = 3 // commits and changes of one deployment that are shown
+
+function News({ e }: { e: Entry | undefined }) {
+  const commits = e?.commits?.commits ?? []
+  const changes = e?.changes ?? []
+  if (!e || commits.length + changes.length === 0) return null
+  const more = commits.length + (e.commits?.omitted ?? 0) - maxNews
+  return (
+    <ul class="news">
+      {commits.slice(0, maxNews).map((c) => <li key={c.sha}><span class="mono dim">{sha(c.sha)}</span> {c.subject} <span class="dim">{c.author}</span></li>)}
+      {more > 0 && <li class="dim">and {more} commits more</li>}
+      {changes.slice(0, maxNews).map((c) => <li key={c.field} class="mono">{c.field}: <del>{c.old || '–'}</del> <ins>{c.new || '–'}</ins></li>)}
+    </ul>
+  )
+}
+
 function History({ app }: { app: string }) {
+  const n = touched.value.app === app ? touched.value.n : 0
+  const told = useRead<Entry[]>(`/v1/apps/${app}/history`, 0, n)
+  const entries = new Map((told.value ?? []).map((e) => [e.id, e]))
   const mine = list.value.filter((d) => d.app === app)
   if (mine.length === 0) return <Empty>It was not deployed yet: <code>starling deploy {app} --sha …</code></Empty>
   return (
@@ -76,10 +101,10 @@ function History({ app }: { app: string }) {
           {mine.slice(0, 50).map((d) => (
             <tr key={d.id}>
               <td><PhaseBadge phase={d.phase} paused={d.paused} /></td>
-              <td class="mono"><Link to={`/deployments/${d.id}`}>{d.sha ? sha(d.sha) : d.rollback_of ? 'rollback' : 'artifact'}</Link></td>
+              <td class="mono"><Link to={`/deployments/${d.id}`}>{d.sha ? sha(d.sha) : d.rollback_of ? 'rollback' : 'artifact'}</Link><News e={entries.get(d.id)} /></td>
               <td class="held"><MachineBar c={d.machines} /></td>
               <td class="history-budget">{terminal(d.phase) ? <span class="num">{span(d.timings.total_ms)}</span> : <BudgetBar d={d} now={now.value} />}</td>
-              <td class="dim">{d.actor.replace(/^token:/, '')}</td>
+              <td class="dim" title={[entries.get(d.id)?.from?.addr, entries.get(d.id)?.from?.agent].filter(Boolean).join(', ')}>{d.actor.replace(/^token:/, '')}{entries.get(d.id)?.approval && <div class="small">✓ {entries.get(d.id)!.approval!.by.replace(/^token:/, '')}</div>}</td>
               <td class="num dim" title={day(d.created_at)}>{ago(d.created_at, now.value)}</td>
             </tr>
           ))}
