@@ -2,7 +2,8 @@
 import { crc32, deflateSync, inflateSync } from 'node:zlib'
 
 const signature = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a])
-const exact = 128 // most frequent colours that stay as they are; the others share the rest of the palette
+const exact = 96 // most frequent colours that stay as they are
+const coarse = 96 // that speak for what is rare, one for each part of the cube
 
 function chunks(png) {
   const out = []
@@ -42,18 +43,21 @@ function pixels(raw, width, height, size) {
   return out
 }
 
-/** palette chooses 256 colours: the most frequent ones, and for the others the most frequent sixteenths of the cube. */
+/** shares adds up the colours of each part of the cube, in the name of its most frequent one. */
+function shares(sorted, mask, most) {
+  const parts = new Map()
+  for (const [c, n] of sorted) {
+    const part = parts.get(c & mask) ?? { n: 0, c }
+    parts.set(c & mask, { n: part.n + n, c: part.c })
+  }
+  return [...parts.values()].sort((a, b) => b.n - a.n).slice(0, most).map((p) => p.c)
+}
+
+/** palette chooses 256 colours: the most frequent ones, some of every kind, and what is left by parts. */
 function palette(counts) {
   const sorted = [...counts].sort((a, b) => b[1] - a[1])
-  const chosen = sorted.slice(0, exact).map(([c]) => c)
-  const buckets = new Map()
-  for (const [c, n] of sorted.slice(exact)) {
-    const key = c & 0xf8f8f8
-    const b = buckets.get(key) ?? { n: 0, c }
-    buckets.set(key, { n: b.n + n, c: b.c })
-  }
-  const rest = [...buckets.values()].sort((a, b) => b.n - a.n).slice(0, 256 - chosen.length).map((b) => b.c)
-  return [...chosen, ...rest]
+  const chosen = new Set([...sorted.slice(0, exact).map(([c]) => c), ...shares(sorted.slice(exact), 0xc0c0c0, coarse)])
+  return [...new Set([...chosen, ...shares(sorted.slice(exact), 0xf0f0f0, 256 - chosen.size)])].slice(0, 256)
 }
 
 function nearest(colours, c) {

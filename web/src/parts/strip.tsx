@@ -63,13 +63,13 @@ export function RegionStrip({ regions, active }: { regions: Region[]; active: De
               <span class="region-dot" aria-hidden="true" />
               <h3>{r.name}{r.local && <span class="pill">here</span>}</h3>
               <p class={`region-word ${s.kind}`}>{s.word}</p>
+              <p class="region-machines"><b class="num">{r.machines < 0 ? '–' : count(r.machines)}</b> machine{r.machines === 1 ? '' : 's'}</p>
               <dl>
                 <div><dt>Leader</dt><dd class="mono" title={r.leader}>{r.leader ? r.leader.replace(`${r.name}-`, '') : 'none'}</dd></div>
                 <div><dt>Servers</dt><dd><Squares n={r.servers.length} alive={alive} shape="sq" /><span class="num">{alive}/{r.servers.length}</span></dd></div>
                 <div><dt>Caches</dt><dd class="num">{r.caches}</dd></div>
                 <div><dt>Workers</dt><dd class="num">{r.workers}</dd></div>
                 <div><dt>In flight</dt><dd class="num">{flying}</dd></div>
-                <div><dt>Machines</dt><dd class="num strong">{r.machines < 0 ? '–' : count(r.machines)}</dd></div>
               </dl>
             </li>
           )
