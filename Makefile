@@ -27,6 +27,7 @@ demo: tools build
 	bin/starling dev --regions 2 --servers 3 --machines 8 --once
 
 test: tools
+	@packaging/need.sh dbus-daemon # on which units of systemd are tested
 	go vet ./...
 	go test -race -timeout 900s ./...
 

@@ -142,6 +142,9 @@ func printSummary(w io.Writer, d *starling.Deployment) error {
 		d.ID, d.Phase, ms(d.Timings.TotalMS), ms(d.Timings.QueuedMS), ms(d.Timings.BuildMS), ms(d.Timings.ReplicateMS), ms(d.Timings.StageMS), ms(d.Timings.RolloutMS),
 		d.Machines.Healthy, d.Machines.Target, d.Machines.Failed, humanBytes(d.Bytes.Artifact), humanBytes(d.Bytes.New),
 		humanBytes(d.Bytes.WAN), humanBytes(d.Bytes.CacheOut), humanBytes(d.Bytes.Peer), humanBytes(d.Bytes.Local))
+	if err == nil {
+		err = printHooks(w, d)
+	}
 	if err == nil && d.Reason != "" {
 		_, err = fmt.Fprintln(w, "  reason: "+d.Reason)
 	}
