@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -111,7 +112,13 @@ func (a *api) registerWebhooks() {
 	}, func(ctx context.Context, in *webhookName) (*answer[*starling.PushOutcome], error) {
 		c := callOf(ctx)
 		out, err := a.Backend.ReceivePush(ctx, in.Name, c.moved.req.Header, c.body)
-		if err != nil {
+		switch {
+		case errors.Is(err, starling.ErrForbidden):
+			return nil, &Problem{
+				Status: http.StatusForbidden, Kind: "forbidden", Detail: err.Error(),
+				Hint: "give the sender the secret that starling webhook create has shown; if nobody has it any more, delete the webhook and create it again",
+			}
+		case err != nil:
 			return nil, err
 		}
 		out.Deployments = list(out.Deployments)

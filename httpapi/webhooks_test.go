@@ -47,7 +47,7 @@ func TestWebhooks(t *testing.T) {
 	} {
 		res, body := request(t, srv, "POST", tc.path, tc.body, "X-Gitlab-Token", tc.token)
 		p := problemIn(t, res, body)
-		if p.Status != tc.status || p.Hint == "" || tc.status == 400 && p.Pointer != "#/ref" {
+		if p.Status != tc.status || p.Hint == "" || tc.status == 403 && !strings.Contains(p.Hint, "secret") || tc.status == 400 && p.Pointer != "#/ref" {
 			t.Errorf("%s: %s", name, body)
 		}
 	}

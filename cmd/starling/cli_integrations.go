@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"strings"
@@ -28,7 +29,7 @@ func webhookCommand() *cobra.Command {
 				return printJSON(cmd.OutOrStdout(), w)
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "webhook %s (%s)\nsend pushes, as application/json, to any server: %s%s\nsecret, shown only now: %s\n",
-				w.Name, w.Kind, strings.TrimSuffix(a.cfg.Addr, "/"), w.Path, w.Secret)
+				w.Name, w.Kind, strings.TrimSuffix(cmp.Or(a.cfg.Addr, client.DefaultAddr), "/"), w.Path, w.Secret)
 			return err
 		})
 	create.Flags().StringVar(&kind, "kind", "github", "github, gitlab or generic")
