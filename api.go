@@ -13,6 +13,7 @@ type Submission struct {
 	IgnoreFreeze bool `json:"ignore_freeze,omitempty"`
 	// IdempotencyKey makes a retry safe; 128 bytes at most. HTTP carries it in a header.
 	IdempotencyKey string `json:"-"`
+	From           Origin `json:"-"` // as the server that was called saw it
 }
 
 // Action is what people do to a deployment under way.

@@ -90,7 +90,9 @@ type Deployment struct {
 	// SupersededBy is the newer deployment of the app for which this one was given up in the queue.
 	SupersededBy string `json:"superseded_by,omitempty"`
 
-	Approval *Approval `json:"approval,omitempty"` // who let it roll out
+	Approval *Approval  `json:"approval,omitempty"` // who let it roll out
+	From     *Origin    `json:"from,omitempty"`     // where the submission came from
+	Commits  *CommitLog `json:"commits,omitempty"`  // what its build's commit brought
 
 	Wave         int       `json:"wave"` // index of the step under way; see Steps
 	WaveAt       time.Time `json:"wave_at,omitzero"`
@@ -239,4 +241,5 @@ type Artifact struct {
 	Actor     string    `json:"actor"`
 	CreatedAt time.Time `json:"created_at"`
 	Sandboxed bool      `json:"sandboxed"`
+	Built     *Built    `json:"built,omitempty"` // by the first build that gave it; nil: pushed
 }

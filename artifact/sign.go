@@ -95,6 +95,34 @@ func Verify(env []byte, want starling.Digest, c *pki.Credentials) (*starling.Man
 	return m, e.Payload, nil
 }
 
+// SignedBy verifies an envelope as Verify does and says whose signature it carries.
+func SignedBy(env []byte, want starling.Digest, c *pki.Credentials) (*starling.Signature, error) {
+	if _, _, err := Verify(env, want, c); err != nil {
+		return nil, err
+	}
+	e, err := openEnvelope(env)
+	if err != nil {
+		return nil, err
+	}
+	s := &e.Signatures[0]
+	signer, err := c.Verify(s.Chain, s.SignedAt)
+	if err != nil {
+		return nil, fmt.Errorf("signer of %s: %w", want.Short(), err)
+	}
+	leaf, err := x509.ParseCertificate(s.Chain[0])
+	if err != nil {
+		return nil, fmt.Errorf("signer of %s: %w", want.Short(), err)
+	}
+	key, ok := leaf.PublicKey.(ed25519.PublicKey)
+	if !ok {
+		return nil, fmt.Errorf("signer of %s: %w: a %T, want Ed25519", want.Short(), starling.ErrForbidden, leaf.PublicKey)
+	}
+	id := sha256.Sum256(key)
+	return &starling.Signature{
+		By: signer.Region + "/" + signer.Name, Key: hex.EncodeToString(id[:]), At: s.SignedAt, Roles: signer.Roles,
+	}, nil
+}
+
 // openEnvelope parses an envelope within its bounds. Nothing in it is proven yet.
 func openEnvelope(b []byte) (*envelope, error) {
 	if len(b) > MaxEnvelopeBytes {

@@ -136,6 +136,7 @@ func (w *Worker) make(ctx context.Context, job *rpc.Job, out *buildLog, list *dr
 	if err != nil {
 		return nil, tidyUp, preferCause(ctx, err)
 	}
+	commits := w.mirrors.since(ctx, job.App.Source.Git, job.Since, job.SHA)
 	if err := w.runBuild(ctx, job, ws, guard, at, out); err != nil {
 		return nil, tidyUp, err
 	}
@@ -143,6 +144,7 @@ func (w *Worker) make(ctx context.Context, job *rpc.Job, out *buildLog, list *dr
 	if err != nil {
 		return nil, tidyUp, preferCause(ctx, err)
 	}
+	p.commits = commits
 	return p, tidyUp, nil
 }
 

@@ -160,6 +160,7 @@ func (w *Worker) report(ctx context.Context, job *rpc.Job, p *packed, list *draf
 			_, uploadMS := list.now()
 			return w.cfg.Leader.Complete(ctx, job.Deployment, rpc.CompleteRequest{
 				Lease: job.Lease, Artifact: w.record(job, p), NewBytes: p.newBytes, UploadMS: uploadMS, Log: log, Sandboxed: w.box.sandboxed(),
+				Commits: p.commits,
 			})
 		})
 		if err == nil || isLost(err) || ctx.Err() != nil {

@@ -75,6 +75,7 @@ type packed struct {
 	digest   starling.Digest
 	manifest *starling.Manifest
 	newBytes int64
+	commits  *starling.CommitLog
 }
 
 // pack cuts the output into chunks, uploads those that the caches lack while cutting,

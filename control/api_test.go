@@ -44,7 +44,7 @@ func TestSubmit(t *testing.T) {
 	if _, _, err := b.server.Submit(ctx, "ann", starling.Submission{App: "nope", SHA: sha}); !errors.Is(err, starling.ErrNotFound) {
 		t.Errorf("unknown app: %v", err)
 	}
-	if _, _, err := b.server.Rollback(ctx, "ann", "web", 0, ""); !errors.Is(err, starling.ErrConflict) {
+	if _, _, err := b.server.Rollback(ctx, "ann", "web", 0, "", starling.Origin{}); !errors.Is(err, starling.ErrConflict) {
 		t.Errorf("rollback without a release: %v", err)
 	}
 }

@@ -57,7 +57,7 @@ func (s *Server) Submit(ctx context.Context, actor string, sub starling.Submissi
 	}
 	return s.submit(ctx, actor, raftfsm.Submit{
 		App: sub.App, SHA: sub.SHA, Artifact: sub.Artifact,
-		Priority: sub.Priority, IdempotencyKey: sub.IdempotencyKey, IgnoreFreeze: sub.IgnoreFreeze,
+		Priority: sub.Priority, IdempotencyKey: sub.IdempotencyKey, IgnoreFreeze: sub.IgnoreFreeze, From: sub.From,
 	})
 }
 
@@ -81,14 +81,14 @@ func checkSubmission(sub *starling.Submission) error {
 }
 
 // Rollback implements httpapi.Deployments.
-func (s *Server) Rollback(ctx context.Context, actor, app string, to uint64, key string) (*starling.Deployment, bool, error) {
+func (s *Server) Rollback(ctx context.Context, actor, app string, to uint64, key string, from starling.Origin) (*starling.Deployment, bool, error) {
 	if err := starling.CheckName("app", app); err != nil {
 		return nil, false, err
 	}
 	if len(key) > maxIdempotencyBytes {
 		return nil, false, starling.Invalidf("idempotency_key", "%d bytes, more than %d", len(key), maxIdempotencyBytes)
 	}
-	return s.submit(ctx, actor, raftfsm.Submit{App: app, Rollback: true, RollbackTo: to, IdempotencyKey: key})
+	return s.submit(ctx, actor, raftfsm.Submit{App: app, Rollback: true, RollbackTo: to, IdempotencyKey: key, From: from})
 }
 
 // submit queues a deployment in which every known region takes part.

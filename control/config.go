@@ -39,6 +39,10 @@ type Config struct {
 	// starling.DecodeAccount. Nil: machines cannot be asked.
 	Account func(ctx context.Context, addr string, artifact starling.Digest) ([]byte, error)
 
+	// SignedBy verifies the signature in an artifact's envelope and says whose it is. Nil:
+	// nobody can tell.
+	SignedBy func(envelope []byte, artifact starling.Digest) (*starling.Signature, error)
+
 	// CellMax is how many machines a cell may have before it is split; default
 	// starling.MaxCellMachines, which is the most.
 	CellMax int

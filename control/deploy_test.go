@@ -85,7 +85,7 @@ func TestTwoRegionsDeployFailOverAndRevert(t *testing.T) {
 	// Back to v1: no bytes cross between regions.
 	var back string
 	w.home(func(s *Server) error {
-		d, _, err := s.Rollback(w.ctx, "ann", "web", 0, "")
+		d, _, err := s.Rollback(w.ctx, "ann", "web", 0, "", starling.Origin{})
 		if err == nil {
 			back = d.ID
 		}

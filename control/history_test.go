@@ -243,7 +243,7 @@ func TestARetryOfWhatIsArchived(t *testing.T) {
 				t.Fatalf("%s: the retry of %s: %+v, created %v, %v", when, id, d, created, err)
 			}
 		}
-		if d, created, err := b.server.Rollback(t.Context(), "ann", "east-one", 0, "east-0"); err != nil || created || d.ID != "east-0" {
+		if d, created, err := b.server.Rollback(t.Context(), "ann", "east-one", 0, "east-0", starling.Origin{}); err != nil || created || d.ID != "east-0" {
 			t.Errorf("%s: a rollback with that key: %+v, created %v, %v", when, d, created, err)
 		}
 		var snap bytes.Buffer

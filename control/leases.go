@@ -36,13 +36,18 @@ func (s *Server) serveLease(w http.ResponseWriter, r *http.Request, c *caller) e
 	}
 	var res rpc.LeaseResponse
 	if d != nil {
-		res.Job = jobOf(d)
+		res.Job = jobOf(s.cfg.FSM.View(), d)
 	}
 	return answer(w, res)
 }
 
-func jobOf(d *starling.Deployment) *rpc.Job {
+func jobOf(v raftfsm.View, d *starling.Deployment) *rpc.Job {
+	since := ""
+	if rel, ok := v.Release(d.App); ok {
+		since = rel.SHA
+	}
 	return &rpc.Job{
+		Since:      since,
 		Deployment: d.ID, App: d.Spec, SHA: d.SHA, BuildKey: d.Spec.BuildKey(d.SHA),
 		Attempt: d.Attempt, Lease: d.Lease, Deadline: d.Deadline,
 	}

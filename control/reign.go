@@ -270,7 +270,7 @@ func (r *Reign) Complete(v raftfsm.View, worker, id string, req rpc.CompleteRequ
 	a := req.Artifact
 	a.Actor, a.Region, a.App, a.SHA = d.Actor, r.conf.Region, d.App, d.SHA
 	return raftfsm.JobComplete{
-		ID: d.ID, Lease: req.Lease, Artifact: a, NewBytes: req.NewBytes, UploadMS: max(0, req.UploadMS), Log: req.Log, Sandboxed: req.Sandboxed,
+		ID: d.ID, Lease: req.Lease, Artifact: a, NewBytes: req.NewBytes, UploadMS: max(0, req.UploadMS), Log: req.Log, Sandboxed: req.Sandboxed, Commits: req.Commits,
 	}, inForce, nil
 }
 

@@ -124,7 +124,7 @@ func (a *api) getApp(ctx context.Context, in *appRead) (*tagged, error) {
 
 func noApp(name string) error { return fmt.Errorf("app %.80q: %w", name, starling.ErrNotFound) }
 
-func (a *api) listReleases(ctx context.Context, in *appRead) (*answer[[]*starling.Release], error) {
+func (a *api) listReleases(ctx context.Context, in *releasesRead) (*answer[[]starling.ReleaseStatus], error) {
 	index, err := a.block(ctx, in.Blocking)
 	if err != nil {
 		return nil, err
@@ -132,7 +132,15 @@ func (a *api) listReleases(ctx context.Context, in *appRead) (*answer[[]*starlin
 	if _, ok := a.Backend.App(in.App); !ok {
 		return nil, noApp(in.App)
 	}
-	return &answer[[]*starling.Release]{index, list(a.Backend.Releases(in.App))}, nil
+	if in.Readiness {
+		all, err := a.Backend.Readiness(ctx, in.App)
+		return &answer[[]starling.ReleaseStatus]{index, list(all)}, err
+	}
+	all := []starling.ReleaseStatus{}
+	for _, r := range a.Backend.Releases(in.App) {
+		all = append(all, starling.ReleaseStatus{Release: *r})
+	}
+	return &answer[[]starling.ReleaseStatus]{index, all}, nil
 }
 
 // getGoal shows the goal in force. One without an artifact says that nothing is to run.
@@ -207,7 +215,7 @@ func (a *api) rollback(ctx context.Context, in *rollbackWrite) (*created[deploym
 	if err := errors.Join(decode(c.body, &body), checkKey(in.Key)); err != nil {
 		return nil, err
 	}
-	d, isNew, err := a.Backend.Rollback(ctx, c.actor, in.App, body.To, in.Key)
+	d, isNew, err := a.Backend.Rollback(ctx, c.actor, in.App, body.To, in.Key, c.from)
 	if err != nil {
 		return nil, err
 	}

@@ -26,6 +26,7 @@ func operations() []operation {
 		{"GET", "/v1/deployments/{id}", viewer}, {"GET", "/v1/deployments/{id}/logs", viewer}, {"GET", "/v1/deployments/{id}/why", viewer},
 		{"GET", "/v1/deployments/{id}/cells", viewer}, {"GET", "/v1/deployments/{id}/curve", viewer}, {"GET", "/v1/caches", viewer},
 		{"POST", "/v1/apps/{app}/plan", viewer}, {"GET", "/v1/deployments/{id}/plan", viewer},
+		{"GET", "/v1/apps/{app}/history", viewer}, {"GET", "/v1/apps/{app}/diff", viewer}, {"GET", "/v1/deployments/{id}/provenance", viewer},
 		{"POST", "/v1/deployments/{id}/cancel", deployer}, {"POST", "/v1/deployments/{id}/approve", approver},
 		{"POST", "/v1/deployments/{id}/promote", approver}, {"POST", "/v1/deployments/{id}/abort", deployer},
 		{"POST", "/v1/deployments/{id}/pause", approver}, {"POST", "/v1/deployments/{id}/resume", approver},

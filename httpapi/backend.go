@@ -18,6 +18,7 @@ type Backend interface {
 	Logs
 	Explainer
 	Planner
+	Historian
 	Artifacts
 	ACL
 	Cluster
@@ -83,7 +84,7 @@ type Deployments interface {
 	// Submit reports false if an earlier submission with the same key is the answer.
 	Submit(ctx context.Context, actor string, s starling.Submission) (*starling.Deployment, bool, error)
 	// Rollback submits the release with the given generation sequence; 0: the previous one.
-	Rollback(ctx context.Context, actor, app string, to uint64, key string) (*starling.Deployment, bool, error)
+	Rollback(ctx context.Context, actor, app string, to uint64, key string, from starling.Origin) (*starling.Deployment, bool, error)
 	Act(ctx context.Context, actor, id string, a starling.Action, o starling.ActionOptions) (*starling.Deployment, error)
 }
 
@@ -104,6 +105,18 @@ type Planner interface {
 	// Approve lets a deployment roll out. plan is the hash of the plan that was shown; zero:
 	// none is named. *starling.StaleError: it is another by now.
 	Approve(ctx context.Context, actor, id string, plan starling.Digest) (*starling.Deployment, error)
+}
+
+// Historian tells what was, and what there is to go back to.
+type Historian interface {
+	// History lists an app's deployments, newest first, each with what it changed.
+	History(f starling.DeploymentFilter) ([]starling.HistoryEntry, error)
+	// Diff tells what lies between two deployments of an app.
+	Diff(app, from, to string) (*starling.DeploymentDiff, error)
+	// Provenance says where a deployment's artifact came from.
+	Provenance(ctx context.Context, id string) (*starling.Provenance, error)
+	// Readiness lists an app's releases, newest first, with what a rollback to each takes.
+	Readiness(ctx context.Context, app string) ([]starling.ReleaseStatus, error)
 }
 
 // Explainer tells why things take as long as they do.

@@ -111,11 +111,11 @@ func (b *backend) submit(actor string, s raftfsm.Submit) (*starling.Deployment, 
 }
 
 func (b *backend) Submit(_ context.Context, actor string, s starling.Submission) (*starling.Deployment, bool, error) {
-	return b.submit(actor, raftfsm.Submit{App: s.App, SHA: s.SHA, Artifact: s.Artifact, Priority: s.Priority, IdempotencyKey: s.IdempotencyKey})
+	return b.submit(actor, raftfsm.Submit{App: s.App, SHA: s.SHA, Artifact: s.Artifact, Priority: s.Priority, IdempotencyKey: s.IdempotencyKey, From: s.From})
 }
 
-func (b *backend) Rollback(_ context.Context, actor, app string, to uint64, key string) (*starling.Deployment, bool, error) {
-	return b.submit(actor, raftfsm.Submit{App: app, Rollback: true, RollbackTo: to, IdempotencyKey: key})
+func (b *backend) Rollback(_ context.Context, actor, app string, to uint64, key string, from starling.Origin) (*starling.Deployment, bool, error) {
+	return b.submit(actor, raftfsm.Submit{App: app, Rollback: true, RollbackTo: to, IdempotencyKey: key, From: from})
 }
 
 func (b *backend) Act(_ context.Context, actor, id string, a starling.Action, o starling.ActionOptions) (*starling.Deployment, error) {
@@ -134,6 +134,39 @@ func (b *backend) Act(_ context.Context, actor, id string, a starling.Action, o 
 		r, err = b.propose(actor, raftfsm.TypePause, raftfsm.Pause{ID: id, Paused: a == starling.ActionPause})
 	}
 	return r.Deployment, err
+}
+
+func (b *backend) History(f starling.DeploymentFilter) ([]starling.HistoryEntry, error) {
+	out := []starling.HistoryEntry{}
+	for _, d := range b.Deployments(f) {
+		out = append(out, starling.HistoryEntry{ID: d.ID, Actor: d.Actor, From: d.From, Phase: d.Phase, SHA: d.SHA})
+	}
+	return out, nil
+}
+
+func (b *backend) Diff(app, from, to string) (*starling.DeploymentDiff, error) {
+	for _, id := range []string{from, to} {
+		if d, ok := b.Deployment(id); !ok || d.App != app {
+			return nil, fmt.Errorf("deployment %s: %w", id, starling.ErrNotFound)
+		}
+	}
+	return &starling.DeploymentDiff{App: app, From: from, To: to}, nil
+}
+
+func (b *backend) Provenance(_ context.Context, id string) (*starling.Provenance, error) {
+	d, ok := b.Deployment(id)
+	if !ok {
+		return nil, fmt.Errorf("deployment %s: %w", id, starling.ErrNotFound)
+	}
+	return &starling.Provenance{Deployment: id, App: d.App, SHA: d.SHA}, nil
+}
+
+func (b *backend) Readiness(_ context.Context, app string) ([]starling.ReleaseStatus, error) {
+	var out []starling.ReleaseStatus
+	for _, r := range b.Releases(app) {
+		out = append(out, starling.ReleaseStatus{Release: *r, Readiness: &starling.Readiness{Machines: 2, Held: 1, Share: 0.5}})
+	}
+	return out, nil
 }
 
 func (b *backend) Plan(_ context.Context, req starling.PlanRequest) (*starling.Plan, error) {

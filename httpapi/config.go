@@ -87,6 +87,7 @@ func New(conf Config) http.Handler {
 	a.registerApps()
 	a.registerDeployments()
 	a.registerPlans()
+	a.registerHistory()
 	a.registerArtifacts()
 	a.registerCluster()
 	a.registerNodes()

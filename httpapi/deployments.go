@@ -172,7 +172,7 @@ func (a *api) submit(ctx context.Context, in *submitWrite) (*created[deploymentD
 	if err := decode(c.body, &s); err != nil {
 		return nil, err
 	}
-	s.IdempotencyKey = in.Key
+	s.IdempotencyKey, s.From = in.Key, c.from
 	if err := checkSubmission(&s); err != nil {
 		return nil, err
 	}

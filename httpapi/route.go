@@ -57,6 +57,7 @@ type route struct {
 // call is what the middleware has found out about a request.
 type call struct {
 	actor  string
+	from   starling.Origin
 	token  *starling.Token // nil: this server runs without tokens, or the route needs none
 	body   []byte
 	moved  *moved
@@ -139,6 +140,9 @@ func (a *api) admit(r route, hctx huma.Context, next func(huma.Context)) {
 		req.Header.Set(headerKey, "auto-"+rand.Text()) // so that servers may try again while the leader changes
 	}
 	c, err := a.authorize(r, req)
+	if c.from = originOf(req); c.token != nil {
+		c.from.Token = c.token.ID
+	}
 	if err == nil && r.guard != nil {
 		var leave func()
 		if leave, err = r.guard(); err == nil {
@@ -360,6 +364,7 @@ func (a *api) passOn(w http.ResponseWriter, req *http.Request, transport http.Ro
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.SetURL(&url.URL{Scheme: "http", Host: "starling"})
 			p.Out.Header.Set(HeaderForwarded, strconv.Itoa(times+1))
+			tellOrigin(p.Out.Header, originOf(req))
 		},
 		Transport:     transport,
 		FlushInterval: -1, // logs are streams

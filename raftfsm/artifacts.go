@@ -8,7 +8,7 @@ import (
 
 func (t *tx) artifactRegister(p *ArtifactRegister) (Result, error) {
 	a := p.Artifact
-	a.BuildKey = "" // only a worker with a lease says what a build gave
+	a.BuildKey, a.Built = "", nil // only a worker with a lease says what a build gave
 	if a.Actor == "" {
 		a.Actor = t.actor
 	}

@@ -153,6 +153,7 @@ type Submit struct {
 	Regions        []string        `json:"regions"`
 	Supersede      bool            `json:"supersede,omitempty"`
 	IgnoreFreeze   bool            `json:"ignore_freeze,omitempty"` // by who submits
+	From           starling.Origin `json:"from,omitzero"`           // kept, cut to its bounds
 }
 
 // Start moves a queued deployment that has its artifact to replicating. Refused
@@ -272,13 +273,14 @@ type JobRequeue struct {
 // other lease it is ErrFenced. The artifact's app, SHA and build key are the
 // deployment's. Result: Deployment, Artifact.
 type JobComplete struct {
-	ID        string            `json:"id"`
-	Lease     uint64            `json:"lease"`
-	Artifact  starling.Artifact `json:"artifact"`
-	NewBytes  int64             `json:"new_bytes"`
-	UploadMS  int64             `json:"upload_ms,omitempty"` // since the first chunk was uploaded
-	Log       starling.Digest   `json:"log,omitzero"`
-	Sandboxed bool              `json:"sandboxed"`
+	ID        string              `json:"id"`
+	Lease     uint64              `json:"lease"`
+	Artifact  starling.Artifact   `json:"artifact"`
+	NewBytes  int64               `json:"new_bytes"`
+	UploadMS  int64               `json:"upload_ms,omitempty"` // since the first chunk was uploaded
+	Log       starling.Digest     `json:"log,omitzero"`
+	Sandboxed bool                `json:"sandboxed"`
+	Commits   *starling.CommitLog `json:"commits,omitempty"` // kept, cut to its bounds
 }
 
 // JobFail ends the deployment as failed.

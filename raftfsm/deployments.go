@@ -40,6 +40,9 @@ func (t *tx) submit(p *Submit) (Result, error) {
 		Deadline: t.at.Add(app.Deploy.Deadline.D()),
 		Regions:  regions,
 	}
+	if from := p.From.Plain(); from != (starling.Origin{}) {
+		d.From = &from
+	}
 	switch {
 	case p.Rollback:
 		err = t.submitRollback(d, p.RollbackTo)

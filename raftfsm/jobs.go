@@ -129,9 +129,14 @@ func (t *tx) jobComplete(p *JobComplete) (Result, error) {
 	if a.Actor = t.actor; a.Actor == "" {
 		a.Actor = d.Worker
 	}
+	a.Built = &starling.Built{Deployment: d.ID, Worker: d.Worker, StartedAt: d.PhaseAt, EndedAt: t.now}
 	kept, err := t.register(a)
 	if err != nil {
 		return Result{}, err
+	}
+	if p.Commits != nil {
+		commits := p.Commits.Plain()
+		d.Commits = &commits
 	}
 	d.Artifact, d.BuildLog, d.Sandboxed = a.Digest, p.Log, p.Sandboxed
 	d.Bytes.Artifact, d.Bytes.New = kept.Bytes, p.NewBytes

@@ -82,6 +82,7 @@ type Job struct {
 	App        starling.App `json:"app"`
 	SHA        string       `json:"sha"`
 	BuildKey   string       `json:"build_key"`
+	Since      string       `json:"since,omitempty"` // commit of the release that runs, to list what is new
 	Attempt    int          `json:"attempt"`
 	Lease      uint64       `json:"lease"`
 	Deadline   time.Time    `json:"deadline"`
@@ -131,12 +132,13 @@ type LogResponse struct {
 
 // CompleteRequest ends a job well.
 type CompleteRequest struct {
-	Lease     uint64            `json:"lease"`
-	Artifact  starling.Artifact `json:"artifact"`
-	NewBytes  int64             `json:"new_bytes"`
-	UploadMS  int64             `json:"upload_ms,omitempty"` // since the first chunk reached the caches
-	Log       starling.Digest   `json:"log,omitzero"`
-	Sandboxed bool              `json:"sandboxed"`
+	Lease     uint64              `json:"lease"`
+	Artifact  starling.Artifact   `json:"artifact"`
+	NewBytes  int64               `json:"new_bytes"`
+	UploadMS  int64               `json:"upload_ms,omitempty"` // since the first chunk reached the caches
+	Log       starling.Digest     `json:"log,omitzero"`
+	Sandboxed bool                `json:"sandboxed"`
+	Commits   *starling.CommitLog `json:"commits,omitempty"` // since the job's Since
 }
 
 // FailRequest ends a job badly.

@@ -1,16 +1,19 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 
 	"github.com/spf13/cobra"
+	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/client"
 )
 
 func appCommand() *cobra.Command {
-	return group("app", "What is deployed", appApplyCommand(),
+	return group("app", "What is deployed", appApplyCommand(), appReleasesCommand(),
 		apiCommand("list", "List apps", exactArgs(0),
 			func(cmd *cobra.Command, c *client.Client, a *apiFlags, _ []string) error {
 				apps, err := c.Apps(cmd.Context())
@@ -51,39 +54,70 @@ func shortSHA(sha string) string { return sha[:min(12, len(sha))] }
 
 func appApplyCommand() *cobra.Command {
 	var revision uint64
+	var force bool
 	var c *cobra.Command
 	c = apiCommand("apply FILE.hcl", "Create or change the apps of a file (- for standard input)", exactArgs(1),
 		func(cmd *cobra.Command, api *client.Client, a *apiFlags, args []string) error {
 			src, err := readInput(cmd.InOrStdin(), args[0])
 			if err != nil {
-				return usageError{err}
+				return &exitError{exitUsage, err.Error()}
 			}
 			apps, err := parseAppFile(args[0], src)
 			if err != nil {
 				return usageError{err}
 			}
-			var ifRevision *uint64
-			if c.Flags().Changed("if-revision") {
-				ifRevision = &revision
+			given := c.Flags().Changed("check-revision") || c.Flags().Changed("if-revision")
+			if given && force {
+				return &exitError{exitUsage, "--force and --check-revision contradict each other"}
 			}
 			for _, app := range apps {
-				applied, err := api.ApplyApp(cmd.Context(), app, ifRevision)
+				condition := &revision
+				var changes []starling.FieldChange
+				if !given {
+					if condition, changes, err = readRevision(cmd.Context(), api, &app); err != nil {
+						return fmt.Errorf("app %s: %w", app.Name, err)
+					}
+				}
+				if force {
+					condition = nil
+				}
+				applied, err := api.ApplyApp(cmd.Context(), app, condition)
 				if err != nil {
 					return fmt.Errorf("app %s: %w", app.Name, err)
 				}
-				if a.json {
-					err = printJSON(cmd.OutOrStdout(), applied)
-				} else {
-					_, err = fmt.Fprintf(cmd.OutOrStdout(), "app %s: revision %d, home %s\n", applied.Name, applied.Revision, applied.Home)
-				}
-				if err != nil {
+				if err := printApplied(cmd.OutOrStdout(), a, applied, changes); err != nil {
 					return err
 				}
 			}
 			return nil
 		})
-	c.Flags().Uint64Var(&revision, "if-revision", 0, "only if the app is at this revision (0: does not exist yet)")
+	c.Flags().Uint64Var(&revision, "check-revision", 0, "only if the app is at this revision, as plan and show print it (0: does not exist yet)")
+	c.Flags().Uint64Var(&revision, "if-revision", 0, "the same as --check-revision")
+	c.Flags().BoolVar(&force, "force", false, "even if somebody else changes the app at the same moment")
 	return c
+}
+
+// readRevision reads the app that is about to be changed: its revision is the condition of
+// the change, so that what somebody else changes meanwhile is not undone.
+func readRevision(ctx context.Context, api *client.Client, app *starling.App) (*uint64, []starling.FieldChange, error) {
+	now, err := api.App(ctx, app.Name)
+	if errors.Is(err, starling.ErrNotFound) {
+		return new(uint64), nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return &now.Revision, starling.DiffSpecs(now, app), nil
+}
+
+func printApplied(w io.Writer, a *apiFlags, app *starling.App, changes []starling.FieldChange) error {
+	if a.json {
+		return printJSON(w, app)
+	}
+	if _, err := fmt.Fprintf(w, "app %s: revision %d, home %s\n", app.Name, app.Revision, app.Home); err != nil {
+		return err
+	}
+	return printChanges(w, changes)
 }
 
 func readInput(stdin io.Reader, path string) ([]byte, error) {

@@ -57,6 +57,7 @@ func TestWholeWay(t *testing.T) {
 		t.Errorf("a broken release: reverted to %s, reason %q", broken.RevertedTo.Short(), broken.Reason)
 	}
 	c.everywhere("hello", "v2")
+	c.knowsWhatWas(v1, v1sha, v2sha)
 
 	back, err := home.Rollback(t.Context(), "hello", 0, "")
 	if err != nil {

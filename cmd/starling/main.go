@@ -37,6 +37,14 @@ type exitError struct {
 	msg  string
 }
 
+// codeError is an error that ends the program with a code of its own.
+type codeError struct {
+	error
+	code int
+}
+
+func (e *codeError) Unwrap() error { return e.error }
+
 func (e *exitError) Error() string { return e.msg }
 
 // usageError is bad input that the command line has found by itself.
@@ -83,10 +91,13 @@ func told(err error) string {
 
 func exitCode(err error) int {
 	var exit *exitError
+	var coded *codeError
 	var usage usageError
 	switch {
 	case err == nil:
 		return 0
+	case errors.As(err, &coded):
+		return coded.code
 	case errors.As(err, &exit):
 		return exit.code
 	case errors.As(err, &usage), starling.IsInvalid(err):
@@ -111,7 +122,7 @@ func newRoot() *cobra.Command {
 		agentCommand(), devCommand(),
 		appCommand(), deployCommand(), statusCommand(), whyCommand(), logsCommand(), rollbackCommand(),
 		actionCommand(starling.ActionCancel, "End a deployment under way; its tokens are fenced when this returns"),
-		actionCommand(starling.ActionApprove, "Let a deployment that awaits approval roll out"),
+		planCommand(), approveCommand(), historyCommand(),
 		actionCommand(starling.ActionPause, "Stop a roll-out at its present wave"),
 		actionCommand(starling.ActionResume, "Let a paused roll-out go on"),
 		actionCommand(starling.ActionPromote, "Begin the next wave now, without waiting for machines or the bake"),

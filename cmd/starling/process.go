@@ -229,6 +229,10 @@ func (p *process) accept(kind transport.Kind) func(context.Context) (net.Conn, s
 	}
 }
 
+func (p *process) signedBy(envelope []byte, want starling.Digest) (*starling.Signature, error) {
+	return artifact.SignedBy(envelope, want, p.credentials)
+}
+
 func (p *process) sign(manifest []byte) ([]byte, error) {
 	return artifact.Sign(manifest, p.credentials)
 }

@@ -97,7 +97,7 @@ func (p *process) runServer(ctx context.Context, g *errgroup.Group) error {
 	server, err := control.New(control.Config{
 		Region: p.cfg.Region, Name: p.cfg.Name,
 		Raft: raft, FSM: fsm, Members: p.pool, Blobs: p.caches,
-		Regions: p.cfg.Regions, DialControl: p.dialControl, Sign: p.sign, Account: p.blobs.GetAccount, Stop: p.stop,
+		Regions: p.cfg.Regions, DialControl: p.dialControl, Sign: p.sign, SignedBy: p.signedBy, Account: p.blobs.GetAccount, Stop: p.stop,
 		CA:      pki.Fingerprint(p.credentials.Root()),
 		History: history, Replicas: p.replicas(), TakeoverAfter: takeoverAfter,
 		CellMax: cellMax, CellQuiet: cellQuiet, CellKey: p.cellKey, DialCell: p.dialCell, SignFeed: p.signFeed,
