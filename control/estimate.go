@@ -78,10 +78,9 @@ func (p *past) stages(d *starling.Deployment) (out []starling.StageEstimate, tot
 	add(starling.StageReplicate, func(o *starling.Deployment) (int64, bool) { return o.Timings.ReplicateMS, true })
 	add(starling.StageStage, func(o *starling.Deployment) (int64, bool) { return o.Timings.StageMS, true })
 	add(starling.StageRollout, waveMS)
-	s := &d.Spec.Deploy.Strategy
 	if last := &out[len(out)-1]; last.Of > 0 {
-		last.MS = last.MS*int64(len(s.Waves)) + bakesMS(s)
-	} else if n := bakesMS(s); n > 0 {
+		last.MS = last.MS*steps(d) + bakesMS(d)
+	} else if n := bakesMS(d); n > 0 {
 		last.MS, last.Basis = n, "spec" // the least that it takes
 	}
 	for _, e := range out {
@@ -92,13 +91,15 @@ func (p *past) stages(d *starling.Deployment) (out []starling.StageEstimate, tot
 
 func built(d *starling.Deployment) bool { return d.Attempt > 0 }
 
-// bakesMS is how long a strategy bakes in all.
-func bakesMS(s *starling.Strategy) int64 {
-	return int64(max(0, len(s.Waves)-1)) * s.Bake.D().Milliseconds()
+// steps counts the steps of a roll-out, one at least.
+func steps(d *starling.Deployment) int64 { return int64(max(1, len(d.Steps()))) }
+
+// bakesMS is how long a deployment bakes in all.
+func bakesMS(d *starling.Deployment) int64 {
+	return (steps(d) - 1) * d.Spec.Deploy.Strategy.Bake.D().Milliseconds()
 }
 
-// waveMS is how long the machines of one wave took to activate and become healthy.
+// waveMS is how long the machines of one step took to activate and become healthy.
 func waveMS(d *starling.Deployment) (int64, bool) {
-	s := &d.Spec.Deploy.Strategy
-	return max(0, d.Timings.RolloutMS-bakesMS(s)) / int64(max(1, len(s.Waves))), d.Timings.RolloutMS > 0
+	return max(0, d.Timings.RolloutMS-bakesMS(d)) / steps(d), d.Timings.RolloutMS > 0
 }

@@ -130,6 +130,14 @@ func whatChanged(d *starling.Deployment, now *starling.Plan) string {
 	return fmt.Sprintf("it brings artifact %s with the spec of revision %d after release %s", d.Artifact.Short(), d.Spec.Revision, now.Previous.Generation)
 }
 
+// inOrder lists the regions that take part as the strategy rolls them out.
+func inOrder(d *starling.Deployment) []starling.Placing {
+	s := &d.Spec.Deploy.Strategy
+	out := slices.Clone(d.Regions)
+	slices.SortStableFunc(out, func(a, b starling.Placing) int { return cmp.Compare(s.GroupOf(a.Name), s.GroupOf(b.Name)) })
+	return out
+}
+
 // decidedOf is the part of a deployment's plan that its hash covers.
 func decidedOf(v raftfsm.View, d *starling.Deployment) *starling.Plan {
 	p := &starling.Plan{
@@ -151,7 +159,7 @@ func decidedOf(v raftfsm.View, d *starling.Deployment) *starling.Plan {
 		p.Previous = starling.PlanRelease{Artifact: rel.Artifact, Generation: rel.Generation, SHA: rel.SHA, Deployment: rel.Deployment}
 		break
 	}
-	for _, r := range d.Regions {
+	for _, r := range inOrder(d) {
 		p.Regions = append(p.Regions, starling.PlanRegion{Name: r.Name, Machines: -1, Placed: r.Placed})
 	}
 	p.ID = p.Hash()

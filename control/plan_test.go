@@ -199,9 +199,47 @@ func TestPlanOfASubmission(t *testing.T) {
 	}
 }
 
+func TestPlanTellsOfRegionOrderAndFreezes(t *testing.T) {
+	b := newBench(t, "us", func(c *Config) { c.Regions = map[string][]string{"ap": {"ap1:1"}, "eu": {"eu1:1"}} })
+	term := b.elect()
+	frozen := starling.Freeze{Name: "year-end", From: "00:00", To: "24:00"}
+	b.app("web", func(a *starling.App) {
+		a.Deploy.Strategy.Regions = [][]string{{"us"}, {"eu"}}
+		a.Deploy.Strategy.Freeze = []starling.Freeze{frozen}
+		a.Deploy.Strategy.Approval = true
+	})
+	b.look(term)
+	p, err := b.server.Plan(t.Context(), starling.PlanRequest{App: "web", SHA: strings.Repeat("ab", 20)})
+	if err != nil || len(p.Regions) != 3 || p.Regions[0].Name != "us" || p.Regions[1].Name != "eu" || p.Regions[2].Name != "ap" {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	if !slices.ContainsFunc(p.WaitsFor, func(w starling.PlanWait) bool {
+		return w.Kind == starling.WaitFreeze && strings.Contains(w.Text, "year-end")
+	}) {
+		t.Errorf("waits for %+v", p.WaitsFor)
+	}
+}
+
+// A plan in hand is no way around a freeze.
+func TestApprovalByPlanWaitsForTheFreeze(t *testing.T) {
+	b, _ := awaiting(t, func(a *starling.App) {
+		a.Deploy.Strategy.Freeze = []starling.Freeze{{Name: "later", From: "2027-01-01T00:00:00Z", Until: "2028-01-01T00:00:00Z"}}
+	})
+	shown := b.planOf("d1")
+	if _, err := b.server.Approve(t.Context(), "ann", "d1", shown.ID); err != nil {
+		t.Errorf("outside the window: %v", err)
+	}
+	b, _ = awaiting(t, func(a *starling.App) {
+		a.Deploy.Strategy.Freeze = []starling.Freeze{{Name: "now", From: "2000-01-01T00:00:00Z", Until: "2500-01-01T00:00:00Z"}}
+	})
+	if _, err := b.server.Approve(t.Context(), "ann", "d1", b.planOf("d1").ID); !errors.Is(err, starling.ErrConflict) || !strings.Contains(err.Error(), "frozen by now") {
+		t.Errorf("within it: %v", err)
+	}
+}
+
 func TestEstimatesAreMediansOfWhatSucceeded(t *testing.T) {
 	dep := func(app string, build, rollout int64) *starling.Deployment {
-		d := &starling.Deployment{App: app, Phase: starling.PhaseSucceeded, Timings: starling.Timings{BuildMS: build, ReplicateMS: 5, RolloutMS: rollout}}
+		d := &starling.Deployment{App: app, Phase: starling.PhaseSucceeded, Regions: []starling.Placing{{Name: "us"}}, Timings: starling.Timings{BuildMS: build, ReplicateMS: 5, RolloutMS: rollout}}
 		d.Spec.Deploy.Strategy.Waves = []string{"10%", "100%"}
 		d.Spec.Deploy.Strategy.Bake = starling.Duration(1e9)
 		if build > 0 {
@@ -213,7 +251,7 @@ func TestEstimatesAreMediansOfWhatSucceeded(t *testing.T) {
 		own: []*starling.Deployment{dep("web", 100, 1200), dep("web", 300, 1400), dep("web", 200, 1600), dep("web", 0, 9000)},
 		all: []*starling.Deployment{dep("api", 1000, 3000), dep("api", 3000, 3000), dep("api", 2000, 3000)},
 	}
-	next := &starling.Deployment{App: "web"}
+	next := &starling.Deployment{App: "web", Regions: []starling.Placing{{Name: "us"}}}
 	next.Spec.Deploy.Strategy = starling.Strategy{Waves: []string{"1%", "10%", "100%"}, Bake: starling.Duration(2e9)}
 	stages, total := p.stages(next)
 	want := []starling.StageEstimate{

@@ -180,6 +180,12 @@ func (s *Server) waits(v raftfsm.View, d *starling.Deployment, p *starling.Plan)
 	if st.Approval && (before || d.Phase == starling.PhaseStaging || d.Phase == starling.PhaseAwaitingApproval) {
 		add(starling.WaitApproval, "somebody with the role approver must approve it")
 	}
+	if t, _ := s.leading(); t != nil {
+		c := &deciding{view: v, obs: &Observations{Now: t.now(), Zone: t.zones.find}, dep: d}
+		if why := c.frozen(); why != "" {
+			add(starling.WaitFreeze, "%s", why)
+		}
+	}
 	return out
 }
 
