@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	_ "time/tzdata" // freezes name time zones, and the computer may have none
 
 	"github.com/spf13/cobra"
 	"github.com/starlingdeploy/starling"
