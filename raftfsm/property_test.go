@@ -131,7 +131,17 @@ func (g *generator) payload(v View) (Type, any) {
 		}
 		return TypeAdvance, Advance{ID: id, From: d.Phase, To: to, Counts: starling.Counts{Target: 3}}
 	case 14:
-		return TypeWave, Wave{ID: id, Wave: d.Wave + 1}
+		switch g.below(4) {
+		case 0:
+			return TypePromote, Promote{ID: id, From: d.Wave, All: g.one(3)}
+		case 1:
+			return TypeIgnoreFreeze, IgnoreFreeze{ID: id}
+		}
+		next, more := d.NextStep()
+		if !more {
+			next.Index = d.Wave
+		}
+		return TypeWave, Wave{ID: id, Wave: next.Index}
 	case 15:
 		if g.one(2) {
 			return TypePlaced, Placed{ID: id, Placing: starling.Placing{Name: "east", Placed: true}}
@@ -219,6 +229,9 @@ func (g *generator) app() starling.App {
 		s.Waves = []string{"10%", "100%"}
 	}
 	if g.one(2) {
+		s.Regions = [][]string{{"west"}, {"nowhere"}}
+	}
+	if g.one(2) {
 		a.Deploy.Hooks.Region = &starling.OnceHooks{Pre: []string{"x"}}
 		a.Deploy.Hooks.Deployment = &starling.OnceHooks{Pre: []string{"x"}, Post: []string{"x"}}
 	}
@@ -228,6 +241,7 @@ func (g *generator) app() starling.App {
 func (g *generator) submission() Submit {
 	g.next++
 	s := Submit{ID: fmt.Sprintf("d%d", g.next), App: g.pick("a", "a", "b", "c"), Priority: []int{0, 0, 0, 5}[g.below(4)], Regions: []string{"west"}}
+	s.Supersede = g.one(4)
 	if g.one(5) {
 		s.IdempotencyKey = g.pick("k1", "k2")
 	}
@@ -281,17 +295,27 @@ func (w *watcher) look(v View, index uint64, cmds []Command, results []Result) {
 	for _, g := range v.Goals() {
 		if old := w.goals[g.App]; old != nil && old != g {
 			same := old.Generation == g.Generation
-			if !g.Supersedes(old) || same && (g.Artifact != old.Artifact || !g.Stage.AtLeast(old.Stage) || g.Cutoff < old.Cutoff) {
+			if !g.Supersedes(old) || same && (g.Artifact != old.Artifact || !g.Stage.AtLeast(old.Stage) || falls(old, g)) {
 				w.rt.Fatalf("goal %+v after %+v", g, old)
 			}
 		}
 		w.goals[g.App] = g
+	}
+	for _, d := range all { // while a deployment is paused its goal stands still
+		if g, ok := v.Goal(d.App); ok && d.Home == "east" && d.Paused && (d.Hold == nil || g.Generation == d.Hold.Generation && g.Revision != d.Hold.Revision) {
+			w.rt.Fatalf("%s is held as %+v, and its goal is %+v", d.ID, d.Hold, g)
+		}
 	}
 	if v.meta.Clock.Before(w.clock) {
 		w.rt.Fatalf("the clock went back from %s to %s", w.clock, v.meta.Clock)
 	}
 	w.clock = v.meta.Clock
 	w.counters(v, all)
+}
+
+// falls reports whether fewer machines of any region may activate than before.
+func falls(old, g *starling.Goal) bool {
+	return slices.ContainsFunc([]string{"east", "west", "north"}, func(r string) bool { return g.In(r).Cutoff < old.In(r).Cutoff })
 }
 
 // fence holds what a deployment that failed or was cancelled proves: its tokens are void for good.

@@ -125,6 +125,9 @@ func (l *ledger) checkGoals(s *server, v raftfsm.View) {
 		if old != nil && !g.Supersedes(old) {
 			l.w.fail("the goal of %s at %s went from %s.%d to %s.%d", g.App, s.name, old.Generation, old.Revision, g.Generation, g.Revision)
 		}
+		if d, ok := v.Deployment(g.Deployment); ok && d.Home == l.region.name && d.Hold != nil && g.Generation == d.Hold.Generation && g.Revision != d.Hold.Revision {
+			l.w.fail("the goal of %s at %s went on to %s.%d, though %s is paused at %d", g.App, s.name, g.Generation, g.Revision, d.ID, d.Hold.Revision)
+		}
 		s.goals[g.App] = g
 		l.w.means(g)
 	}
