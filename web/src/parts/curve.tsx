@@ -30,7 +30,7 @@ function options(el: HTMLElement): uPlot.Options {
     width: Math.max(200, el.clientWidth), height, legend: { show: false }, cursor: { show: false }, padding: [8, 6, 0, 0],
     scales: { x: { time: false }, y: { range: [0, 100] } },
     axes: [
-      { ...axis, size: 26, values: (_, ticks) => ticks.map((t) => clock(t * 1000)) },
+      { ...axis, size: 26, values: (_, ticks) => ticks.map((t) => ((ticks[1] ?? 1) - (ticks[0] ?? 0) < 1 ? `${t.toFixed(1)} s` : clock(t * 1000))) },
       { ...axis, size: 42, splits: () => [0, 25, 50, 75, 100], values: (_, ticks) => ticks.map((t) => `${t} %`) },
     ],
     series: [{}, ...[...bands].reverse().map((b, i) => ({ label: b.label, stroke: c.band, width: i === bands.length - 1 ? 2 : 0.5, fill: `color-mix(in srgb, ${c.band} ${shades[bands.length - 1 - i]}%, ${c.panel})`, points: { show: false } }))],
