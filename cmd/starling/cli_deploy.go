@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"strconv"
@@ -39,11 +40,12 @@ func deployCommand() *cobra.Command {
 			if sub.IdempotencyKey == "" {
 				sub.IdempotencyKey = rand.Text() // so that our own retries never deploy twice
 			}
+			after := eventsUntilNow(cmd.Context(), c)
 			d, err := submitWithRetry(cmd.Context(), func(ctx context.Context) (*starling.Deployment, error) { return c.Submit(ctx, sub) })
 			if err != nil {
 				return err
 			}
-			return follow(cmd, c, a, d, detach)
+			return follow(cmd, c, a, d, after, detach)
 		})
 	f := c.Flags()
 	f.StringVar(&sub.SHA, "sha", "", "commit to build (default: HEAD of the repository in this folder)")
@@ -61,13 +63,14 @@ func rollbackCommand() *cobra.Command {
 	c := apiCommand("rollback APP", "Bring back an earlier release", exactArgs(1),
 		func(cmd *cobra.Command, c *client.Client, a *apiFlags, args []string) error {
 			key := rand.Text()
+			after := eventsUntilNow(cmd.Context(), c)
 			d, err := submitWithRetry(cmd.Context(), func(ctx context.Context) (*starling.Deployment, error) {
 				return c.Rollback(ctx, args[0], to, key)
 			})
 			if err != nil {
 				return err
 			}
-			return follow(cmd, c, a, d, detach)
+			return follow(cmd, c, a, d, after, detach)
 		})
 	c.Flags().Uint64Var(&to, "to", 0, "release number, see `starling app show` (default: the one before the current)")
 	c.Flags().BoolVar(&detach, "detach", false, "do not wait for the end")
@@ -92,6 +95,16 @@ func submitWithRetry(ctx context.Context, submit func(context.Context) (*starlin
 	}
 }
 
+// eventsUntilNow returns an event's id such that all that happens from now on comes after it;
+// "" if the server does not tell.
+func eventsUntilNow(ctx context.Context, c *client.Client) string {
+	l, err := c.Leader(ctx)
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%d.%d@%s", l.Index, math.MaxInt32, l.Region)
+}
+
 func headSHA(ctx context.Context) (string, error) {
 	out, err := exec.CommandContext(ctx, "git", "rev-parse", "--verify", "HEAD").Output()
 	if err != nil {
@@ -100,8 +113,8 @@ func headSHA(ctx context.Context) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// follow shows a deployment until it has ended and turns its end into an exit code.
-func follow(cmd *cobra.Command, c *client.Client, a *apiFlags, d *starling.Deployment, detach bool) error {
+// follow shows a deployment, of which events come after an id, until it has ended and turns its end into an exit code.
+func follow(cmd *cobra.Command, c *client.Client, a *apiFlags, d *starling.Deployment, after string, detach bool) error {
 	if detach {
 		if a.json {
 			return printJSON(cmd.OutOrStdout(), d)
@@ -109,15 +122,14 @@ func follow(cmd *cobra.Command, c *client.Client, a *apiFlags, d *starling.Deplo
 		_, err := fmt.Fprintln(cmd.OutOrStdout(), d.ID)
 		return err
 	}
-	var view progress = &lineProgress{w: cmd.ErrOrStderr()}
+	f := &follower{client: c, id: d.ID, after: after, story: newStory(d), screen: &lineScreen{cmd.ErrOrStderr()}}
 	if isTerminal(os.Stderr) && !a.json {
-		view = newBarProgress(cmd.ErrOrStderr())
+		f.screen = newLiveScreen(os.Stderr)
 	}
-	view.update(d)
-	end, err := c.Wait(cmd.Context(), d.ID, pollEvery, view.update)
-	view.close()
+	end, err := f.run(cmd.Context(), d)
+	f.screen.close()
 	if err != nil {
-		return fmt.Errorf("deployment %s goes on, but this command does not: %w", d.ID, err)
+		return err
 	}
 	if a.json {
 		if err := printJSON(cmd.OutOrStdout(), end); err != nil {

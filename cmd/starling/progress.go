@@ -3,99 +3,98 @@ package main
 import (
 	"fmt"
 	"io"
+	"os"
 	"sync/atomic"
+	"time"
 
-	"github.com/starlingdeploy/starling"
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
+	"golang.org/x/sys/unix"
+
+	"github.com/starlingdeploy/starling"
 )
 
-// progress shows a deployment's way.
-type progress interface {
-	update(*starling.Deployment)
+// screen shows a deployment's way: lines that stay, and how it stands now.
+type screen interface {
+	lines([]string)
+	stand(p *starling.DeploymentProgress, tail []string)
 	close()
 }
 
-// lineProgress prints one plain line for each change, for files and pipes.
-type lineProgress struct {
-	w    io.Writer
-	last string
-}
+// lineScreen prints the lines only, for files and pipes.
+type lineScreen struct{ w io.Writer }
 
-func (p *lineProgress) update(d *starling.Deployment) {
-	line := fmt.Sprintf("%s  %-11s %s", d.ID, d.Phase, detail(d))
-	if line != p.last {
-		fmt.Fprintln(p.w, line)
-		p.last = line
+func (s *lineScreen) lines(all []string) {
+	for _, l := range all {
+		fmt.Fprintln(s.w, l)
 	}
 }
 
-func (p *lineProgress) close() {}
+func (s *lineScreen) stand(*starling.DeploymentProgress, []string) {}
+func (s *lineScreen) close()                                       {}
 
-// detail says in a few words how far the phase is.
-func detail(d *starling.Deployment) string {
-	switch d.Phase {
-	case starling.PhaseBuilding:
-		return fmt.Sprintf("attempt %d on %s", d.Attempt, d.Worker)
-	case starling.PhaseReplicating:
-		done, total, placed := placing(d)
-		return fmt.Sprintf("%d of %d regions hold it (%d of %d chunks)", placed, len(d.Regions), done, total)
-	case starling.PhaseStaging:
-		return fmt.Sprintf("%d of %d machines hold it", d.Machines.Staged, d.Machines.Target)
-	case starling.PhaseRollingOut:
-		return fmt.Sprintf("%s: %d of %d machines healthy, %d failed", d.StepText(), d.Machines.Healthy, d.Machines.Target, d.Machines.Failed)
-	default:
-		return d.Reason
+const screenEvery = 200 * time.Millisecond // the frame is drawn anew
+
+// liveScreen keeps a frame below the lines.
+type liveScreen struct {
+	pool    *mpb.Progress
+	columns func() int
+	now     atomic.Pointer[standNow]
+	rows    []*mpb.Bar // there are never fewer than before
+}
+
+// standNow is what is drawn: how it stood, and when that was heard.
+type standNow struct {
+	p     starling.DeploymentProgress
+	tail  []string
+	heard time.Time
+}
+
+func newLiveScreen(f *os.File) *liveScreen {
+	return &liveScreen{
+		pool:    mpb.New(mpb.WithOutput(f), mpb.WithWidth(80), mpb.WithRefreshRate(screenEvery)),
+		columns: func() int { return columnsOf(f) },
 	}
 }
 
-func placing(d *starling.Deployment) (done, total, placed int) {
-	for _, r := range d.Regions {
-		done += r.ChunksDone
-		total += r.ChunksTotal
-		if r.Placed {
-			placed++
-		}
+// columnsOf returns how wide a terminal is; 80 if it does not tell.
+func columnsOf(f *os.File) int {
+	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	if err != nil || size.Col == 0 {
+		return 80
 	}
-	return done, total, placed
+	return int(size.Col)
 }
 
-// barProgress draws a bar each for replication, staging and roll-out, below the phase.
-type barProgress struct {
-	pool                  *mpb.Progress
-	head                  *mpb.Bar
-	place, stage, rollout *mpb.Bar
-	phase                 atomic.Value // string; the drawing goroutine reads it
-}
-
-func newBarProgress(w io.Writer) *barProgress {
-	p := &barProgress{pool: mpb.New(mpb.WithOutput(w), mpb.WithWidth(78))}
-	p.phase.Store("")
-	p.head = p.pool.New(1, mpb.NopStyle(), mpb.PrependDecorators(
-		decor.Any(func(decor.Statistics) string { return p.phase.Load().(string) })))
-	bar := func(name string) *mpb.Bar {
-		return p.pool.AddBar(0, mpb.PrependDecorators(decor.Name(name, decor.WCSyncSpaceR)),
-			mpb.AppendDecorators(decor.CountersNoUnit("%d/%d")))
+func (s *liveScreen) lines(all []string) {
+	for _, l := range all {
+		fmt.Fprintln(s.pool, cutTo(l, 2*s.columns())) // a long one may fill two rows
 	}
-	p.place, p.stage, p.rollout = bar("chunks in caches"), bar("machines staged"), bar("machines healthy")
-	return p
 }
 
-func (p *barProgress) update(d *starling.Deployment) {
-	p.phase.Store(fmt.Sprintf("%s  %s  %s", d.ID, d.Phase, detail(d)))
-	done, total, _ := placing(d)
-	set := func(b *mpb.Bar, current, total int) {
-		b.SetTotal(int64(total), false)
-		b.SetCurrent(int64(current))
+func (s *liveScreen) stand(p *starling.DeploymentProgress, tail []string) {
+	s.now.Store(&standNow{*p, tail, time.Now()})
+	for n := len(s.drawn()); len(s.rows) < n; {
+		i := len(s.rows)
+		s.rows = append(s.rows, s.pool.New(1, mpb.NopStyle(), mpb.PrependDecorators(decor.Any(func(decor.Statistics) string {
+			if all := s.drawn(); i < len(all) {
+				return all[i]
+			}
+			return ""
+		}))))
 	}
-	set(p.place, done, total)
-	set(p.stage, d.Machines.Staged, d.Machines.Target)
-	set(p.rollout, d.Machines.Healthy, d.Machines.Target)
 }
 
-func (p *barProgress) close() {
-	for _, b := range []*mpb.Bar{p.head, p.place, p.stage, p.rollout} {
+// drawn is the frame of this moment, one column less than there are, so that no terminal
+// wraps it.
+func (s *liveScreen) drawn() []string {
+	n := s.now.Load()
+	return frame(&n.p, n.tail, n.p.At.Add(time.Since(n.heard)), s.columns()-1)
+}
+
+func (s *liveScreen) close() {
+	for _, b := range s.rows {
 		b.Abort(false)
 	}
-	p.pool.Wait()
+	s.pool.Wait()
 }

@@ -193,12 +193,12 @@ func (t *tour) deploy(ctx context.Context, what, version string, seed uint64) (*
 }
 
 func (t *tour) follow(ctx context.Context, what string, d *starling.Deployment) (*starling.Deployment, error) {
-	var view progress = &lineProgress{w: t.out}
-	if f, ok := t.out.(*os.File); ok && isTerminal(f) {
-		view = newBarProgress(t.out)
+	f := &follower{client: t.api, id: d.ID, story: newStory(d), screen: &lineScreen{t.out}}
+	if file, ok := t.out.(*os.File); ok && isTerminal(file) {
+		f.screen = newLiveScreen(file)
 	}
-	end, err := t.api.Wait(ctx, d.ID, pollEvery, view.update)
-	view.close()
+	end, err := f.run(ctx, d)
+	f.screen.close()
 	if err != nil {
 		return nil, err
 	}
