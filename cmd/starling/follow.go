@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/starlingdeploy/starling"
@@ -32,7 +33,6 @@ type follower struct {
 	// streams is false once the stream is refused: then the record must do.
 	streams bool
 	gap     bool // the record must tell what the stream no longer has
-	tail    []string
 }
 
 // what the readers send besides events and pieces of the log
@@ -127,11 +127,7 @@ func (f *follower) end(d *starling.Deployment) *starling.Deployment {
 func (f *follower) take(m any) (look bool) {
 	switch m := m.(type) {
 	case starling.LogChunk:
-		all := f.story.chunk(m)
-		f.tail = append(f.tail, all...)
-		f.tail = f.tail[max(0, len(f.tail)-frameTailLines):]
-		f.screen.lines(all)
-		f.show(&f.last)
+		f.screen.lines(f.story.chunk(m))
 	case client.ServerEvent:
 		switch {
 		case m.Gap:
@@ -149,13 +145,20 @@ func (f *follower) take(m any) (look bool) {
 	return false
 }
 
+// show draws how it stands. At the end nobody tells the counts of regions any more: they stay.
 func (f *follower) show(p *starling.DeploymentProgress) {
-	f.last = *p
-	tail := f.tail
-	if p.Phase != starling.PhaseBuilding {
-		tail = nil
+	now := *p
+	now.Regions = slices.Clone(p.Regions)
+	for i := range now.Regions {
+		for _, r := range f.last.Regions {
+			if now.Phase.Terminal() && r.Name == now.Regions[i].Name && !now.Regions[i].Heard {
+				r.Placing = now.Regions[i].Placing
+				now.Regions[i] = r
+			}
+		}
 	}
-	f.screen.stand(&f.last, tail)
+	f.last = now
+	f.screen.stand(&f.last)
 }
 
 // look reads the record. None: nobody can tell for now.

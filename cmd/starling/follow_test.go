@@ -105,19 +105,19 @@ func TestFrameFitsTheTerminal(t *testing.T) {
 	for _, columns := range []int{40, 79, 200} {
 		for _, phase := range []starling.Phase{starling.PhaseBuilding, starling.PhaseStaging, starling.PhaseRollingOut, starling.PhaseFailed} {
 			p.Phase = phase
-			all := frame(p, []string{strings.Repeat("log ☂ ", 60)}, storyBegan.Add(10*time.Minute), columns)
+			all := frame(p, storyBegan.Add(10*time.Minute), columns)
 			for _, l := range all {
 				if n := utf8.RuneCountInString(l); n > columns {
 					t.Errorf("%d columns, want %d at most: %s", n, columns, l)
 				}
 			}
-			if len(all) > frameMaxRegions+frameTailLines+5 {
+			if len(all) > frameMaxRegions+5 {
 				t.Errorf("%d lines", len(all))
 			}
 		}
 	}
 	p.Phase, p.Regions, p.Paused, p.App = starling.PhaseRollingOut, p.Regions[7:9], false, "web"
-	got := strings.Join(frame(p, nil, storyBegan.Add(10*time.Minute), 79), "\n")
+	got := strings.Join(frame(p, storyBegan.Add(10*time.Minute), 79), "\n")
 	want := `d-0123456789abcdef  web  rolling out
 budget         [====>          ] 10m0s of 30m, about 1m35s left in this phase
 a-region-with… caches [=>      ] machines [====>          ] 3500/10000 1 failed

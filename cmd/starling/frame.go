@@ -10,16 +10,15 @@ import (
 )
 
 const (
-	frameTailLines   = 5 // of the log
 	frameMaxRegions  = 12
 	frameMinColumns  = 40
 	frameRegionChars = 14
 )
 
 // frame draws how a deployment stands, in lines of at most so many columns: whose it is,
-// the budget, the log's tail, a bar each for the caches and the machines of each region,
+// the budget, a bar each for the caches and the machines of each region,
 // and the sums. now is by the leader's clock.
-func frame(p *starling.DeploymentProgress, tail []string, now time.Time, columns int) []string {
+func frame(p *starling.DeploymentProgress, now time.Time, columns int) []string {
 	columns = max(columns, frameMinColumns)
 	head := fmt.Sprintf("%s  %s  %s", p.Deployment, p.App, strings.ReplaceAll(string(p.Phase), "_", " "))
 	switch {
@@ -34,9 +33,6 @@ func frame(p *starling.DeploymentProgress, tail []string, now time.Time, columns
 		head += "  PAUSED: starling resume " + p.Deployment
 	}
 	out := []string{head, budgetLine(p, now, columns)}
-	for _, l := range tail {
-		out = append(out, "  | "+l)
-	}
 	if p.Phase != starling.PhaseQueued && p.Phase != starling.PhaseBuilding {
 		out = append(out, regionLines(p, columns)...)
 	}

@@ -17,7 +17,7 @@ import (
 // screen shows a deployment's way: lines that stay, and how it stands now.
 type screen interface {
 	lines([]string)
-	stand(p *starling.DeploymentProgress, tail []string)
+	stand(p *starling.DeploymentProgress)
 	close()
 }
 
@@ -30,8 +30,8 @@ func (s *lineScreen) lines(all []string) {
 	}
 }
 
-func (s *lineScreen) stand(*starling.DeploymentProgress, []string) {}
-func (s *lineScreen) close()                                       {}
+func (s *lineScreen) stand(*starling.DeploymentProgress) {}
+func (s *lineScreen) close()                             {}
 
 const screenEvery = 200 * time.Millisecond // the frame is drawn anew
 
@@ -46,7 +46,6 @@ type liveScreen struct {
 // standNow is what is drawn: how it stood, and when that was heard.
 type standNow struct {
 	p     starling.DeploymentProgress
-	tail  []string
 	heard time.Time
 }
 
@@ -72,8 +71,8 @@ func (s *liveScreen) lines(all []string) {
 	}
 }
 
-func (s *liveScreen) stand(p *starling.DeploymentProgress, tail []string) {
-	s.now.Store(&standNow{*p, tail, time.Now()})
+func (s *liveScreen) stand(p *starling.DeploymentProgress) {
+	s.now.Store(&standNow{*p, time.Now()})
 	for n := len(s.drawn()); len(s.rows) < n; {
 		i := len(s.rows)
 		s.rows = append(s.rows, s.pool.New(1, mpb.NopStyle(), mpb.PrependDecorators(decor.Any(func(decor.Statistics) string {
@@ -89,7 +88,7 @@ func (s *liveScreen) stand(p *starling.DeploymentProgress, tail []string) {
 // wraps it.
 func (s *liveScreen) drawn() []string {
 	n := s.now.Load()
-	return frame(&n.p, n.tail, n.p.At.Add(time.Since(n.heard)), s.columns()-1)
+	return frame(&n.p, n.p.At.Add(time.Since(n.heard)), s.columns()-1)
 }
 
 func (s *liveScreen) close() {
