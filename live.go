@@ -16,6 +16,7 @@ type DeploymentProgress struct {
 	Worker     string    `json:"worker,omitempty"`
 	Wave       int       `json:"wave"`            // index of the wave under way
 	Waves      int       `json:"waves,omitempty"` // how many there are
+	Step       string    `json:"step,omitempty"`  // while rolling out, for people: "wave 1 of 3 in eu-west"
 	Paused     bool      `json:"paused,omitempty"`
 	Reason     string    `json:"reason,omitempty"` // once it has failed or was cancelled
 	Machines   Counts    `json:"machines"`

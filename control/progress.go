@@ -118,6 +118,9 @@ func (r *Reign) progressOf(v raftfsm.View, d *starling.Deployment, now time.Time
 	for _, place := range d.Regions {
 		p.Regions = append(p.Regions, c.regionProgress(place))
 	}
+	if d.Phase == starling.PhaseRollingOut {
+		p.Step = d.StepText()
+	}
 	p.LeftMS = p.Left().Milliseconds()
 	return p
 }

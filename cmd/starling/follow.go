@@ -188,7 +188,7 @@ func (f *follower) look(ctx context.Context) (*starling.Deployment, error) {
 func progressFrom(d *starling.Deployment) *starling.DeploymentProgress {
 	p := &starling.DeploymentProgress{
 		Deployment: d.ID, App: d.App, Home: d.Home, Phase: d.Phase, PhaseAt: d.PhaseAt, CreatedAt: d.CreatedAt, Deadline: d.Deadline,
-		Attempt: d.Attempt, Worker: d.Worker, Wave: d.Wave, Waves: len(d.Spec.Deploy.Strategy.Waves), Paused: d.Paused, Reason: d.Reason,
+		Attempt: d.Attempt, Worker: d.Worker, Wave: d.Wave, Waves: len(d.Spec.Deploy.Strategy.Waves), Step: d.StepText(), Paused: d.Paused, Reason: d.Reason,
 		Machines: d.Machines, Bytes: d.Bytes, At: time.Now(),
 	}
 	if d.Phase.Terminal() {

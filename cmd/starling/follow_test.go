@@ -91,7 +91,7 @@ func TestAStoryGoesOnAfterAGap(t *testing.T) {
 // The frame fits, whatever is in it, and shows the budget, regions and waves.
 func TestFrameFitsTheTerminal(t *testing.T) {
 	p := &starling.DeploymentProgress{
-		Deployment: "d-0123456789abcdef", App: strings.Repeat("long", 15), Phase: starling.PhaseRollingOut, Wave: 1, Waves: 3, Paused: true,
+		Deployment: "d-0123456789abcdef", App: strings.Repeat("long", 15), Phase: starling.PhaseRollingOut, Wave: 1, Waves: 3, Step: "wave 2 of 3 in eu", Paused: true,
 		CreatedAt: storyBegan, Deadline: storyBegan.Add(30 * time.Minute), PhaseAt: storyBegan, At: storyBegan, LeftMS: 95_000,
 		Machines: starling.Counts{Target: 100_000, Staged: 100_000, Healthy: 12_345, Failed: 678},
 	}
@@ -118,12 +118,12 @@ func TestFrameFitsTheTerminal(t *testing.T) {
 	}
 	p.Phase, p.Regions, p.Paused, p.App = starling.PhaseRollingOut, p.Regions[7:9], false, "web"
 	got := strings.Join(frame(p, storyBegan.Add(10*time.Minute), 79), "\n")
-	want := `d-0123456789abcdef  web  rolling out
+	want := `d-0123456789abcdef  web  rolling out: wave 2 of 3 in eu
 budget         [====>          ] 10m0s of 30m, about 1m35s left in this phase
 a-region-with… caches [=>      ] machines [====>          ] 3500/10000 1 failed
 a-region-with… caches [==>     ] machines [=====>         ] 4000/10000
 hold it        [=======================] 100000/100000
-healthy        [=>                     ] 12345/100000 wave 2/3 678 failed`
+healthy        [=>                     ] 12345/100000 678 failed`
 	if got != want {
 		t.Errorf("the frame is\n%s\nwant\n%s", got, want)
 	}

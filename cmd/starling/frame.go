@@ -24,6 +24,8 @@ func frame(p *starling.DeploymentProgress, now time.Time, columns int) []string 
 	switch {
 	case p.Phase == starling.PhaseBuilding:
 		head += fmt.Sprintf("  attempt %d on %s", p.Attempt, p.Worker)
+	case p.Phase == starling.PhaseRollingOut && p.Step != "":
+		head += ": " + p.Step
 	case p.Phase.Terminal() && p.Reason != "":
 		head += "  " + oneLine(p.Reason)
 	case p.Phase == starling.PhaseAwaitingApproval:
@@ -83,9 +85,6 @@ func regionLines(p *starling.DeploymentProgress, columns int) []string {
 	long := max(10, columns-frameRegionChars-40)
 	out = append(out, fmt.Sprintf("%-*s %s %d/%d", frameRegionChars, "hold it", bar(n.Staged, n.Target, long), n.Staged, n.Target))
 	activated := fmt.Sprintf("%-*s %s %d/%d", frameRegionChars, "healthy", bar(n.Healthy, n.Target, long), n.Healthy, n.Target)
-	if p.Phase == starling.PhaseRollingOut && p.Waves > 1 {
-		activated += fmt.Sprintf(" wave %d/%d", p.Wave+1, p.Waves)
-	}
 	if n.Failed > 0 {
 		activated += fmt.Sprintf(" %d failed", n.Failed)
 	}

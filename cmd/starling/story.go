@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -163,7 +164,7 @@ func standing(p *starling.DeploymentProgress) string {
 	case starling.PhaseStaging:
 		text = fmt.Sprintf("%d of %d machines hold it", n.Staged, n.Target)
 	case starling.PhaseRollingOut:
-		text = fmt.Sprintf("wave %d of %d: %d of %d machines healthy", p.Wave+1, max(p.Waves, 1), n.Healthy, n.Target)
+		text = fmt.Sprintf("%s: %d of %d machines healthy", cmp.Or(p.Step, fmt.Sprintf("wave %d of %d", p.Wave+1, max(p.Waves, 1))), n.Healthy, n.Target)
 	default:
 		return ""
 	}
