@@ -307,19 +307,21 @@ func (b Bound) Valid() bool { return plainWord(string(b)) }
 
 // Why answers why a deployment takes, or took, as long as it does.
 type Why struct {
-	Deployment string      `json:"deployment"`
-	App        string      `json:"app"`
-	Artifact   Digest      `json:"artifact"`
-	Phase      Phase       `json:"phase"`
-	PhaseMS    int64       `json:"phase_ms"` // since it began; 0 after the end
-	Reason     string      `json:"reason"`
-	WaitsFor   []string    `json:"waits_for"` // of the present phase; empty: nothing, or not known here
-	Timings    Timings     `json:"timings"`
-	Bytes      Bytes       `json:"bytes"` // by source
-	Machines   Counts      `json:"machines"`
-	Regions    []RegionWhy `json:"regions"`
-	Fence      *Fence      `json:"fence,omitempty"`   // once it has failed or was cancelled
-	Account    *Account    `json:"account,omitempty"` // of the machine that was asked for
+	Deployment string   `json:"deployment"`
+	App        string   `json:"app"`
+	Artifact   Digest   `json:"artifact"`
+	Phase      Phase    `json:"phase"`
+	PhaseMS    int64    `json:"phase_ms"` // since it began; 0 after the end
+	Reason     string   `json:"reason"`
+	WaitsFor   []string `json:"waits_for"` // of the present phase; empty: nothing, or not known here
+	// Answer says the same in whole sentences, with what can change it.
+	Answer   []string    `json:"answer,omitempty"`
+	Timings  Timings     `json:"timings"`
+	Bytes    Bytes       `json:"bytes"` // by source
+	Machines Counts      `json:"machines"`
+	Regions  []RegionWhy `json:"regions"`
+	Fence    *Fence      `json:"fence,omitempty"`   // once it has failed or was cancelled
+	Account  *Account    `json:"account,omitempty"` // of the machine that was asked for
 }
 
 // RegionWhy is one region's part in a deployment.

@@ -51,6 +51,9 @@ func (t *term) explain(v raftfsm.View, d *starling.Deployment, w *starling.Why) 
 	obs := Observations{Now: t.now(), Reports: map[string]map[string]Report{d.App: t.home.of(d.App)}, Workers: t.liveWorkers(), Zone: t.zones.find}
 	c := &deciding{view: v, obs: &obs, dep: d, goal: goalOf(v, d)}
 	w.WaitsFor = append(w.WaitsFor, c.waits()...)
+	w.Answer = c.answer(&surroundings{nodes: t.nodes(), heard: t.jobs.lastHeard(v.Active()), regions: func(name string) (starling.RegionStatus, bool) {
+		return t.dirs.status(name, obs.Now)
+	}})
 	for i := range w.Regions {
 		if r, ok := c.report(w.Regions[i].Name); ok {
 			x, n := &w.Regions[i], r.Counts

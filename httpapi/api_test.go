@@ -51,7 +51,7 @@ func (b *logBuffer) String() string {
 	return b.buf.String()
 }
 
-func serve(t *testing.T, conf Config) *httptest.Server {
+func serve(t testing.TB, conf Config) *httptest.Server {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	srv := httptest.NewUnstartedServer(New(conf))

@@ -70,7 +70,7 @@ func (w *watcher) next() (id, name string, ev starling.Event) {
 	return
 }
 
-func applyApp(t *testing.T, b *backend, name string) {
+func applyApp(t testing.TB, b *backend, name string) {
 	t.Helper()
 	app := starling.App{Name: name}
 	app.SetDefaults()

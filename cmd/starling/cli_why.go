@@ -113,8 +113,13 @@ func printWhy(out io.Writer, y *starling.Why) error {
 	if y.Fence != nil {
 		fmt.Fprintln(out, "  "+fenceText(y.Fence))
 	}
-	for _, m := range y.WaitsFor {
-		fmt.Fprintln(out, "  waits for: "+m)
+	for _, sentence := range y.Answer {
+		fmt.Fprintln(out, "  "+oneLine(sentence))
+	}
+	if len(y.Answer) == 0 { // of a server of the version before
+		for _, m := range y.WaitsFor {
+			fmt.Fprintln(out, "  waits for: "+m)
+		}
 	}
 	fmt.Fprintln(out)
 	if err := printBytes(out, y.Bytes, "between regions", humanBytes(y.Bytes.WAN), "artifact", humanBytes(y.Bytes.Artifact)); err != nil {
