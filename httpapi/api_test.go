@@ -183,6 +183,10 @@ func TestClientSpeaksTheAPI(t *testing.T) {
 	if paused, err := c.Act(ctx, d.ID, starling.ActionPause); err != nil || !paused.Paused {
 		t.Errorf("paused %+v, %v", paused, err)
 	}
+	wave := 0
+	if _, err := c.ActWith(ctx, d.ID, starling.ActionPromote, starling.ActionOptions{Wave: &wave, All: true}); !errors.Is(err, starling.ErrConflict) {
+		t.Errorf("promoted in the queue: %v", err)
+	}
 	if _, err := c.Rollback(ctx, "hello", 0, ""); !errors.Is(err, starling.ErrConflict) && !errors.Is(err, starling.ErrNotFound) {
 		t.Errorf("rolling back to nothing: %v", err)
 	}

@@ -129,6 +129,9 @@ func TestWhatProgramsOfLevel1WouldForgetNeedsLevel2(t *testing.T) {
 	for name, d := range map[string]starling.DeploySpec{
 		"unit":    {SystemdUnit: "hello.service"},
 		"restart": {Restart: &starling.Restart{Attempts: 1}},
+		"regions": {Strategy: starling.Strategy{Regions: [][]string{{"eu"}}}},
+		"freeze":  {Strategy: starling.Strategy{Freeze: []starling.Freeze{{Name: "x"}}}},
+		"number":  {Strategy: starling.Strategy{MaxFailed: "3"}},
 		"hooks":   {Hooks: starling.Hooks{Region: &starling.OnceHooks{Pre: []string{"x"}}}},
 	} {
 		app := starling.App{Name: "hello", Deploy: d}
