@@ -11,9 +11,6 @@ import (
 	"github.com/starlingdeploy/starling/lab"
 )
 
-// cutFor is how long a cut lasts: longer than gossip and connections take to give the others up.
-const cutFor = 8 * time.Second
-
 // cutting is a cut of the script.
 type cutting struct {
 	*injection
@@ -24,7 +21,7 @@ type cutting struct {
 func (in *injector) cut(j *injection) error {
 	for _, c := range in.cuts {
 		if c.injection == j {
-			c.heals = time.Now().Add(cutFor)
+			c.heals = time.Now().Add(j.For)
 		}
 	}
 	return in.links(j.hosts, in.stand.lab.Cut)

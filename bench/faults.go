@@ -21,7 +21,8 @@ type Fault struct {
 	// zero, so long after they could begin.
 	Delivered float64
 	After     time.Duration
-	Text      string // as it was written
+	For       time.Duration // of a cut, how long it lasts
+	Text      string        // as it was written
 }
 
 // Action is what a fault does.
@@ -34,17 +35,21 @@ const (
 	Stop    Action = "stop"    // SIGSTOP: open connections stay, and nothing moves on them
 	Slow    Action = "slow"    // the link has a hundredth of its rate left
 	Mute    Action = "mute"    // a one-way partition: nothing that it sends arrives
-	Cut     Action = "cut"     // those whom it befalls and all others lose each other, and find together 8 s later
+	Cut     Action = "cut"     // those whom it befalls and all others lose each other, and find together later
 )
 
 // MaxFaults bounds a script.
 const MaxFaults = 32
 
+// cutFor is how long a cut lasts unless the script says so: longer than connections take to give the
+// other side up. Gossip takes about 15 s.
+const cutFor = 8 * time.Second
+
 // ParseFaults reads a failure script: faults with semicolons between them, each of the form
 //
-//	kill|restart|stop|slow|mute|cut  N | P% | cache  at  P% | DURATION
+//	kill|restart|stop|slow|mute|cut  N | P% | cache  at  P% | DURATION  [for DURATION]
 //
-// like "kill 10% at 50%; slow 1 at 0%; kill cache at 3s".
+// like "kill 10% at 50%; slow 1 at 0%; kill cache at 3s; cut 50% at 30% for 30s". Only a cut has an end.
 func ParseFaults(script string) ([]Fault, error) {
 	var out []Fault
 	for text := range strings.SplitSeq(script, ";") {
@@ -67,7 +72,8 @@ func ParseFaults(script string) ([]Fault, error) {
 func parseFault(text string) (Fault, error) {
 	f := Fault{Text: text}
 	words := strings.Fields(text)
-	if len(words) != 4 || words[2] != "at" {
+	long := len(words) == 6 && words[0] == string(Cut) && words[4] == "for"
+	if len(words) != 4 && !long || words[2] != "at" {
 		return f, fmt.Errorf("want a form like %q", "kill 10% at 50%")
 	}
 	switch f.Action = Action(words[0]); f.Action {
@@ -76,6 +82,14 @@ func parseFault(text string) (Fault, error) {
 		return f, fmt.Errorf("no such action, these are: %s, %s, %s, %s, %s, %s", Kill, Restart, Stop, Slow, Mute, Cut)
 	}
 	var err error
+	if f.Action == Cut {
+		f.For = cutFor
+	}
+	if long {
+		if f.For, err = time.ParseDuration(words[5]); err != nil || f.For <= 0 {
+			return f, fmt.Errorf("%.20q: want how long a cut lasts, like 30s", words[5])
+		}
+	}
 	switch who := words[1]; {
 	case who == "cache":
 		f.Cache = true

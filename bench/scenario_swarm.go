@@ -27,7 +27,7 @@ func swarmScenario(env Env) *trial.Scenario {
 	p.DurationVar(&c.Rest, "rest", 10*time.Second, "`time` that machines are given to come to rest, with --cell-size; they close what they do not use within four minutes")
 	p.IntVar(&c.Rounds, "rounds", 1, "rounds of each system, in turns; medians are reported")
 	p.StringSliceVar(&c.Compare, "compare", nil, "measure other `programs` beside it: "+strings.Join(Rivals(), ", "))
-	p.StringVar(&faults, "faults", "", "a failure `script`, like \"kill 10% at 50%; slow 1 at 0%; kill cache at 3s\"")
+	p.StringVar(&faults, "faults", "", "a failure `script`, like \"kill 10% at 50%; slow 1 at 0%; kill cache at 3s; cut 50% at 30% for 30s\"")
 	p.StringVar(&delta, "delta", "0%", "then deploy another artifact with this `share` of the bytes changed")
 	p.BoolVar(&c.Simulate, "simulate", false, "then simulate the same, and tell how far the two are apart")
 	p.Uint64Var(&c.Seed, "seed", 1, "of all randomness")

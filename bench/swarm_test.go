@@ -179,11 +179,13 @@ func checkCut(t *testing.T, res *SwarmResult) {
 }
 
 func TestParseFaults(t *testing.T) {
-	got, err := ParseFaults(" kill 10%  at 50%; slow 2 at 0% ;; restart cache at 3s")
+	got, err := ParseFaults(" kill 10%  at 50%; slow 2 at 0% ;; restart cache at 3s; cut 1 at 1s; cut 50% at 30% for 1m")
 	want := []Fault{
 		{Action: Kill, Share: 0.1, Delivered: 0.5, Text: "kill 10% at 50%"},
 		{Action: Slow, Count: 2, Text: "slow 2 at 0%"},
 		{Action: Restart, Cache: true, After: 3 * time.Second, Text: "restart cache at 3s"},
+		{Action: Cut, Count: 1, After: time.Second, For: cutFor, Text: "cut 1 at 1s"},
+		{Action: Cut, Share: 0.5, Delivered: 0.3, For: time.Minute, Text: "cut 50% at 30% for 1m"},
 	}
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("%+v, %v", got, err)
@@ -194,6 +196,7 @@ func TestParseFaults(t *testing.T) {
 	for _, bad := range []string{
 		"kill", "kill 1", "kill 1 at", "kill 1 on 5%", "burn 1 at 5%", "kill 0 at 5%", "kill -1 at 5%", "kill x at 5%",
 		"kill 101% at 5%", "kill 1 at 101%", "kill 1 at -3s", "kill 1 at 0s", "kill 1 at 5", "kill 1 at 5% now",
+		"kill 1 at 5% for 3s", "cut 1 at 5% for", "cut 1 at 5% for 0s", "cut 1 at 5% for x",
 		strings.Repeat("kill cache at 5%;", MaxFaults+1),
 	} {
 		if got, err := ParseFaults(bad); !starling.IsInvalid(err) {

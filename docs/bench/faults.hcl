@@ -1,5 +1,5 @@
-# What faults cost: the same deployment whole, with a machine killed, and with the cache
-# killed. About a minute, as root.
+# What faults cost: the same deployment whole, with a machine killed, with one that starts again, and
+# with half of the machines cut off from the others for 30 s. About two minutes, as root.
 
 repeat = 1
 
@@ -21,4 +21,11 @@ scenario "swarm" "a machine starts again" {
   bytes    = "20MB"
   rate     = 100
   faults   = "restart 1 at 50%"
+}
+
+scenario "swarm" "half are cut off for a while" {
+  machines = 6
+  bytes    = "20MB"
+  rate     = 100
+  faults   = "cut 50% at 50% for 30s"
 }
