@@ -42,6 +42,7 @@ type cellState struct {
 	heardAt  time.Time             // of the last report; zero: none in this term
 	accepted []*cellEntry          // that count, disjoint
 	alive    starling.Slots        // of all that count
+	seen     starling.Slots        // the same when there were any last
 	change   uint64                // grows with all of this
 	counts   map[string]*cellCount // by app
 }
@@ -261,6 +262,9 @@ func (b *cellBoard) accept(c *cellState, now time.Time, news bool) {
 	c.accepted, c.alive = accepted, nil
 	for _, e := range accepted {
 		c.alive = c.alive.Union(e.Alive)
+	}
+	if len(accepted) > 0 {
+		c.seen = c.alive
 	}
 	c.arrived()
 	c.change++

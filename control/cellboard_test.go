@@ -120,7 +120,12 @@ func TestCellsAreCountedByTheirSpeakers(t *testing.T) {
 		f.clock.advance(time.Second)
 		f.say(4, starling.MachineStaged, 4, 5)
 	}
-	f.want("a silent cell", starling.Counts{Target: 2, Staged: 2, Absent: 3})
+	f.want("a silent cell is awaited", starling.Counts{Target: 5, Staged: 2})
+	for range 20 {
+		f.clock.advance(time.Second)
+		f.say(4, starling.MachineStaged, 4, 5)
+	}
+	f.want("a cell that stays silent", starling.Counts{Target: 2, Staged: 2, Absent: 3})
 	f.say(1, starling.MachineStaged, 0, 1, 2)
 	f.want("it speaks again", starling.Counts{Target: 5, Staged: 5})
 
@@ -190,6 +195,26 @@ func TestACellThatStaysSilentIsAbsentInTheEnd(t *testing.T) {
 	}
 	f.clock.advance(2 * time.Second)
 	f.want("never heard", starling.Counts{Target: 4, Staged: 4, Absent: 2})
+}
+
+// The speaker dies in the middle of a deployment: until another speaks, nobody has given up the cell.
+func TestASilentCellDoesNotEndADeployment(t *testing.T) {
+	f := newFleet(t, 4, 4)
+	f.place(f.term, f.goal().Artifact)
+	f.say(0, starling.MachineFetching, 0, 1, 2, 3)
+	f.run(f.term, rpc.CellSilentAfter+10*time.Second, 500*time.Millisecond, func() bool { return f.deployment("d1").Phase.Terminal() })
+	if d := f.deployment("d1"); d.Phase != starling.PhaseStaging || d.Machines.Absent != 0 {
+		t.Fatalf("%s: %+v", d.Phase, d.Machines)
+	}
+	f.say(1, starling.MachineStaged, 1, 2, 3)
+	if !f.run(f.term, 5*time.Second, 100*time.Millisecond, func() bool { return f.goal().Stage == starling.StageActivate }) {
+		t.Fatalf("%+v", f.deployment("d1"))
+	}
+	f.say(1, starling.MachineHealthy, 1, 2, 3)
+	f.look(f.term)
+	if d := f.deployment("d1"); d.Phase != starling.PhaseSucceeded || d.Machines.Healthy != 3 || d.Machines.Absent != 1 {
+		t.Errorf("%s: %+v", d.Phase, d.Machines)
+	}
 }
 
 func TestAMachineThatIsNewInItsCellIsAwaited(t *testing.T) {

@@ -101,15 +101,14 @@ func (c *cellState) behind(alive starling.Slots, part *rpc.CellApp, g *starling.
 	return &out
 }
 
-// missing adds the machines that no report shows. Those that have just come to the cell are
-// awaited for a while, the others are absent.
+// missing adds the machines that no report shows. Some are awaited for a while, the others are absent.
 func (c *cellState) missing(n *cellCount, g *starling.Goal, sel starling.Selector, now time.Time) {
 	for slot, m := range c.machines {
 		if m == nil || c.alive.Has(slot) || !c.targets(m, sel) {
 			continue
 		}
-		until := c.came[slot].Add(arriveWithin)
-		if c.came[slot].IsZero() || !now.Before(until) {
+		until := c.awaitedUntil(slot)
+		if !now.Before(until) {
 			n.merged.Counts.Absent++
 			continue
 		}
@@ -121,6 +120,19 @@ func (c *cellState) missing(n *cellCount, g *starling.Goal, sel starling.Selecto
 			n.until = until
 		}
 	}
+}
+
+// awaitedUntil returns until when a machine that no report shows is awaited: one that has just
+// come to the cell, and one of a cell that has fallen silent as a whole. That says nothing of its machines: the
+// speaker may have died, and it takes gossip a while to find that out.
+func (c *cellState) awaitedUntil(slot int) (until time.Time) {
+	if came := c.came[slot]; !came.IsZero() {
+		until = came.Add(arriveWithin)
+	}
+	if spoke := c.heardAt.Add(speakWithin); len(c.accepted) == 0 && c.seen.Has(slot) && spoke.After(until) {
+		until = spoke
+	}
+	return until
 }
 
 // targets reports whether goals with a selector are for a machine.

@@ -219,6 +219,7 @@ const (
 	moveWithin          = 20 * time.Second       // that a cell may take to see that a member is gone from where it was
 	maxDoubted          = 256                    // machines that are waited for so
 	arriveWithin        = 30 * time.Second       // that a machine which is new in its cell is awaited there
+	speakWithin         = 30 * time.Second       // from a cell's last report: gossip finds a dead speaker in 15 s, and another speaks
 	recountLargeAfter   = 500 * time.Millisecond
 	recountMachines     = 2000
 	maxReportsPerCell   = 8       // relays that a cell is heard from at one time

@@ -62,7 +62,7 @@ func (b *cellBoard) chosen(sel starling.Selector, now time.Time) (live, absent i
 		for slot, m := range c.machines {
 			switch {
 			case m == nil || !c.targets(m, sel):
-			case c.alive.Has(slot) || !c.came[slot].IsZero() && now.Before(c.came[slot].Add(arriveWithin)):
+			case c.alive.Has(slot) || now.Before(c.awaitedUntil(slot)):
 				live++
 			default:
 				absent++
