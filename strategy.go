@@ -248,10 +248,13 @@ func (d *Deployment) Step() Step {
 func (d *Deployment) StepText() string {
 	at := d.Step()
 	text := fmt.Sprintf("wave %d of %d", at.Wave+1, len(d.Spec.Deploy.Strategy.Waves))
-	if len(d.Spec.Deploy.Strategy.Regions) > 0 {
-		text += " in " + strings.Join(at.Regions, ", ")
+	switch {
+	case len(d.Spec.Deploy.Strategy.Regions) == 0:
+		return text
+	case len(at.Regions) == 0: // another region has taken over from them
+		return text + " in regions that are gone"
 	}
-	return text
+	return text + " in " + strings.Join(at.Regions, ", ")
 }
 
 // Allowance is how many machines may fail.

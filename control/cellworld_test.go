@@ -157,7 +157,7 @@ func TestANewLeaderHearsAllCellsWithinSeconds(t *testing.T) {
 	patience := 2 * time.Minute // on a busy computer leaders come and go
 	w.within(patience, "all cells have reported", func() bool { l := us.leader(); return l != nil && whole(l) })
 
-	old := us.leader()
+	old := w.led(us)
 	old.hang()
 	us.members.alive(old.node.Name, false)
 	var lead *worldServer

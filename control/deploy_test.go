@@ -51,7 +51,7 @@ func TestTwoRegionsDeployFailOverAndRevert(t *testing.T) {
 		return err
 	})
 	w.eventually("the end is mirrored", func() bool {
-		d, ok := eu.leader().Deployment(v1)
+		d, ok := w.led(eu).Deployment(v1)
 		return ok && d.Phase == starling.PhaseSucceeded
 	})
 	w.checkRoutes(v1)
@@ -60,7 +60,7 @@ func TestTwoRegionsDeployFailOverAndRevert(t *testing.T) {
 	w.hold.Store(true)
 	v2 := w.submit(starling.Submission{App: "web", SHA: sha("2")})
 	w.await(v2, starling.PhaseStaging)
-	dead := us.leader()
+	dead := w.led(us)
 	dead.stop()
 	us.members.alive(dead.node.Name, false)
 	w.hold.Store(false)
@@ -78,7 +78,7 @@ func TestTwoRegionsDeployFailOverAndRevert(t *testing.T) {
 	}
 	w.failing.Store(false)
 	w.eventually("the revert reaches eu", func() bool {
-		g, ok := eu.leader().cfg.FSM.View().Goal("web")
+		g, ok := w.led(eu).cfg.FSM.View().Goal("web")
 		return ok && g.Artifact == d.Artifact && g.Generation.Compare(bad.Generation) > 0
 	})
 
@@ -120,11 +120,11 @@ func (w *world) checkRoutes(id string) {
 			w.eventually(name+" finds the deployment's leader", func() bool { return leads(s, "", id) })
 		}
 	}
-	if _, err := w.regions["eu"].leader().Route(w.ctx, "nope", ""); !errors.Is(err, starling.ErrNotFound) {
+	if _, err := w.led(w.regions["eu"]).Route(w.ctx, "nope", ""); !errors.Is(err, starling.ErrNotFound) {
 		w.t.Errorf("route of an unknown app: %v", err)
 	}
 	w.eventually("us knows eu", func() bool {
-		st := w.regions["us"].leader().RegionStatuses()
+		st := w.led(w.regions["us"]).RegionStatuses()
 		return len(st) == 2 && st[1].Name == "eu" && st[1].Seen && st[1].Caches == 1 && st[1].Leader == "s0"
 	})
 }
@@ -138,8 +138,8 @@ func TestAHangingHomeLeaderDelaysOthersBriefly(t *testing.T) {
 	app := starling.App{Name: "web"}
 	app.SetDefaults()
 	w.home(func(s *Server) error { _, err := s.ApplyApp(w.ctx, "ann", app, nil); return err })
-	hung := us.leader()
-	watcher := eu.leader()
+	hung := w.led(us)
+	watcher := w.led(eu)
 	for _, s := range us.servers { // so that eu polls the leader
 		if s != hung {
 			watcher.suspects.add(s.node.Addr, time.Now())
@@ -207,11 +207,11 @@ func TestALargeMirrorBatchIsCommitted(t *testing.T) {
 		cmds = append(cmds, cmd)
 	}
 	w.home(func(s *Server) error { _, err := s.commit(w.ctx, cmds...); return err })
-	b, err := json.Marshal(us.leader().cfg.FSM.View().ChangedSince("us", 0))
+	b, err := json.Marshal(w.led(us).cfg.FSM.View().ChangedSince("us", 0))
 	if err != nil || len(b) < raftfsm.MaxEntryBytes {
 		t.Fatalf("a batch of %d bytes shows nothing, %v", len(b), err)
 	}
 	w.eventually("all are mirrored", func() bool {
-		return len(eu.leader().Deployments(starling.DeploymentFilter{Limit: len(cmds)})) == len(cmds)
+		return len(w.led(eu).Deployments(starling.DeploymentFilter{Limit: len(cmds)})) == len(cmds)
 	})
 }

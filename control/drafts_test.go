@@ -52,7 +52,7 @@ func TestBytesFlowBeforeTheirSourceIsComplete(t *testing.T) {
 	w.home(func(s *Server) error { _, err := s.ApplyApp(w.ctx, "ann", app, nil); return err })
 	id := w.submit(starling.Submission{App: "web", SHA: strings.Repeat("a", 40)})
 	w.eventually("machines hold it while a region still replicates", func() bool {
-		d, ok := us.leader().Deployment(id)
+		d, ok := w.led(us).Deployment(id)
 		return ok && d.Phase == starling.PhaseReplicating && d.Machines.Staged == 2
 	})
 	close(staged)
@@ -85,7 +85,7 @@ func TestBytesFlowBeforeTheirSourceIsComplete(t *testing.T) {
 	if d.Bytes.WAN != 100 {
 		t.Errorf("%d bytes crossed, want 100", d.Bytes.WAN)
 	}
-	kept, _ := us.leader().cfg.FSM.View().Deployment(id)
+	kept, _ := w.led(us).cfg.FSM.View().Deployment(id)
 	if !slices.Equal(kept.Times, d.Times) {
 		t.Errorf("the record holds %+v", kept.Times)
 	}

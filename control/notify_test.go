@@ -313,7 +313,7 @@ func TestSinksOutliveTheLeader(t *testing.T) {
 		ids = append(ids, w.submit(starling.Submission{App: "web", SHA: strings.Repeat(strconv.Itoa(i), 40), IdempotencyKey: strconv.Itoa(i)}))
 	}
 	w.eventually("the first message", func() bool { return r.taken() > 0 })
-	dead := us.leader()
+	dead := w.led(us)
 	dead.stop()
 	us.members.alive(dead.node.Name, false)
 	for i := range 4 {

@@ -228,6 +228,16 @@ func (r *worldRegion) leader() *worldServer {
 	return nil
 }
 
+// led returns a region's leader, once there is one.
+func (w *world) led(r *worldRegion) (l *worldServer) {
+	w.t.Helper()
+	w.eventually(r.name+" has a leader", func() bool {
+		l = r.leader()
+		return l != nil
+	})
+	return l
+}
+
 // join adds a node and runs its part until the world ends.
 func (w *world) join(n starling.Node, act func(ctx context.Context, n starling.Node, c *rpc.Client) error) {
 	r := w.regions[n.Region]
