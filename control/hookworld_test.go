@@ -36,12 +36,12 @@ func (h *hookRunner) act(ctx context.Context, n starling.Node, c *rpc.Client) er
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	h.mu.Lock()
+	h.ran = append(h.ran, call.Hook) // before the home may go on
+	h.mu.Unlock()
 	h.again(ctx, func() error {
 		return c.HookEnd(ctx, job.Deployment, rpc.HookEndRequest{HookCall: call, Output: line})
 	})
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.ran = append(h.ran, call.Hook)
 	return nil
 }
 

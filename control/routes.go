@@ -49,6 +49,7 @@ func (s *Server) routes() http.Handler {
 		rpc.RouteHookHeartbeat:  {foreign: true, atLeader: true, serve: s.serveHookHeartbeat},
 		rpc.RouteHookLog:        {foreign: true, atLeader: true, serve: s.serveHookLog},
 		rpc.RouteHookEnd:        {foreign: true, atLeader: true, serve: s.serveHookEnd},
+		rpc.RoutePush:           {role: starling.RoleServer, foreign: true, atLeader: true, serve: s.servePush},
 		rpc.RouteMachineReports: {role: starling.RoleMachine, atLeader: true, serve: s.serveMachineReports},
 		rpc.RouteAdmit:          {role: starling.RoleServer, atLeader: true, serve: s.serveAdmit},
 		rpc.RouteRenew:          {role: starling.RoleMachine, serve: s.serveRenew},

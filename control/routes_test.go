@@ -72,6 +72,7 @@ func TestWhoMayCallWhat(t *testing.T) {
 		{rpc.RouteHookHeartbeat, "{}", []*starling.Node{&usWorker, &euServer}},
 		{rpc.RouteHookLog, "{}", []*starling.Node{&usWorker, &euServer}},
 		{rpc.RouteHookEnd, "{}", []*starling.Node{&usWorker, &euServer}},
+		{rpc.RoutePush, "{}", []*starling.Node{&usServer, &euServer}},
 		{rpc.RouteMirror, "", []*starling.Node{&usServer, &euServer}},
 		{rpc.RouteAccount + "?machine=m0", "", []*starling.Node{&usServer, &euServer}},
 		{rpc.RouteRegionReports, "[]", []*starling.Node{&usServer, &euServer}},

@@ -2,12 +2,14 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/raftfsm"
+	"github.com/starlingdeploy/starling/rpc"
 	"github.com/starlingdeploy/starling/webhook"
 )
 
@@ -82,16 +84,60 @@ func (s *Server) ReceivePush(ctx context.Context, name string, h http.Header, bo
 		return &starling.PushOutcome{Ignored: why}, nil
 	}
 	out := &starling.PushOutcome{}
+	var failed error // one region out of reach keeps nothing from the others; a repetition finds what was made
 	for _, app := range apps {
-		d, isNew, err := s.Submit(ctx, "webhook:"+hook.Name, starling.Submission{
-			App: app.Name, SHA: push.SHA, IdempotencyKey: "push-" + hook.Name + "-" + id[:48],
+		d, err := s.pushTo(ctx, app, rpc.PushRequest{
+			App: app.Name, SHA: push.SHA, Webhook: hook.Name, IdempotencyKey: "push-" + hook.Name + "-" + id[:48],
 		})
 		if err != nil {
-			return nil, fmt.Errorf("app %s: %w", app.Name, err) // a repetition goes on from here
+			failed = errors.Join(failed, fmt.Errorf("app %s, homed in region %s: %w", app.Name, app.Home, err))
+			continue
 		}
-		out.Deployments = append(out.Deployments, starling.PushDeployment{App: app.Name, ID: d.ID, Created: isNew})
+		out.Deployments = append(out.Deployments, d)
+	}
+	if failed != nil {
+		return nil, failed
 	}
 	return out, nil
+}
+
+// pushTo submits a verified push at the home of an app.
+func (s *Server) pushTo(ctx context.Context, app *starling.App, req rpc.PushRequest) (starling.PushDeployment, error) {
+	if app.Home == s.cfg.Region {
+		return s.deployPush(ctx, "webhook:"+req.Webhook, req)
+	}
+	return atHome(ctx, s, app.Home, func(ctx context.Context, home *rpc.Client) (starling.PushDeployment, error) {
+		return home.Push(ctx, req)
+	})
+}
+
+func (s *Server) deployPush(ctx context.Context, actor string, req rpc.PushRequest) (starling.PushDeployment, error) {
+	d, isNew, err := s.Submit(ctx, actor, starling.Submission{
+		App: req.App, SHA: req.SHA, IdempotencyKey: req.IdempotencyKey,
+	})
+	if err != nil {
+		return starling.PushDeployment{}, err
+	}
+	return starling.PushDeployment{App: req.App, ID: d.ID, Created: isNew}, nil
+}
+
+// servePush deploys an app that is homed here, after a push that another region's webhook has verified.
+func (s *Server) servePush(w http.ResponseWriter, r *http.Request, c *caller) error {
+	var req rpc.PushRequest
+	if err := decode(r, &req); err != nil {
+		return err
+	}
+	if err := starling.CheckName("webhook", req.Webhook); err != nil {
+		return err
+	}
+	if err := starling.CheckSHA(req.SHA); err != nil {
+		return err
+	}
+	d, err := s.deployPush(r.Context(), "webhook:"+c.Region+"/"+req.Webhook, req)
+	if err != nil {
+		return err
+	}
+	return answer(w, d)
 }
 
 // pushedTo returns the apps that a push deploys, or why there is none.
@@ -101,8 +147,6 @@ func (s *Server) pushedTo(v raftfsm.View, hook *starling.Webhook, push *webhook.
 	for _, app := range v.Apps() {
 		switch {
 		case !push.Concerns(app):
-		case app.Home != s.cfg.Region:
-			why = fmt.Sprintf("app %s is homed in region %s: create a webhook there", app.Name, app.Home)
 		case len(hook.Apps) > 0 && !slices.Contains(hook.Apps, app.Name):
 			why = fmt.Sprintf("webhook %s may not deploy app %s", hook.Name, app.Name)
 		case app.Build == nil:

@@ -1,16 +1,28 @@
 package control
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/webhook"
 )
+
+// pushTo sends a push to a generic webhook, signed.
+func pushTo(ctx context.Context, s *Server, at time.Time, hook *starling.IssuedWebhook, id, repo, ref, sha string) (*starling.PushOutcome, error) {
+	body := []byte(fmt.Sprintf(`{"repository":%q,"ref":%q,"sha":%q}`, repo, ref, sha))
+	h := http.Header{}
+	h.Set(webhook.HeaderID, id)
+	h.Set(webhook.HeaderTimestamp, strconv.FormatInt(at.Unix(), 10))
+	h.Set(webhook.HeaderSignature, webhook.Sign(hook.Secret, id, at, body))
+	return s.ReceivePush(ctx, hook.Name, h, body)
+}
 
 func TestPushesDeploy(t *testing.T) {
 	b := newBench(t, "us", func(c *Config) { c.SecretKey = []byte(strings.Repeat("k", hookSecretBytes)) })
@@ -32,17 +44,11 @@ func TestPushesDeploy(t *testing.T) {
 	}
 	n := 0
 	push := func(hook *starling.IssuedWebhook, id, repo, ref, sha string) (*starling.PushOutcome, error) {
-		body := []byte(fmt.Sprintf(`{"repository":%q,"ref":%q,"sha":%q}`, repo, ref, sha))
-		at := b.clock.Now()
 		if id == "" {
 			n++
 			id = strconv.Itoa(n)
 		}
-		h := http.Header{}
-		h.Set(webhook.HeaderID, id)
-		h.Set(webhook.HeaderTimestamp, strconv.FormatInt(at.Unix(), 10))
-		h.Set(webhook.HeaderSignature, webhook.Sign(hook.Secret, id, at, body))
-		return b.server.ReceivePush(t.Context(), hook.Name, h, body)
+		return pushTo(t.Context(), b.server, b.clock.Now(), hook, id, repo, ref, sha)
 	}
 	const repo = "https://git.example/web.git"
 	sha := strings.Repeat("a", 40)
@@ -93,5 +99,50 @@ func TestPushesDeploy(t *testing.T) {
 	}
 	if _, err := push(all, "", repo, "refs/heads/main", sha); !errors.Is(err, starling.ErrNotFound) {
 		t.Errorf("a deleted webhook: %v", err)
+	}
+}
+
+// TestPushesDeployAtTheHome holds that a push that one region has verified deploys an app of
+// another region, once however often it comes, under the webhook's name.
+func TestPushesDeployAtTheHome(t *testing.T) {
+	w := newWorld(t, map[string]int{"us": 1, "eu": 1})
+	us, eu := w.regions["us"], w.regions["eu"]
+	w.eventually("leaders", func() bool { return us.leader() != nil && eu.leader() != nil })
+	app := starling.App{Name: "web", Source: starling.SourceSpec{Git: "https://git.example/web", Branch: "main"}, Build: &starling.BuildSpec{Command: []string{"make"}}}
+	app.SetDefaults()
+	w.home(func(s *Server) error { _, err := s.ApplyApp(w.ctx, "ann", app, nil); return err })
+
+	abroad := eu.leader().Server
+	var hook *starling.IssuedWebhook
+	w.eventually("a webhook of eu, and the app known there", func() bool {
+		if hook == nil {
+			hook, _ = abroad.CreateWebhook(w.ctx, "ann", starling.NewWebhook{Name: "all", Kind: starling.WebhookGeneric})
+		}
+		_, known := abroad.cfg.FSM.View().App("web")
+		return hook != nil && known
+	})
+	sha := strings.Repeat("a", 40)
+	var first starling.PushDeployment
+	for i := range 2 {
+		var out *starling.PushOutcome
+		w.eventually("a push", func() (ok bool) {
+			var err error
+			if out, err = pushTo(w.ctx, abroad, time.Now(), hook, "one", "git@git.example:web.git", "refs/heads/main", sha); err != nil && !errors.Is(err, starling.ErrUnavailable) {
+				t.Fatal(err)
+			}
+			return err == nil
+		})
+		if len(out.Deployments) != 1 || out.Ignored != "" {
+			t.Fatalf("%+v", out)
+		}
+		if i == 0 {
+			first = out.Deployments[0]
+		} else if again := out.Deployments[0]; again.ID != first.ID || again.Created {
+			t.Errorf("the same again: %+v after %+v", again, first)
+		}
+	}
+	d := w.await(first.ID, starling.PhaseQueued, starling.PhaseBuilding)
+	if d.Home != "us" || d.App != "web" || d.SHA != sha || d.Actor != "webhook:eu/all" {
+		t.Errorf("%+v", d)
 	}
 }
