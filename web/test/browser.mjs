@@ -11,7 +11,7 @@ import { root } from './world.mjs'
 export const patienceMS = 60_000
 
 /** quiet reports whether this computer has time to spare: only then do absolute times say anything about the page. */
-export const quiet = () => loadavg()[0] < cpus().length
+export const quiet = () => loadavg()[0] < cpus().length / 2
 
 export async function launch() {
   const executablePath = execFileSync('sh', ['-c', 'command -v chromium || command -v chromium-browser || command -v google-chrome'], { encoding: 'utf8' }).trim()

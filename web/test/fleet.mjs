@@ -89,12 +89,52 @@ export function fleet(now) {
   }
 }
 
+// What the deployments under way move, in bytes each second.
+const moving = [['d-5f3c2a', { peer: 84e9, cache_out: 115e6 }], ['d-0be4d9', { wan: 39e6, cache_out: 39e6 }]]
+
+/** happened lists some events of the last minutes, oldest first. */
+function happened(now) {
+  const phase = (agoS, deployment, app, phase, detail) => [agoS, { type: 'deployment.phase', deployment, app, phase, detail }]
+  const all = [
+    phase(104, 'd-a2d8f0', 'search', 'awaiting_approval'), phase(98, 'd-5f3c2a', 'checkout', 'staging'), phase(84, 'd-0be4d9', 'media-proxy', 'replicating'),
+    [74, { type: 'deployment.wave', deployment: 'd-77a01b', app: 'gateway', detail: 'wave 2 of 3' }], [31, { type: 'deployment.placed', deployment: 'd-0be4d9', app: 'media-proxy', detail: 'us-east' }],
+    phase(17, 'd-9c1e55', 'pricing', 'building'), [9, { type: 'deployment.queued', deployment: 'd-e60c3d', app: 'mailer' }],
+  ]
+  return all.map(([agoS, e], i) => ({ index: 48_211 + i, n: 0, region: 'us-east', at: iso(now - agoS * 1000), ...e }))
+}
+
+// stream runs in the page in place of its fetch: the stream of events tells what happened, and then how bytes move.
+function stream({ changes, moving }) {
+  const real = globalThis.fetch
+  const tickMS = 200
+  globalThis.fetch = (url, init) => {
+    if (!String(url).startsWith('/v1/events')) return real(url, init)
+    const began = Date.now()
+    const event = (name, body) => new TextEncoder().encode(`${name}data: ${JSON.stringify(body)}\n\n`)
+    let timer
+    return Promise.resolve(new Response(new ReadableStream({
+      start(to) {
+        for (const c of changes) to.enqueue(event(`id: ${c.index}.0@${c.region}\n`, c))
+        timer = setInterval(() => {
+          for (const [{ id, bytes, ...d }, rates] of moving) {
+            const now = Object.fromEntries(Object.entries(bytes).map(([k, v]) => [k, v + ((rates[k] ?? 0) * (Date.now() - began)) / 1000]))
+            to.enqueue(event('event: progress\n', { ...d, deployment: id, bytes: now }))
+          }
+        }, tickMS)
+      },
+      cancel() { clearInterval(timer) },
+    }), { headers: { 'Content-Type': 'text/event-stream' } }))
+  }
+}
+
 /** serveFleet has a page ask the made-up fleet instead of its server. */
 export async function serveFleet(page) {
-  const answer = fleet(Date.now())
+  const now = Date.now()
+  const answer = fleet(now)
+  await page.addInitScript(stream, { changes: happened(now), moving: moving.map(([id, rates]) => [answer(new URL(`http://fleet/v1/deployments/${id}`)), rates]) })
   await page.route('**/v1/**', async (route) => {
     const url = new URL(route.request().url())
-    if (url.pathname === '/v1/events' || url.pathname === '/v1/status/leader') return route.continue() // of the real server, where nothing happens
+    if (url.pathname === '/v1/status/leader') return route.continue() // of the real server
     if (url.pathname.endsWith('/logs')) return route.fulfill({ contentType: 'text/plain', body: new URL(url).searchParams.get('offset') === '0' ? 'starling: running ./build.sh\ncompiling 1,204 packages\nlinking\n' : '' })
     const body = answer(url)
     return body === undefined ? route.fulfill({ status: 404, contentType: 'application/problem+json', body: '{"detail":"not in this picture"}' }) : route.fulfill({ json: body })

@@ -17,7 +17,7 @@ before(async () => {
   browser = await launch()
   repo = new Repo(path.join(world.dir, 'repo'))
   addr = world.servers.find((s) => s.region === 'r1').http
-  for (const [app, strategy] of [['checkout', {}], ['search', {}], ['ledger', { approval: true }]]) await api(addr, 'PUT', `/v1/apps/${app}`, repo.app(app, strategy))
+  for (const [app, strategy] of [['checkout', {}], ['search', {}], ['ledger', { approval: true, bake: '5m' }]]) await api(addr, 'PUT', `/v1/apps/${app}`, repo.app(app, strategy))
 }, { timeout: 120_000 })
 
 after(async () => {
@@ -97,6 +97,7 @@ test('a submission is seen live, from the queue to its success', { timeout: 180_
 
 test('a release whose health check fails is seen to fail and to be reverted', { timeout: 180_000 }, async () => {
   const { context, page, seen } = await open(browser, { colorScheme: 'dark' })
+  await api(addr, 'PUT', '/v1/apps/checkout', repo.app('checkout', { waves: ['50%', '100%'] }))
   const d = await submit('checkout', 'v2 broken')
   await page.goto(`${addr}/ui/deployments/${d.id}`)
   await phase(page, 'failed')
@@ -106,15 +107,22 @@ test('a release whose health check fails is seen to fail and to be reverted', { 
   await shoot(page, 'failed-dark')
   await page.getByRole('link', { name: 'checkout' }).first().click()
   await page.locator('.app-page tr.present').filter({ hasText: 'runs now' }).waitFor()
+  await page.locator('.app-page tr.present .held').filter({ hasText: '100 %' }).waitFor()
+  const entry = page.locator('.history tbody tr', { has: page.locator(`a[href$="/deployments/${d.id}"]`) })
+  await entry.locator('.news li', { hasText: 'v2 broken' }).filter({ hasText: 'Ada' }).waitFor()
+  const change = entry.locator('.news li', { hasText: 'deploy.strategy.waves' })
+  assert.deepEqual([await change.locator('del').innerText(), await change.locator('ins').innerText()], ['["25%","100%"]', '["50%","100%"]'], 'what the spec was and is')
   stayedHome(seen, addr)
   await context.close()
 })
 
-test('an approval is given by keyboard, after a question that Escape takes back', { timeout: 180_000 }, async () => {
+test('an approval is given by keyboard, after a question that Escape takes back; a promotion ends the bake', { timeout: 180_000 }, async () => {
   const { context, page, seen } = await open(browser)
   const d = await submit('ledger', 'v3')
   await page.goto(`${addr}/ui/deployments/${d.id}`)
   await phase(page, 'awaiting_approval')
+  await page.locator('.waits').filter({ hasText: 'somebody with a token of role approver or operator' }).waitFor()
+  assert.equal(await page.locator('.waits code').innerText(), `starling approve ${d.id}`)
   await page.locator('.heat-cell').first().waitFor()
   const approve = page.locator('[data-action=approve]')
   await approve.focus()
@@ -128,7 +136,12 @@ test('an approval is given by keyboard, after a question that Escape takes back'
   await page.getByRole('dialog').getByRole('button', { name: 'Approve' }).waitFor()
   await page.locator('dialog .plan').waitFor()
   await page.keyboard.press('Enter')
+  await phase(page, 'rolling_out')
+  await page.locator('.waits').filter({ hasText: 'it bakes for 5m' }).waitFor()
+  await page.locator('[data-action=promote]').click()
+  await page.getByRole('dialog').getByRole('button', { name: 'Promote' }).click()
   await phase(page, 'succeeded')
+  await page.getByRole('list', { name: 'Events' }).filter({ hasText: 'deployment promoted' }).waitFor()
   stayedHome(seen, addr)
   await context.close()
 })
@@ -204,6 +217,46 @@ test('every page can be used without mouse, without eyes, and on a phone', { tim
   await page.keyboard.press('Tab')
   await page.keyboard.press('Tab')
   assert.notEqual(await page.evaluate(() => getComputedStyle(document.activeElement).outlineStyle), 'none', 'one sees where one is')
+  await context.close()
+})
+
+test('a roll-out is aborted, and its machines go back', { timeout: 180_000 }, async () => {
+  const { context, page, seen } = await open(browser)
+  const d = (await api(addr, 'GET', '/v1/deployments?active=true')).find((d) => d.app === 'ledger')
+  await api(addr, 'POST', `/v1/deployments/${d.id}/approve`, {})
+  await page.goto(`${addr}/ui/deployments/${d.id}`)
+  await page.locator('[data-action=abort]').click()
+  await page.getByRole('dialog').getByRole('button', { name: 'Abort' }).click()
+  await phase(page, 'failed')
+  await page.locator('.ending').filter({ hasText: 'Machines went back to' }).waitFor()
+  assert.equal(await page.locator('[data-action=abort]').count(), 0)
+  stayedHome(seen, addr)
+  await context.close()
+})
+
+test('where events are lost the page says so, and reads everything anew', { timeout: 120_000 }, async () => {
+  const { context, page, seen } = await open(browser)
+  let streams = 0
+  const lists = []
+  await page.route('**/v1/deployments?*', (route) => { // at first there is nothing
+    lists.push(route.request().url())
+    return lists.length === 1 ? route.fulfill({ json: [] }) : route.continue()
+  })
+  await page.route('**/v1/events?*', async (route) => {
+    streams++
+    const told = route.request().headers()['last-event-id']
+    if (streams === 1) return route.fulfill({ contentType: 'text/event-stream', body: `id: ${told}\n\n` }) // and it breaks
+    await page.locator('.page').filter({ hasText: 'Nothing is under way' }).waitFor()
+    assert.equal(lists.length, 1)
+    return route.continue({ headers: { ...route.request().headers(), 'last-event-id': streams === 2 ? '7.0@r2' : told } }) // as if it had been at a server of another region
+  })
+  await page.goto(`${addr}/ui/`)
+  await page.locator('.feed [data-gap]').waitFor()
+  await page.locator('.gapmark').filter({ hasText: '1 gap' }).waitFor()
+  await page.locator('.grid-row').first().waitFor()
+  await live(page)
+  assert.equal(lists.length, 2)
+  stayedHome(seen, addr)
   await context.close()
 })
 

@@ -65,7 +65,7 @@ export interface Deployment {
 export interface RegionWhy extends Placing {
   heard: boolean; silent_ms: number; bytes: Bytes; target: number; staged: number; healthy: number; failed: number
 }
-export interface Why { phase_ms: number; waits_for: string[]; words?: string[]; summary?: string; regions: RegionWhy[] }
+export interface Why { phase_ms: number; waits_for: string[]; answer?: string[]; regions: RegionWhy[] }
 
 export interface CellProgress {
   region: string; cell: string; zone?: string; machines: number; alive: number; silent_ms: number

@@ -21,6 +21,7 @@ import { useActions } from './offered'
 
 const liveMS = 1000 // between two looks at what the stream of events does not tell
 const afterEndMS = 1500
+const maxReasons = 4 // of why it waits
 
 function useDeployment(id: string): { d: Deployment | undefined; problem: Problem | null } {
   const [problem, set] = useState<Problem | null>(null)
@@ -66,12 +67,20 @@ function Timeline({ list, home }: { list: Moment[]; home: string }) {
   )
 }
 
+/** A sentence in which commands stand between backquotes. */
+function Sentence({ text }: { text: string }) {
+  return <>{text.split('`').map((part, i) => (i % 2 === 1 ? <code key={i}>{part}</code> : part))}</>
+}
+
+/** Waits says why the deployment is not further yet, and what can change that. */
 function Waits({ why, d }: { why: Why | null; d: Deployment }) {
-  if (terminal(d.phase) || !why || why.waits_for.length === 0) return null
+  const answer = why?.answer ?? []
+  const lines = answer.length > 0 ? answer : why?.waits_for ?? [] // servers of the version before have no sentences
+  if (terminal(d.phase) || lines.length === 0) return null
   return (
     <div class="waits" role="status">
-      <b>Waits for</b>
-      <ul>{why.waits_for.slice(0, 4).map((w, i) => <li key={i}>{w}</li>)}{why.waits_for.length > 4 && <li class="dim">and {why.waits_for.length - 4} more</li>}</ul>
+      {answer.length === 0 && <b>Waits for</b>}
+      <ul>{lines.slice(0, maxReasons).map((w, i) => <li key={i}><Sentence text={w} /></li>)}{lines.length > maxReasons && <li class="dim">and {lines.length - maxReasons} more: <code>starling why {d.id}</code></li>}</ul>
     </div>
   )
 }
