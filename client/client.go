@@ -1,7 +1,7 @@
 // Package client is the Go client of Starling's HTTP API.
 //
 // A [Client] calls one server, any of any region, which passes each request on to where it
-// belongs. [FromEnv] takes its address and token from where the command line takes them.
+// belongs. Given several of a region it goes on to the next when one cannot be reached. [FromEnv] takes its address and token from where the command line takes them.
 //
 // Errors wrap the sentinels of package starling, for errors.Is: ErrNotFound, ErrConflict,
 // ErrForbidden, ErrUnavailable. What a server says beyond that is an [Error]: which part of
@@ -21,11 +21,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/starlingdeploy/starling"
@@ -37,9 +37,12 @@ const MaxBodyBytes = 80 << 20
 // DefaultAddr is where a server on this computer listens.
 const DefaultAddr = "http://127.0.0.1:7470"
 
+// MaxAddrs bounds the servers that a client knows.
+const MaxAddrs = 16
+
 // Config says how to reach a server.
 type Config struct {
-	Addr   string // base URL, or host:port; default DefaultAddr
+	Addr   string // base URL, or host:port; several of one region separated by commas, MaxAddrs at most; default DefaultAddr
 	Token  string // bearer token; may be empty
 	CACert string // PEM file of the authority behind the server's certificate; default: the system's
 	HTTP   *http.Client
@@ -52,11 +55,19 @@ func FromEnv() Config {
 
 // Client calls one server, which passes each request on to where it belongs. Safe for concurrent use.
 type Client struct {
-	base  *url.URL
-	token string
-	http  *http.Client
+	servers *servers
+	token   string
+	http    *http.Client
 
-	consistent bool
+	consistent, stale bool
+}
+
+// Stale returns a client whose reads of one thing take what the server that is called
+// knows of it, which may be old: the place that knows better need not be reachable.
+func (c *Client) Stale() *Client {
+	out := *c
+	out.stale, out.consistent = true, false
+	return &out
 }
 
 // Consistent returns a client whose reads of apps, releases, goals and deployments show
@@ -64,7 +75,7 @@ type Client struct {
 // the reads of a moment share, and needs a quorum.
 func (c *Client) Consistent() *Client {
 	out := *c
-	out.consistent = true
+	out.consistent, out.stale = true, false
 	return &out
 }
 
@@ -72,6 +83,9 @@ func (c *Client) Consistent() *Client {
 func read[T any](ctx context.Context, c *Client, path string, q url.Values) (T, error) {
 	if c.consistent {
 		q.Set("consistent", "")
+	}
+	if c.stale {
+		q.Set("stale", "")
 	}
 	if len(q) > 0 {
 		path += "?" + q.Encode()
@@ -81,20 +95,16 @@ func read[T any](ctx context.Context, c *Client, path string, q url.Values) (T, 
 
 // New returns a client; it does not connect yet.
 func New(cfg Config) (*Client, error) {
-	addr := cfg.Addr
-	if addr == "" {
-		addr = DefaultAddr
-	}
-	if !strings.Contains(addr, "://") {
-		addr = "https://" + addr
-	}
-	base, err := url.Parse(addr)
-	if err != nil || base.Host == "" || base.Scheme != "http" && base.Scheme != "https" {
-		return nil, fmt.Errorf("address %q: want a form like https://starling.example:7470 (STARLING_ADDR)", cfg.Addr)
+	servers, err := parseServers(cfg.Addr)
+	if err != nil {
+		return nil, err
 	}
 	hc := cfg.HTTP
 	if hc == nil {
 		transport := http.DefaultTransport.(*http.Transport).Clone()
+		if len(servers.urls) > 1 {
+			transport.DialContext = (&net.Dialer{Timeout: dialWithin, KeepAlive: dialKeepAlive}).DialContext
+		}
 		if cfg.CACert != "" {
 			pem, err := os.ReadFile(cfg.CACert)
 			if err != nil {
@@ -108,7 +118,7 @@ func New(cfg Config) (*Client, error) {
 		}
 		hc = &http.Client{Transport: transport}
 	}
-	return &Client{base: base, token: cfg.Token, http: hc}, nil
+	return &Client{servers: servers, token: cfg.Token, http: hc}, nil
 }
 
 // ApplyApp creates or changes an app. With ifRevision, only if the app is at that
@@ -286,6 +296,9 @@ func (c *Client) ForceLeave(ctx context.Context, name string) error {
 
 // LeaveServer takes the very server that is called out of its region for good; it stops.
 func (c *Client) LeaveServer(ctx context.Context) error {
+	if len(c.servers.urls) > 1 {
+		return starling.Invalidf("addr", "names %d servers: name the one that is to leave", len(c.servers.urls))
+	}
 	return c.do(ctx, http.MethodPost, "/v1/operator/leave", nil, nil, nil)
 }
 
@@ -320,33 +333,6 @@ func (c *Client) RestoreSnapshot(ctx context.Context, r io.Reader) (starling.Sna
 		return info, fmt.Errorf("restore a snapshot: %w", err)
 	}
 	return info, nil
-}
-
-// request sends one request; the caller closes the body of an answer without error.
-func (c *Client) request(ctx context.Context, method, path string, h http.Header, body io.Reader) (*http.Response, error) {
-	ref, err := url.Parse(path)
-	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w", method, path, err)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, c.base.ResolveReference(ref).String(), body)
-	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w", method, path, err)
-	}
-	for k, v := range h {
-		req.Header[k] = v
-	}
-	if c.token != "" {
-		req.Header.Set("Authorization", "Bearer "+c.token)
-	}
-	res, err := c.http.Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w", method, ref.Path, errors.Join(starling.ErrUnavailable, err))
-	}
-	if res.StatusCode >= 300 {
-		defer res.Body.Close()
-		return nil, decodeError(res)
-	}
-	return res, nil
 }
 
 // do sends in as JSON (or as it is, if it is a []byte) and decodes the answer into out.

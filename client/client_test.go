@@ -44,7 +44,7 @@ func TestConfig(t *testing.T) {
 	for addr, want := range map[string]string{
 		"": DefaultAddr, "host:1": "https://host:1", "http://host:1": "http://host:1", "https://[::1]:7": "https://[::1]:7",
 	} {
-		if c, err := New(Config{Addr: addr}); err != nil || c.base.String() != want {
+		if c, err := New(Config{Addr: addr}); err != nil || c.servers.urls[0].String() != want {
 			t.Errorf("%q: %v, %v", addr, c, err)
 		}
 	}

@@ -15,10 +15,13 @@ import (
 )
 
 // Why implements httpapi.Explainer. What a deployment under way waits for is known to
-// the leader of its home. machine, if not empty, is asked how the artifact came to
+// the leader of its home; others say how it last stood, and who leads there. machine, if not empty, is asked how the artifact came to
 // it; region says where it is, empty: to be found.
 func (s *Server) Why(ctx context.Context, id, machine, region string) (*starling.Why, error) {
 	d, ok := s.Deployment(id)
+	if _, led := s.cfg.Raft.Leader(); !ok && !led {
+		return nil, fmt.Errorf("deployment %.80q is not known here, and region %s has no leader to ask: %w", id, s.cfg.Region, starling.ErrUnavailable)
+	}
 	if !ok {
 		return nil, fmt.Errorf("deployment %.80q: %w", id, starling.ErrNotFound)
 	}
@@ -32,8 +35,12 @@ func (s *Server) Why(ctx context.Context, id, machine, region string) (*starling
 	for _, p := range d.Regions {
 		w.Regions = append(w.Regions, starling.RegionWhy{Placing: p})
 	}
-	if t, _ := s.leading(); t != nil && d.Home == s.cfg.Region && !d.Phase.Terminal() {
+	switch t, _ := s.leading(); {
+	case d.Phase.Terminal():
+	case t != nil && d.Home == s.cfg.Region:
 		t.explain(s.cfg.FSM.View(), d, w)
+	default:
+		w.Answer = s.lastKnown(d)
 	}
 	if machine == "" {
 		return w, nil

@@ -92,7 +92,7 @@ func (a *api) registerDeployments() {
 	}, a.readLog)
 	register(a, route{
 		method: http.MethodGet, path: "/v1/deployments/{id}/why", id: "explain-deployment", summary: "Tell what a deployment waits for, where its bytes came from, and what bounded a machine",
-		role: starling.ACLViewer, place: atDeployment,
+		role: starling.ACLViewer, place: atDeployment, anywhere: true,
 	}, a.why)
 	register(a, route{
 		method: http.MethodGet, path: "/v1/deployments/{id}/cells", id: "list-deployment-cells", summary: "Show how each cell of machines stands with a deployment under way",

@@ -48,6 +48,7 @@ type route struct {
 	status       int                              // of success, 0: 200
 	consistent   bool                             // a read that takes ?consistent
 	reads        bool                             // changes nothing, though it is no GET
+	anywhere     bool                             // where its place cannot be reached, any server tells what it knows
 	keyed        bool                             // a change that is harmless twice, by an idempotency key or by itself
 	media        string                           // of a raw body; "": bytes
 	guard        func() (leave func(), err error) // of a route open to everybody, before its body is read
@@ -164,8 +165,12 @@ func (a *api) admit(r route, hctx huma.Context, next func(huma.Context)) {
 		writeProblem(w, a.problem(r, err))
 		return
 	}
+	lost := false // its place cannot be reached
 	for end := begun.Add(a.Patience); ; {
 		transport, err := a.placeOf(r, req, c.body)
+		if lost = lost || r.anywhere && errors.Is(err, starling.ErrUnavailable); lost {
+			transport, err = nil, nil
+		}
 		if err != nil {
 			writeProblem(w, a.problem(r, err))
 			return
@@ -180,8 +185,14 @@ func (a *api) admit(r route, hctx huma.Context, next func(huma.Context)) {
 		if r.body != nil || r.raw {
 			req.Body = io.NopCloser(bytes.NewReader(c.body))
 		}
-		if !a.passOn(w, req, transport, !r.stream && time.Now().Before(end)) {
+		err = a.passOn(w, req, transport, func(err error) bool {
+			return errors.Is(err, starling.ErrNotLeader) && !r.stream && time.Now().Before(end) || r.anywhere
+		})
+		if err == nil {
 			return
+		}
+		if lost = !errors.Is(err, starling.ErrNotLeader); lost {
+			continue
 		}
 		time.Sleep(lookAgain) // this server has won the lead and is about to begin its term
 	}
@@ -345,9 +356,9 @@ func (a *api) confirm(r route, req *http.Request) (http.RoundTripper, error) {
 	}
 }
 
-// passOn proxies the request unchanged. With mayReturn it says so, instead of answering, if
-// this server turns out to be the place and nothing was sent.
-func (a *api) passOn(w http.ResponseWriter, req *http.Request, transport http.RoundTripper, mayReturn bool) (returned bool) {
+// passOn proxies the request unchanged. It returns an error, instead of answering with it, if
+// nothing was answered yet and hand says that its caller knows better.
+func (a *api) passOn(w http.ResponseWriter, req *http.Request, transport http.RoundTripper, hand func(error) bool) (handed error) {
 	times, err := strconv.Atoi(req.Header.Get(HeaderForwarded))
 	if err != nil {
 		times = 0
@@ -358,7 +369,7 @@ func (a *api) passOn(w http.ResponseWriter, req *http.Request, transport http.Ro
 			Detail: fmt.Sprintf("%d servers have passed this request on and none was its place", maxForwards),
 			Hint:   "the leader is changing: try again in a second",
 		})
-		return false
+		return nil
 	}
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(p *httputil.ProxyRequest) {
@@ -370,12 +381,13 @@ func (a *api) passOn(w http.ResponseWriter, req *http.Request, transport http.Ro
 		FlushInterval: -1, // logs are streams
 		ErrorLog:      slog.NewLogLogger(a.Logger.Handler(), slog.LevelDebug),
 		ErrorHandler: func(w http.ResponseWriter, req *http.Request, err error) {
-			if returned = mayReturn && errors.Is(err, starling.ErrNotLeader) && req.Context().Err() == nil; returned {
+			if req.Context().Err() == nil && hand(err) {
+				handed = err
 				return
 			}
 			writeProblem(w, a.problem(route{id: "pass on"}, fmt.Errorf("pass on %s: %w: %w", req.URL.Path, starling.ErrUnavailable, err)))
 		},
 	}
 	proxy.ServeHTTP(w, req)
-	return returned
+	return handed
 }

@@ -20,7 +20,7 @@ type apiFlags struct {
 
 func (a *apiFlags) register(c *cobra.Command) *cobra.Command {
 	env := client.FromEnv()
-	c.Flags().StringVar(&a.cfg.Addr, "addr", env.Addr, "server, e.g. https://starling.example:7470 (STARLING_ADDR)")
+	c.Flags().StringVar(&a.cfg.Addr, "addr", env.Addr, "server, e.g. https://starling.example:7470; of several, separated by commas, the next one if one is gone (STARLING_ADDR)")
 	c.Flags().StringVar(&a.cfg.CACert, "ca-cert", env.CACert, "authority of the server's certificate (STARLING_CACERT)")
 	c.Flags().BoolVar(&a.json, "json", false, "print JSON")
 	a.cfg.Token = env.Token // from the environment only: a flag would show in process lists

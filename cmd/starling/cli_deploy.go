@@ -190,6 +190,14 @@ func statusCommand() *cobra.Command {
 		func(cmd *cobra.Command, c *client.Client, a *apiFlags, args []string) error {
 			if len(args) == 1 {
 				d, err := c.Deployment(cmd.Context(), args[0])
+				if errors.Is(err, starling.ErrUnavailable) {
+					known, serr := c.Stale().Deployment(cmd.Context(), args[0])
+					if serr != nil {
+						return err
+					}
+					fmt.Fprintf(cmd.ErrOrStderr(), "as this server last knew it: %v\n", err)
+					d, err = known, nil
+				}
 				if err != nil {
 					return err
 				}

@@ -45,6 +45,9 @@ func (f *follower) run(ctx context.Context, d *starling.Deployment) (*starling.D
 	defer cancel()
 	f.news, f.streams = make(chan any, maxFollowNews), true
 	f.screen.lines(f.story.begin(d))
+	if d.Phase != starling.PhaseQueued { // its key was used before
+		f.screen.lines(f.story.record(d))
+	}
 	f.show(progressFrom(d))
 	send := func(m any) {
 		select {

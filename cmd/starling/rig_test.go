@@ -434,6 +434,16 @@ func (m *rigMembers) add(n starling.Node) {
 
 func (m *rigMembers) setTag(name, k, v string) { m.edit(func() { m.tags[name][k] = v }) }
 
+// fail is what gossip tells of a node that no longer answers.
+func (m *rigMembers) fail(name string) {
+	m.edit(func() {
+		m.nodes = slices.Clone(m.nodes)
+		for i := range m.nodes {
+			m.nodes[i].Alive = m.nodes[i].Alive && m.nodes[i].Name != name
+		}
+	})
+}
+
 func (m *rigMembers) Members() []starling.Node {
 	m.mu.Lock()
 	defer m.mu.Unlock()
