@@ -84,6 +84,9 @@ export function problems(page) {
 
 const shots = process.env.SCREENSHOTS && path.resolve(root, process.env.SCREENSHOTS) // a folder: pictures are kept there
 
+/** Whether pictures are wanted. */
+export const shooting = Boolean(shots)
+
 /** shoot takes a picture of what is in sight, if pictures are wanted. */
 export async function shoot(page, name) {
   if (!shots) return

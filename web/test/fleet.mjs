@@ -71,11 +71,16 @@ export function fleet(now) {
   }))
   const curve = Array.from({ length: 72 }, (_, i) => ({ at_ms: 333_000 + i * 1650, progress: spread(machines, 0.72 / (1 + Math.exp(-(i - 38) / 9)) + 0.02) }))
   const of = (id) => [...flying, ...ended].find((d) => d.id === id)
-  const why = (d) => ({ phase_ms: 98_000, waits_for: ['7,614 of 16,200 machines staged in us-east', '2,013 of 6,100 machines staged in sa-east', '5,920 of 14,900 machines staged in eu-west'], regions: d.regions.map((p) => {
-    const mine = cells.filter((c) => c.region === p.name)
-    const target = mine.reduce((n, c) => n + c.counts.target, 0)
-    return { ...p, heard: true, silent_ms: 900, target, staged: mine.reduce((n, c) => n + Math.round(c.counts.target * share(c.progress)), 0), healthy: 0, failed: mine.reduce((n, c) => n + c.counts.failed, 0) }
-  }) })
+  const why = (d) => {
+    const told = d.regions.map((p) => {
+      const mine = cells.filter((c) => c.region === p.name)
+      const target = mine.reduce((n, c) => n + c.counts.target, 0)
+      return { ...p, heard: true, silent_ms: 900, target, staged: mine.reduce((n, c) => n + Math.round(c.counts.target * share(c.progress)), 0), healthy: 0, failed: mine.reduce((n, c) => n + c.counts.failed, 0) }
+    })
+    const slow = { 'sa-east': ' Slowest to fetch: web-09120 (2m28.3s, bound by its disk).', 'us-west': ' Slowest to fetch: web-07754 (2m11.2s, bound by the links of peers).' }
+    const answer = told.map((r) => `${r.staged} of ${r.target} machines staged in ${r.name}.${slow[r.name] ?? ''}`)
+    return { phase_ms: 98_000, waits_for: [], answer, regions: told }
+  }
   const answers = {
     '/v1/acl/self': { name: 'ada', role: 'approver', tokens: true, region: 'us-east', version: 'v1' },
     '/v1/regions': regions.map(([name, n], i) => ({ name, local: name === 'us-east', leader: `${name}-server-${1 + (i % 3)}`, servers: Array.from({ length: i % 4 === 2 ? 5 : 3 }, (_, k) => `10.${i}.0.${k + 2}:7471`), servers_alive: i === 6 ? 4 : i % 4 === 2 ? 5 : 3, caches: 4 + (i % 3) * 2, workers: i === 2 ? 24 : 3, machines: n, seen: true })),
@@ -117,7 +122,8 @@ function stream({ changes, moving }) {
         for (const c of changes) to.enqueue(event(`id: ${c.index}.0@${c.region}\n`, c))
         timer = setInterval(() => {
           for (const [{ id, bytes, ...d }, rates] of moving) {
-            const now = Object.fromEntries(Object.entries(bytes).map(([k, v]) => [k, v + ((rates[k] ?? 0) * (Date.now() - began)) / 1000]))
+            const s = (Date.now() - began) / 1000
+            const now = Object.fromEntries(Object.entries(bytes).map(([k, v]) => [k, v + (rates[k] ?? 0) * (s - 0.4 * Math.cos(s / 1.5))])) // faster and slower by a quarter
             to.enqueue(event('event: progress\n', { ...d, deployment: id, bytes: now }))
           }
         }, tickMS)

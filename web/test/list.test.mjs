@@ -7,9 +7,9 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { after, before, test } from 'node:test'
-import { launch, live, open, problems, quiet, shoot, stayedHome } from './browser.mjs'
+import { launch, live, open, problems, quiet, shoot, shooting, stayedHome } from './browser.mjs'
 import { serveFleet } from './fleet.mjs'
-import { api, starling, startAgent } from './world.mjs'
+import { api, starling, startAgent, until } from './world.mjs'
 
 const deployments = 1000
 const maxRows = 80 // in the page at any time
@@ -173,6 +173,7 @@ test('a hundred thousand machines in ten regions fit on the page', { timeout: 18
     assert.equal(await page.locator('.strip-flow').count(), 9, 'lines to the nine regions that fetch')
     assert.deepEqual(await page.locator('.region-machines').evaluateAll((all) => all.filter((p) => p.scrollWidth > p.clientWidth).map((p) => p.textContent)), [], 'numbers fit their cards')
     await page.locator('.numbers li').filter({ hasText: /[1-9][\d.]* GB\/s/ }).waitFor()
+    if (shooting) await until('a curve of the throughput', async () => (await page.locator('.spark-line').getAttribute('points')).split(' ').length > 14)
     assert.deepEqual(await problems(page), [], `overview, ${scheme}`)
     await shoot(page, `fleet-overview-${scheme}`)
     await page.goto(`${addr}/ui/deployments/d-5f3c2a`)

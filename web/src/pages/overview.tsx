@@ -23,7 +23,7 @@ function Numbers() {
   const bad = ended.filter((d) => d.phase === 'failed').length
   const r = rate.value
   const waits = flying.filter((d) => d.phase === 'awaiting_approval').length
-  const age = oldest ? now.value - Date.parse(oldest.created_at) : 0
+  const age = oldest ? Math.max(0, now.value - Date.parse(oldest.created_at)) : 0
   const budget = oldest ? Date.parse(oldest.deadline) - Date.parse(oldest.created_at) : 1
   return (
     <ul class="numbers" aria-label="Now">
@@ -71,7 +71,7 @@ function useNarrow(): boolean {
 }
 
 function Row({ d }: { d: Deployment }) {
-  const total = d.ended_at ? Date.parse(d.ended_at) - Date.parse(d.created_at) : now.value - Date.parse(d.created_at)
+  const total = Math.max(0, (d.ended_at ? Date.parse(d.ended_at) : now.value) - Date.parse(d.created_at)) // the page's clock ticks each second
   return (
     <>
       <span role="gridcell" class="c-phase"><PhaseBadge phase={d.phase} paused={d.paused} /></span>
