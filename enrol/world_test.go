@@ -2,6 +2,7 @@ package enrol_test
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -296,9 +297,7 @@ func (w *world) propose(t raftfsm.Type, payload any) raftfsm.Result {
 func (w *world) token(change func(*starling.JoinToken)) string {
 	w.t.Helper()
 	text := starling.JoinTokenText{ID: fmt.Sprintf("t%d", time.Now().UnixNano()), CA: pki.Fingerprint(w.credentials("x", starling.RoleWorker).Root())}
-	for i := range text.Secret {
-		text.Secret[i] = byte(i) + text.ID[len(text.ID)-4]
-	}
+	_, _ = rand.Read(text.Secret[:]) // never fails
 	k := starling.JoinToken{ID: text.ID, Hash: text.Hash(), MaxUses: 1, ExpiresAt: time.Now().Add(time.Hour)}
 	if change != nil {
 		change(&k)
