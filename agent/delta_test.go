@@ -55,7 +55,7 @@ func TestDeltas(t *testing.T) {
 	big := noise(3, size*9/10)
 	files := map[string][]byte{"big": big}
 	for i := range 20 {
-		files[fmt.Sprintf("small/%02d", i)] = noise(uint64(100+i), size/200)
+		files[fmt.Sprintf("small/%02d", i)] = noise(uint64(100+i), size/250)
 	}
 	seq := uint64(1)
 	r.leader.setGoal(goal(seq, r.push(files)))

@@ -99,6 +99,9 @@ func (s *Server) submit(ctx context.Context, actor string, sub raftfsm.Submit) (
 	}
 	v := s.cfg.FSM.View()
 	sub.ID, sub.Supersede = id, supersedes(v, sub.App)
+	if v.Level() < raftfsm.LevelOrigins {
+		sub.From = starling.Origin{}
+	}
 	sub.Regions = append(s.otherRegions(v), s.cfg.Region)
 	slices.Sort(sub.Regions)
 	res, err := s.propose(ctx, actor, raftfsm.TypeSubmit, sub)

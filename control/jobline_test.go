@@ -35,7 +35,9 @@ func (b *bench) build(desk *LeaseDesk, most int, meanwhile func(done int)) (orde
 // usesNew has something of this program's level in use: before that, leaders pick no jobs.
 func (b *bench) usesNew() {
 	b.t.Helper()
-	b.must(raftfsm.TypeMachineRegister, raftfsm.MachineRegister{MachineFacts: raftfsm.MachineFacts{Name: "m1", Gossip: "10.0.0.1:7472"}, Max: 3})
+	b.must(raftfsm.TypeJoinTokenCreate, raftfsm.JoinTokenCreate{Token: starling.JoinToken{
+		ID: "new", Hash: starling.DigestOf([]byte("secret")), MaxUses: 1, ExpiresAt: b.clock.Now().Add(time.Hour),
+	}})
 }
 
 // Five apps have 40 jobs queued each, all older than the one job of another app.

@@ -35,6 +35,7 @@ func (b *bench) rollOut(t *term, id string, machines ...string) {
 
 func TestHistoryTellsWhatEachDeploymentChanged(t *testing.T) {
 	b := oneRegion(t, 2)
+	b.usesNew()
 	b.app("web", nil)
 	term := b.elect()
 	from := starling.Origin{Addr: "10.0.0.9", Agent: "curl/8\x1b[2J" + strings.Repeat("x", 400), Token: "tok-1"}

@@ -269,6 +269,9 @@ func (r *Reign) Complete(v raftfsm.View, worker, id string, req rpc.CompleteRequ
 	}
 	a := req.Artifact
 	a.Actor, a.Region, a.App, a.SHA = d.Actor, r.conf.Region, d.App, d.SHA
+	if v.Level() < raftfsm.LevelOrigins {
+		req.Commits = nil
+	}
 	return raftfsm.JobComplete{
 		ID: d.ID, Lease: req.Lease, Artifact: a, NewBytes: req.NewBytes, UploadMS: max(0, req.UploadMS), Log: req.Log, Sandboxed: req.Sandboxed, Commits: req.Commits,
 	}, inForce, nil

@@ -219,7 +219,7 @@ func (l *Load) read(ctx context.Context, id int, k Kind, app, key string, api *c
 // call makes one call and keeps it, unless it never reached a server or was a read without an answer.
 func (l *Load) call(ctx context.Context, id int, c Call, f func(context.Context) (Answer, error)) Verdict {
 	from := time.Now()
-	a, reached := l.try(ctx, f)
+	a, reached := l.try(ctx, c.Kind == Submit || c.Kind == Rollback, f)
 	read := c.Kind == Show || c.Kind == Goal || c.Kind == List
 	if reached && !(read && a.Verdict == Unknown) {
 		l.Record.add(id, c, a, from)
@@ -227,11 +227,11 @@ func (l *Load) call(ctx context.Context, id int, c Call, f func(context.Context)
 	return a.Verdict
 }
 
-func (l *Load) try(ctx context.Context, f func(context.Context) (Answer, error)) (a Answer, reached bool) {
+func (l *Load) try(ctx context.Context, keyed bool, f func(context.Context) (Answer, error)) (a Answer, reached bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callWithin)
 	defer cancel()
 	a, err := f(ctx)
-	v, reached := verdictOf(err)
+	v, reached := verdictOf(err, keyed)
 	if v != Done {
 		a = Answer{}
 	}
@@ -246,7 +246,7 @@ func (l *Load) persist(ctx context.Context, id int, c Call, f func(context.Conte
 	from, perhaps := time.Now(), false
 	for range maxTries {
 		begun := time.Now()
-		a, reached := l.try(ctx, f)
+		a, reached := l.try(ctx, c.Kind == Submit || c.Kind == Rollback, f)
 		switch {
 		case a.Verdict == Fenced && perhaps:
 			l.Record.add(id, c, Answer{Verdict: Unknown}, from)

@@ -212,8 +212,10 @@ func stuck(ops []porcupine.Operation, info porcupine.LinearizationInfo) string {
 }
 
 // verdictOf tells what an error says about the call. It reports false if the call
-// certainly never reached a server.
-func verdictOf(err error) (Verdict, bool) {
+// certainly never reached a server. That nobody could be dialled says so, but of a call with an
+// idempotency key: when a connection breaks, net/http makes such a request again by itself, and
+// the error is that of the second try.
+func verdictOf(err error, keyed bool) (Verdict, bool) {
 	var dial *net.OpError
 	switch {
 	case err == nil:
@@ -224,7 +226,7 @@ func verdictOf(err error) (Verdict, bool) {
 		return Fenced, true
 	case errors.Is(err, starling.ErrConflict):
 		return Refused, true
-	case errors.As(err, &dial) && dial.Op == "dial", errors.Is(err, starling.ErrNotLeader):
+	case errors.As(err, &dial) && dial.Op == "dial" && !keyed, errors.Is(err, starling.ErrNotLeader):
 		return Unknown, false
 	}
 	return Unknown, true

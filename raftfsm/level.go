@@ -53,6 +53,10 @@ const levelPlans = 2
 // newer one.
 const LevelSupersedes = 2
 
+// LevelOrigins is what a program must speak to keep where submissions came from and which commits
+// they brought: a server of the version before would hold another record for good.
+const LevelOrigins = 2
+
 // newStrategy reports whether a strategy says what programs of level 1 would read otherwise
 // or not keep, though transitions or their checks read it.
 func newStrategy(s *starling.Strategy) bool {
