@@ -33,8 +33,8 @@ const (
 	// faultEvery is how often it is looked whether a fault is due.
 	faultEvery = 20 * time.Millisecond
 	// endWithin is how long a deployment with faults may go on after the machines that can
-	// have all: it takes a while until others are given up, and a slow one may need hours.
-	endWithin = 20 * time.Second
+	// have all: a cell whose speaker died is awaited for 30 s, and a slow machine may need hours.
+	endWithin = 45 * time.Second
 )
 
 // benchApp is what is deployed: files that are only placed. With faults, any number of
