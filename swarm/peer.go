@@ -249,8 +249,10 @@ func (p *Peer) got(ev Got) {
 	if d == nil || ev.Chunk < 0 || ev.Chunk >= d.n {
 		return
 	}
+	var asked *source // nil: the answer is to an earlier download's request
 	if s != nil {
 		if f := s.find(d, ev.Chunk); f != nil {
+			asked = s
 			p.land(s, f)
 			if f.wait == 0 { // else it may have taken long to come, which says nothing of the pace
 				s.sample(f, max(ev.Took, time.Microsecond))
@@ -269,7 +271,7 @@ func (p *Peer) got(ev Got) {
 			d.novelty(p.now, ev.Chunk)
 		}
 	}
-	p.hold(d, ev.Chunk, s)
+	p.hold(d, ev.Chunk, asked)
 }
 
 // measure learns the pace of the whole from a chunk that took so long.

@@ -835,3 +835,40 @@ func BenchmarkStepGot(b *testing.B) {
 		}
 	}
 }
+
+// A chunk that comes late, in answer to a request of a download that has ended, ends what was
+// asked for it since.
+func TestAnswerToAnEarlierDownload(t *testing.T) {
+	r := newRig(t, Config{})
+	r.begin(blobA, 1, "p1")
+	full := NewBitmap(1)
+	full.Set(0)
+	asked := func(from string, effects []Effect) (Request, bool) {
+		for _, e := range effects {
+			if f, ok := e.(Fetch); ok && f.From == from {
+				return f.Request, true
+			}
+		}
+		return Request{}, false
+	}
+	early, ok := asked("p1", r.step(PeerHas{Peer: "p1", Artifact: blobA, All: full}))
+	if !ok {
+		t.Fatal("p1 is not asked")
+	}
+	r.step(End{Artifact: blobA})
+	r.step(Origins{Names: []string{"c0"}})
+	r.step(Begin{Artifact: blobA, Chunks: equalChunks(1, kib)})
+	r.step(Members{Artifact: blobA, Members: []Member{{Name: r.p.cfg.Self}}})
+	for n := 0; ; n++ {
+		if _, ok := asked("c0", r.seen); ok {
+			break
+		}
+		if n == 100 {
+			t.Fatal("the cache is not asked")
+		}
+		r.pass(100 * time.Millisecond)
+	}
+	if _, cancelled := r.step(Got{Request: early})[0].(CancelFetch); !cancelled || len(r.open) > 0 {
+		t.Errorf("still under way: %v", r.open)
+	}
+}
