@@ -247,6 +247,18 @@ func BenchmarkHistory(b *testing.B) {
 	}
 }
 
+// TestHistoryToTry writes 100,000 ended deployments as a snapshot that a server of a region
+// "region-0" can be restored from, to the file that STARLING_HISTORY_FILE names.
+func TestHistoryToTry(t *testing.T) {
+	file := os.Getenv("STARLING_HISTORY_FILE")
+	if file == "" {
+		t.Skip("STARLING_HISTORY_FILE names no file to write")
+	}
+	if err := os.WriteFile(file, history(t, pasts(1)["own"]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // 100,000 deployments of this region's apps and 10,000 of each of nine other regions fit
 // into 500 MB, and a snapshot of them takes 2 s on a quiet machine; this one may not be.
 func TestHistoryStaysSmall(t *testing.T) {
