@@ -3,7 +3,6 @@ package world
 import (
 	"context"
 	"fmt"
-	"syscall"
 	"time"
 
 	"github.com/starlingdeploy/starling"
@@ -98,6 +97,3 @@ func (w *World) Crashed() error {
 	}
 	return nil
 }
-
-// Kill ends p as a crash would.
-func (p *Proc) Kill() error { return p.Signal(syscall.SIGKILL, killGrace) }
