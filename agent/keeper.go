@@ -97,7 +97,12 @@ func untilWell(ctx context.Context, check *checker) error {
 	if check != nil {
 		return check.await(ctx)
 	}
-	t := time.NewTimer(settleTime)
+	return wait(ctx, settleTime)
+}
+
+// wait waits for d or the end of ctx, whose error it then returns.
+func wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:

@@ -131,9 +131,7 @@ func (s *service) run(ctx context.Context, p *process, err error, kept bool) err
 		}
 		s.log.Warn("the release has ended by itself; it will be started again", "error", err, "in", pause)
 		s.set(down, withOutput(fmt.Errorf("%w; started again after %s", err, pause), s.last).Error())
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
+		if wait(ctx, pause) != nil {
 			return nil
 		}
 		p, err = startProcess(s.cmd)
@@ -205,9 +203,7 @@ func (s *service) watch(ctx context.Context) {
 			return
 		}
 		s.set(down, withOutput(err, s.last).Error())
-		select {
-		case <-time.After(watchPause):
-		case <-ctx.Done():
+		if wait(ctx, watchPause) != nil {
 			return
 		}
 	}

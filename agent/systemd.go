@@ -80,7 +80,7 @@ func dialBus(ctx context.Context, address string) (*godbus.Conn, error) {
 	return c, nil
 }
 
-// job has systemd start, stop or restart a unit and returns once that is done.
+// job has systemd "stop" or "restart" a unit, which also starts one, and returns once that is done.
 func (s systemd) job(ctx context.Context, verb, unit string) error {
 	ctx, cancel := context.WithTimeout(ctx, unitJobWithin)
 	defer cancel()
@@ -94,12 +94,9 @@ func (s systemd) job(ctx context.Context, verb, unit string) error {
 	}
 	result := make(chan string, 1)
 	const mode = "replace" // of a job that is queued for the unit
-	switch verb {
-	case "start":
-		_, err = c.StartUnitContext(ctx, unit, mode, result)
-	case "stop":
+	if verb == "stop" {
 		_, err = c.StopUnitContext(ctx, unit, mode, result)
-	default:
+	} else {
 		_, err = c.RestartUnitContext(ctx, unit, mode, result)
 	}
 	if err != nil {

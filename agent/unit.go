@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -11,11 +10,10 @@ import (
 
 // Pace of looking after units.
 const (
-	unitTrialEvery   = 250 * time.Millisecond // while on trial, and until it does well
-	unitWatchEvery   = 5 * time.Second
-	unitRetryMin     = time.Second // between starts of one that is kept and does not start
-	unitRetryMax     = 30 * time.Second
-	unitStopPatience = unitJobWithin
+	unitTrialEvery = 250 * time.Millisecond // while on trial, and until it does well
+	unitWatchEvery = 5 * time.Second
+	unitRetryMin   = time.Second // between starts of one that is kept and does not start
+	unitRetryMax   = 30 * time.Second
 )
 
 // unitService runs a release by a unit of systemd, which has its own rules for restarts,
@@ -167,9 +165,8 @@ func (u *unitService) keep() error {
 // stop has systemd stop the unit.
 func (u *unitService) stop() {
 	u.leave()
-	ctx, cancel := context.WithTimeout(context.Background(), unitStopPatience) // whatever else ends: the next release needs its place
-	defer cancel()
-	if err := u.bus.job(ctx, "stop", u.unit); err != nil && !errors.Is(err, context.Canceled) {
+	// Whatever else ends: the next release needs its place. The job has a bound of its own.
+	if err := u.bus.job(context.Background(), "stop", u.unit); err != nil {
 		u.log.Error("a unit cannot be stopped", "error", err)
 	}
 }
@@ -178,16 +175,4 @@ func (u *unitService) stop() {
 func (u *unitService) leave() {
 	u.cancel()
 	<-u.done
-}
-
-// wait waits for d or the end of ctx, whose error it then returns.
-func wait(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
