@@ -78,49 +78,33 @@ func Sign(manifest []byte, c *pki.Credentials) ([]byte, error) {
 // ErrCorrupt: the bytes are not those of want, or not those that were signed.
 // ErrForbidden: the signer may not sign.
 func Verify(env []byte, want starling.Digest, c *pki.Credentials) (*starling.Manifest, []byte, error) {
-	e, err := openEnvelope(env)
-	if err != nil {
-		return nil, nil, fmt.Errorf("verify manifest %s: %w", want.Short(), err)
-	}
-	if starling.DigestOf(e.Payload) != want {
-		return nil, nil, fmt.Errorf("verify manifest %s: %w: the envelope holds another one", want.Short(), starling.ErrCorrupt)
-	}
-	if err := e.checkSignature(c); err != nil {
-		return nil, nil, fmt.Errorf("verify manifest %s: %w", want.Short(), err)
-	}
-	m, err := starling.DecodeManifest(e.Payload)
-	if err != nil {
-		return nil, nil, fmt.Errorf("verify manifest %s: %w", want.Short(), err)
-	}
-	return m, e.Payload, nil
+	m, payload, _, err := verify(env, want, c)
+	return m, payload, err
 }
 
 // SignedBy verifies an envelope as Verify does and says whose signature it carries.
 func SignedBy(env []byte, want starling.Digest, c *pki.Credentials) (*starling.Signature, error) {
-	if _, _, err := Verify(env, want, c); err != nil {
-		return nil, err
-	}
+	_, _, s, err := verify(env, want, c)
+	return s, err
+}
+
+func verify(env []byte, want starling.Digest, c *pki.Credentials) (*starling.Manifest, []byte, *starling.Signature, error) {
 	e, err := openEnvelope(env)
 	if err != nil {
-		return nil, err
+		return nil, nil, nil, fmt.Errorf("verify manifest %s: %w", want.Short(), err)
 	}
-	s := &e.Signatures[0]
-	signer, err := c.Verify(s.Chain, s.SignedAt)
+	if starling.DigestOf(e.Payload) != want {
+		return nil, nil, nil, fmt.Errorf("verify manifest %s: %w: the envelope holds another one", want.Short(), starling.ErrCorrupt)
+	}
+	s, err := e.checkSignature(c)
 	if err != nil {
-		return nil, fmt.Errorf("signer of %s: %w", want.Short(), err)
+		return nil, nil, nil, fmt.Errorf("verify manifest %s: %w", want.Short(), err)
 	}
-	leaf, err := x509.ParseCertificate(s.Chain[0])
+	m, err := starling.DecodeManifest(e.Payload)
 	if err != nil {
-		return nil, fmt.Errorf("signer of %s: %w", want.Short(), err)
+		return nil, nil, nil, fmt.Errorf("verify manifest %s: %w", want.Short(), err)
 	}
-	key, ok := leaf.PublicKey.(ed25519.PublicKey)
-	if !ok {
-		return nil, fmt.Errorf("signer of %s: %w: a %T, want Ed25519", want.Short(), starling.ErrForbidden, leaf.PublicKey)
-	}
-	id := sha256.Sum256(key)
-	return &starling.Signature{
-		By: signer.Region + "/" + signer.Name, Key: hex.EncodeToString(id[:]), At: s.SignedAt, Roles: signer.Roles,
-	}, nil
+	return m, e.Payload, s, nil
 }
 
 // openEnvelope parses an envelope within its bounds. Nothing in it is proven yet.
@@ -150,25 +134,28 @@ func openEnvelope(b []byte) (*envelope, error) {
 	return &e, nil
 }
 
-func (e *envelope) checkSignature(c *pki.Credentials) error {
+func (e *envelope) checkSignature(c *pki.Credentials) (*starling.Signature, error) {
 	s := e.Signatures[0]
 	signer, err := c.Verify(s.Chain, s.SignedAt)
 	if err != nil {
-		return fmt.Errorf("signer: %w", err)
+		return nil, fmt.Errorf("signer: %w", err)
 	}
 	if !signer.Has(starling.RoleWorker) && !signer.Has(starling.RoleServer) {
-		return fmt.Errorf("%w: signed by %s, who is neither worker nor server", starling.ErrForbidden, signer)
+		return nil, fmt.Errorf("%w: signed by %s, who is neither worker nor server", starling.ErrForbidden, signer)
 	}
 	leaf, err := x509.ParseCertificate(s.Chain[0])
 	if err != nil {
-		return fmt.Errorf("signer: %w", err)
+		return nil, fmt.Errorf("signer: %w", err)
 	}
 	key, ok := leaf.PublicKey.(ed25519.PublicKey)
 	if !ok {
-		return fmt.Errorf("%w: signed with a %T, want Ed25519", starling.ErrForbidden, leaf.PublicKey)
+		return nil, fmt.Errorf("%w: signed with a %T, want Ed25519", starling.ErrForbidden, leaf.PublicKey)
 	}
 	if !ed25519.Verify(key, dsse.PAE(e.PayloadType, e.Payload), s.Sig) {
-		return fmt.Errorf("%w: the signature of %s does not fit", starling.ErrCorrupt, signer)
+		return nil, fmt.Errorf("%w: the signature of %s does not fit", starling.ErrCorrupt, signer)
 	}
-	return nil
+	id := sha256.Sum256(key)
+	return &starling.Signature{
+		By: signer.Region + "/" + signer.Name, Key: hex.EncodeToString(id[:]), At: s.SignedAt, Roles: signer.Roles,
+	}, nil
 }

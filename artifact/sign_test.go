@@ -145,7 +145,7 @@ func TestSignatureOutlivesItsCertificate(t *testing.T) {
 	if _, err := judge.Verify(e.Signatures[0].Chain, time.Now().Add(2*time.Hour)); err == nil {
 		t.Fatal("the certificate does not expire")
 	}
-	if err := e.checkSignature(judge); err != nil {
+	if _, err := e.checkSignature(judge); err != nil {
 		t.Error(err)
 	}
 }
