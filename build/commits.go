@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -47,22 +48,16 @@ func (m *mirrors) list(ctx context.Context, repo, earlier, sha string, l *starli
 	if !m.has(ctx, path, earlier) {
 		return fmt.Errorf("commit %.12s, which runs now, is not in the repository any more", earlier)
 	}
-	count := func(spec string) (int, error) {
-		out, err := m.git.run(ctx, path, nil, "rev-list", "--count", spec)
-		if err != nil {
-			return 0, err
-		}
-		return strconv.Atoi(strings.TrimSpace(out))
-	}
-	total, err := count(earlier + ".." + sha)
+	out, err := m.git.run(ctx, path, nil, "rev-list", "--left-right", "--count", earlier+"..."+sha)
 	if err != nil {
 		return err
 	}
-	if l.Removed, err = count(sha + ".." + earlier); err != nil {
-		return err
+	total := 0
+	if _, err := fmt.Sscan(out, &l.Removed, &total); err != nil {
+		return fmt.Errorf("count the commits: %w", err)
 	}
 	// The oldest first: of a long output the end is kept.
-	out, err := m.git.run(ctx, path, nil, "log", "--no-color", "--reverse", "--abbrev="+strconv.Itoa(starling.CommitShortBytes),
+	out, err = m.git.run(ctx, path, nil, "log", "--no-color", "--reverse", "--abbrev="+strconv.Itoa(starling.CommitShortBytes),
 		"--max-count="+strconv.Itoa(starling.MaxCommits), commitFormat, earlier+".."+sha)
 	if err != nil {
 		return err
@@ -79,9 +74,9 @@ func (m *mirrors) list(ctx context.Context, repo, earlier, sha string, l *starli
 		if err != nil {
 			continue
 		}
-		c := starling.Commit{SHA: f[0], Author: f[1], At: time.Unix(seconds, 0).UTC(), Subject: f[3]}
-		l.Commits = append([]starling.Commit{c}, l.Commits...)
+		l.Commits = append(l.Commits, starling.Commit{SHA: f[0], Author: f[1], At: time.Unix(seconds, 0).UTC(), Subject: f[3]})
 	}
+	slices.Reverse(l.Commits)
 	l.Omitted = total - len(l.Commits)
 	return nil
 }

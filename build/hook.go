@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -95,14 +94,9 @@ func (w *Worker) runHook(ctx context.Context, job *rpc.HookJob) {
 	defer cancel(nil)
 	var beside sync.WaitGroup
 	beside.Go(func() { w.hookHeartbeats(jobCtx, job.Deployment, call, cancel) })
-	streamed := make(chan struct{})
-	streamCtx, stopStream := context.WithCancel(jobCtx)
-	go func() { // ends when the finished log is delivered, or with streamCtx
-		defer close(streamed)
-		w.stream(streamCtx, func(ctx context.Context, offset int64, data []byte) (int64, error) {
-			return w.cfg.Hooks.HookLog(ctx, job.Deployment, rpc.HookLogRequest{HookCall: call, Offset: offset, Data: data})
-		}, out, cancel)
-	}()
+	streamed, stopStream := w.streamBeside(jobCtx, func(ctx context.Context, offset int64, data []byte) (int64, error) {
+		return w.cfg.Hooks.HookLog(ctx, job.Deployment, rpc.HookLogRequest{HookCall: call, Offset: offset, Data: data})
+	}, out, cancel)
 
 	err := w.doHook(jobCtx, job, out)
 	if err != nil {
@@ -153,6 +147,9 @@ func (w *Worker) hookHeartbeats(ctx context.Context, id string, call rpc.HookCal
 			cancel(&lostError{err})
 			return
 		}
+		if err != nil && ctx.Err() == nil {
+			w.log.Debug("heartbeat of a hook", "deployment", id, "hook", call.Hook, "err", err)
+		}
 	}
 }
 
@@ -182,23 +179,14 @@ func (w *Worker) doHook(ctx context.Context, job *rpc.HookJob, out *buildLog) (e
 		limits = *job.App.Build
 	}
 	guard := &diskGuard{dirs: []string{dir}, limitBytes: limits.DiskMB<<20 + m.Bytes(), minFree: w.cfg.MinFreeBytes}
-	ctx, stop := context.WithCancelCause(ctx)
-	var watching sync.WaitGroup
-	watching.Go(func() {
-		if err := guard.watch(ctx); err != nil {
-			stop(err)
-		}
-	})
-	defer watching.Wait()
-	defer stop(nil)
+	ctx, unwatch := guard.beside(ctx)
+	defer unwatch()
 	c := command{
 		argv: argv, ws: ws, env: w.hookEnv(job, hooks), mark: w.newMark(), network: !hooks.NoNetwork,
 		memoryBytes: limits.MemoryMB << 20, diskBytes: guard.limitBytes,
 	}
-	if w.cfg.CgroupDir != "" {
-		if c.cgroup, err = newCgroup(w.cfg.CgroupDir, c.mark, w.controllers, c.memoryBytes, maxProcesses); err != nil {
-			return err
-		}
+	if err := w.confine(&c); err != nil {
+		return err
 	}
 	out.printf("hook %s on worker %s of region %s, attempt %d: %s", job.Run.Name(), w.cfg.Name, w.cfg.Region, job.Run.Attempt, strings.Join(argv, " "))
 	return w.runBounded(ctx, &c, hooks.Timeout.D(), out)
@@ -221,11 +209,7 @@ func (w *Worker) runBounded(ctx context.Context, c *command, timeout time.Durati
 
 // hookEnv returns the variables of a hook beside those of every build.
 func (w *Worker) hookEnv(job *rpc.HookJob, hooks *starling.OnceHooks) map[string]string {
-	env := maps.Clone(w.cfg.Env)
-	if env == nil {
-		env = make(map[string]string)
-	}
-	maps.Copy(env, hooks.Env)
+	env := w.envWith(hooks.Env)
 	for k, v := range map[string]string{
 		"APP": job.App.Name, "DEPLOYMENT": job.Deployment, "REGION": job.Run.Region, "SHA": job.SHA,
 		"ARTIFACT": job.Artifact.String(), "ROLLBACK_OF": job.RollbackOf,

@@ -50,12 +50,7 @@ func (w *Worker) build(ctx context.Context, job *rpc.Job) {
 	var beside sync.WaitGroup // heartbeats: until the leader knows the result
 	list := newDraft(w.cfg.Blobs, w.draftEvery)
 	beside.Go(func() { w.heartbeats(jobCtx, job, list, cancel) })
-	streamed := make(chan struct{})
-	streamCtx, stopStream := context.WithCancel(jobCtx)
-	go func() { // ends when the finished log is delivered, or with streamCtx
-		defer close(streamed)
-		w.stream(streamCtx, w.logOf(job), out, cancel)
-	}()
+	streamed, stopStream := w.streamBeside(jobCtx, w.logOf(job), out, cancel)
 
 	done, tidyUp, err := w.make(jobCtx, job, out, list)
 	if err != nil {
@@ -121,15 +116,8 @@ func (w *Worker) make(ctx context.Context, job *rpc.Job, out *buildLog, list *dr
 	}
 
 	guard := &diskGuard{dirs: []string{ws.dir, ws.cache}, limitBytes: spec.DiskMB << 20, minFree: w.cfg.MinFreeBytes}
-	ctx, stop := context.WithCancelCause(ctx)
-	var watching sync.WaitGroup
-	watching.Go(func() {
-		if err := guard.watch(ctx); err != nil {
-			stop(err)
-		}
-	})
-	defer watching.Wait()
-	defer stop(nil)
+	ctx, unwatch := guard.beside(ctx)
+	defer unwatch()
 
 	out.printf("fetching %s from %s", job.SHA, redact(job.App.Source.Git))
 	at, err := w.mirrors.checkout(ctx, job.App.Source.Git, job.SHA, ws.dir, ws.src())
@@ -188,11 +176,7 @@ func (w *Worker) checkJob(job *rpc.Job) error {
 // runBuild runs the app's command and says in words why it failed.
 func (w *Worker) runBuild(ctx context.Context, job *rpc.Job, ws workspace, guard *diskGuard, at time.Time, out *buildLog) error {
 	spec := job.App.Build
-	env := maps.Clone(w.cfg.Env)
-	if env == nil {
-		env = make(map[string]string)
-	}
-	maps.Copy(env, spec.Env)
+	env := w.envWith(spec.Env)
 	env["STARLING_SHA"] = job.SHA
 	env["STARLING_APP"] = job.App.Name
 	if _, set := env["SOURCE_DATE_EPOCH"]; !set { // reproducible-builds.org/specs/source-date-epoch
@@ -202,12 +186,8 @@ func (w *Worker) runBuild(ctx context.Context, job *rpc.Job, ws workspace, guard
 		argv: spec.Command, ws: ws, env: env, mark: w.newMark(), network: spec.Network,
 		memoryBytes: spec.MemoryMB << 20, diskBytes: spec.DiskMB << 20,
 	}
-	if w.cfg.CgroupDir != "" {
-		group, err := newCgroup(w.cfg.CgroupDir, c.mark, w.controllers, c.memoryBytes, maxProcesses)
-		if err != nil {
-			return err
-		}
-		c.cgroup = group
+	if err := w.confine(&c); err != nil {
+		return err
 	}
 	out.printf("running %s", strings.Join(spec.Command, " "))
 	out.begin()
@@ -232,6 +212,22 @@ func (w *Worker) runBuild(ctx context.Context, job *rpc.Job, ws workspace, guard
 		return &limitError{"disk", fmt.Sprintf("%d MB", spec.DiskMB)}
 	}
 	return withLog("build failed: "+exit.Error(), out)
+}
+
+// envWith returns the worker's variables and those of a build or hook, which win.
+func (w *Worker) envWith(own map[string]string) map[string]string {
+	env := make(map[string]string)
+	maps.Copy(env, w.cfg.Env)
+	maps.Copy(env, own)
+	return env
+}
+
+// confine gives a command a cgroup of its own, if the worker may make any.
+func (w *Worker) confine(c *command) (err error) {
+	if w.cfg.CgroupDir != "" {
+		c.cgroup, err = newCgroup(w.cfg.CgroupDir, c.mark, w.controllers, c.memoryBytes, maxProcesses)
+	}
+	return err
 }
 
 // withLog adds the last lines of the log to a reason.

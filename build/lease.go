@@ -116,6 +116,18 @@ func (w *Worker) stream(ctx context.Context, post postLog, log *buildLog, cancel
 	}
 }
 
+// streamBeside streams while others write the log. It has ended when streamed is closed: once the
+// finished log is delivered, or by stop.
+func (w *Worker) streamBeside(ctx context.Context, post postLog, log *buildLog, cancel context.CancelCauseFunc) (streamed <-chan struct{}, stop func()) {
+	ctx, stop = context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.stream(ctx, post, log, cancel)
+	}()
+	return done, stop
+}
+
 // pause waits until the next post is due, which the end of the log, if still to come,
 // makes at once. It reports false when ctx has ended.
 func (w *Worker) pause(ctx context.Context, log *buildLog, done bool) bool {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 )
 
@@ -87,6 +88,21 @@ func (g *diskGuard) watch(ctx context.Context) error {
 		next = time.Now().Add(max(diskWatchEvery, diskWatchShare*time.Since(began)))
 	}
 	return nil
+}
+
+// beside watches until end is called. What watch returns is the cause by which the context ends.
+func (g *diskGuard) beside(ctx context.Context) (_ context.Context, end func()) {
+	ctx, stop := context.WithCancelCause(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		if err := g.watch(ctx); err != nil {
+			stop(err)
+		}
+	})
+	return ctx, func() {
+		stop(nil)
+		watching.Wait()
+	}
 }
 
 // check returns a *limitError if the allowance is used up.
