@@ -124,11 +124,6 @@ func CheckSHA(s string) error {
 
 // SetDefaults fills what the user left out.
 func (a *App) SetDefaults() {
-	setDur := func(d *Duration, v time.Duration) {
-		if *d == 0 {
-			*d = Duration(v)
-		}
-	}
 	if b := a.Build; b != nil {
 		setDur(&b.Timeout, DefaultBuildTimeout)
 		if b.Output == "" {
@@ -162,6 +157,12 @@ func (a *App) SetDefaults() {
 	}
 	if s.MaxFailed == "" {
 		s.MaxFailed = "0%"
+	}
+}
+
+func setDur(d *Duration, otherwise time.Duration) {
+	if *d == 0 {
+		*d = Duration(otherwise)
 	}
 }
 

@@ -107,6 +107,16 @@ func (h *HookRun) Command(spec *Hooks) []string {
 	return o.Pre
 }
 
+// Hook returns one of a deployment's hooks that run once, by its name; nil: it is not due.
+func (d *Deployment) Hook(name string) *HookRun {
+	for i := range d.Hooks {
+		if d.Hooks[i].Name() == name {
+			return &d.Hooks[i]
+		}
+	}
+	return nil
+}
+
 // Ended reports whether nothing more will come of it.
 func (h *HookRun) Ended() bool { return h.State != HookWaiting && h.State != HookRunning }
 
@@ -117,12 +127,10 @@ func (h *Hooks) Once() bool { return h.Region != nil || h.Deployment != nil }
 func (g *Goal) Holds(region string) bool { return slices.Contains(g.Held, region) }
 
 func (h *Hooks) setDefaults() {
-	if h.Timeout == 0 {
-		h.Timeout = Duration(DefaultHookTimeout)
-	}
+	setDur(&h.Timeout, DefaultHookTimeout)
 	for _, o := range []*OnceHooks{h.Region, h.Deployment} {
-		if o != nil && o.Timeout == 0 {
-			o.Timeout = Duration(DefaultOnceHookTimeout)
+		if o != nil {
+			setDur(&o.Timeout, DefaultOnceHookTimeout)
 		}
 	}
 }

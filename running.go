@@ -62,14 +62,9 @@ func (d *DeploySpec) RestartOrDefault() Restart {
 	if r.Mode == "" {
 		r.Mode = RestartDelay
 	}
-	set := func(v *Duration, def time.Duration) {
-		if *v == 0 {
-			*v = Duration(def)
-		}
-	}
-	set(&r.Interval, DefaultRestartInterval)
-	set(&r.Delay, DefaultRestartDelay)
-	set(&r.MaxDelay, max(DefaultRestartMaxDelay, r.Delay.D()))
+	setDur(&r.Interval, DefaultRestartInterval)
+	setDur(&r.Delay, DefaultRestartDelay)
+	setDur(&r.MaxDelay, max(DefaultRestartMaxDelay, r.Delay.D()))
 	return r
 }
 

@@ -1,6 +1,7 @@
 package starling
 
 import (
+	"cmp"
 	"net/url"
 	"slices"
 	"strings"
@@ -146,9 +147,9 @@ func (n *NewSink) SetDefaults() {
 	switch n.Kind {
 	case SinkGitHub, SinkGitLab:
 		if n.Kind == SinkGitHub {
-			n.URL, n.Template = orText(n.URL, gitHubStatusURL), orText(n.Template, gitHubStatus)
+			n.URL, n.Template = cmp.Or(n.URL, gitHubStatusURL), cmp.Or(n.Template, gitHubStatus)
 		} else {
-			n.URL, n.Template = orText(n.URL, gitLabStatusURL), orText(n.Template, gitLabStatus)
+			n.URL, n.Template = cmp.Or(n.URL, gitLabStatusURL), cmp.Or(n.Template, gitLabStatus)
 		}
 		notices = []Notice{NoticeSubmitted, Notice(PhaseRollingOut), Notice(PhaseSucceeded), Notice(PhaseFailed), Notice(PhaseCancelled)}
 	case SinkSlack:
@@ -161,13 +162,6 @@ func (n *NewSink) SetDefaults() {
 			n.Notices = append(n.Notices, string(name))
 		}
 	}
-}
-
-func orText(s, otherwise string) string {
-	if s == "" {
-		return otherwise
-	}
-	return s
 }
 
 // Shown is the URL without what may be secret: all of a Slack URL but its host, and any

@@ -90,9 +90,12 @@ func (s *Strategy) validate() error {
 	if _, err := ParseAllowance(s.MaxFailed); err != nil {
 		return Invalidf("deploy.strategy.max_failed", "%v", err)
 	}
-	for field, d := range map[string]Duration{"min_healthy_time": s.MinHealthyTime, "progress_deadline": s.ProgressDeadline} {
-		if d < 0 || d > Duration(MaxDeadline) {
-			return Invalidf("deploy.strategy."+field, "%s is not within 0s and %s", d, MaxDeadline)
+	for _, x := range []struct {
+		field string
+		d     Duration
+	}{{"min_healthy_time", s.MinHealthyTime}, {"progress_deadline", s.ProgressDeadline}} {
+		if x.d < 0 || x.d > Duration(MaxDeadline) {
+			return Invalidf("deploy.strategy."+x.field, "%s is not within 0s and %s", x.d, MaxDeadline)
 		}
 	}
 	if s.ApprovalPlan && !s.Approval {

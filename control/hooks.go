@@ -127,13 +127,12 @@ func (s *Server) grantHook(ctx context.Context, t *term, id, hook, region, worke
 		return nil, err
 	}
 	d := res.Deployment
-	for i := range d.Hooks {
-		if h := &d.Hooks[i]; h.Name() == hook {
-			t.hooks.beat(hookKey(id, hook), h.Lease, t.now())
-			return &rpc.HookJob{Deployment: d.ID, App: d.Spec, SHA: d.SHA, Artifact: d.Artifact, RollbackOf: d.RollbackOf, Run: *h, Deadline: d.Deadline}, nil
-		}
+	h := d.Hook(hook)
+	if h == nil {
+		return nil, fmt.Errorf("hook %s of deployment %s: %w", hook, id, starling.ErrNotFound)
 	}
-	return nil, fmt.Errorf("hook %s of deployment %s: %w", hook, id, starling.ErrNotFound)
+	t.hooks.beat(hookKey(id, hook), h.Lease, t.now())
+	return &rpc.HookJob{Deployment: d.ID, App: d.Spec, SHA: d.SHA, Artifact: d.Artifact, RollbackOf: d.RollbackOf, Run: *h, Deadline: d.Deadline}, nil
 }
 
 // elsewhere says whether a call about a hook is to be passed on to another region, having
@@ -166,19 +165,16 @@ func (s *Server) leasedHook(c *caller, id string, call rpc.HookCall) (*starling.
 	if !ok {
 		return nil, fmt.Errorf("deployment %.80q: %w", id, starling.ErrNotFound)
 	}
-	for i := range d.Hooks {
-		h := &d.Hooks[i]
-		switch {
-		case h.Name() != call.Hook:
-		case h.State != starling.HookRunning || call.Lease == 0 || h.Lease != call.Lease:
-			return nil, fmt.Errorf("lease %d of hook %s of deployment %s is over: it is %s: %w", call.Lease, call.Hook, id, h.State, starling.ErrFenced)
-		case h.Region != c.Region || strings.TrimSuffix(h.Worker, hookSlot) != call.Worker:
-			return nil, fmt.Errorf("hook %s is leased to %s of region %s: %w", call.Hook, h.Worker, h.Region, starling.ErrForbidden)
-		default:
-			return h, nil
-		}
+	switch h := d.Hook(call.Hook); {
+	case h == nil:
+		return nil, fmt.Errorf("hook %.80q of deployment %s: %w", call.Hook, id, starling.ErrFenced)
+	case h.State != starling.HookRunning || call.Lease == 0 || h.Lease != call.Lease:
+		return nil, fmt.Errorf("lease %d of hook %s of deployment %s is over: it is %s: %w", call.Lease, call.Hook, id, h.State, starling.ErrFenced)
+	case h.Region != c.Region || strings.TrimSuffix(h.Worker, hookSlot) != call.Worker:
+		return nil, fmt.Errorf("hook %s is leased to %s of region %s: %w", call.Hook, h.Worker, h.Region, starling.ErrForbidden)
+	default:
+		return h, nil
 	}
-	return nil, fmt.Errorf("hook %.80q of deployment %s: %w", call.Hook, id, starling.ErrFenced)
 }
 
 func (s *Server) serveHookHeartbeat(w http.ResponseWriter, r *http.Request, c *caller) error {

@@ -139,11 +139,11 @@ func (t *tx) hook(id, name string) (*row[starling.Deployment], *starling.Deploym
 	}
 	d := *r.rec
 	d.Hooks = slices.Clone(d.Hooks)
-	i := slices.IndexFunc(d.Hooks, func(h starling.HookRun) bool { return h.Name() == name })
-	if i < 0 || d.Phase != starling.PhaseRollingOut {
+	h := d.Hook(name)
+	if h == nil || d.Phase != starling.PhaseRollingOut {
 		return nil, nil, nil, fmt.Errorf("%w: hook %.80q of deployment %s is not due", starling.ErrConflict, name, id)
 	}
-	return r, &d, &d.Hooks[i], nil
+	return r, &d, h, nil
 }
 
 // leasedHook is hook for one that runs under a lease.
@@ -226,10 +226,11 @@ func (t *tx) hookRequeue(p *HookRequeue) (Result, error) {
 }
 
 func (t *tx) hookEnd(p *HookEnd) (Result, error) {
-	if known := t.deployment(p.ID); known != nil && p.Lease != 0 && slices.ContainsFunc(known.rec.Hooks, func(h starling.HookRun) bool {
-		return h.Name() == p.Hook && h.Lease == p.Lease && (h.State == starling.HookDone && !p.Failed || h.State == starling.HookFailed && p.Failed)
-	}) {
-		return Result{Deployment: known.rec}, nil // a retry
+	if known := t.deployment(p.ID); known != nil && p.Lease != 0 {
+		h := known.rec.Hook(p.Hook)
+		if h != nil && h.Lease == p.Lease && (h.State == starling.HookDone && !p.Failed || h.State == starling.HookFailed && p.Failed) {
+			return Result{Deployment: known.rec}, nil // a retry
+		}
 	}
 	r, d, h, err := t.leasedHook(p.ID, p.Hook, p.Lease)
 	switch {
