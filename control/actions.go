@@ -111,8 +111,7 @@ func (s *Server) unfrozen(id string) error {
 	if !ok {
 		return nil // the state machine says so
 	}
-	c := &deciding{view: v, obs: &Observations{Now: t.now(), Zone: t.zones.find}, dep: d}
-	if why := c.frozen(); why != "" {
+	if why := t.look(v, d).frozen(); why != "" {
 		return fmt.Errorf("%w: deployment %s is %s: wait, or let it go on in spite of that (starling resume %s --ignore-freeze), which its record will show", starling.ErrConflict, id, why, id)
 	}
 	return nil

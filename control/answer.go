@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/starlingdeploy/starling"
-	"github.com/starlingdeploy/starling/raftfsm"
 )
 
 // maxNamedInAnswer bounds the deployments, workers or machines that one sentence names.
@@ -15,7 +14,7 @@ const maxNamedInAnswer = 5
 // surroundings is what a leader knows beside reports of why a deployment waits.
 type surroundings struct {
 	nodes   []starling.Node                                 // of this region
-	heard   map[string]time.Time                            // last heartbeat of each build
+	heard   time.Time                                       // last heartbeat of its build
 	regions func(name string) (starling.RegionStatus, bool) // of others
 }
 
@@ -27,17 +26,17 @@ func (c *deciding) answer(s *surroundings) []string {
 	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	if c.dep.Paused {
 		who := ""
-		if e, ok := c.view.LastEventOf(c.dep.ID, raftfsm.EventDeploymentPaused); ok {
-			who = fmt.Sprintf(" by %s %s ago", e.Actor, c.ago(e.At))
+		if h := c.dep.Hold; h != nil {
+			who = fmt.Sprintf(" by %s %s ago", h.By, c.ago(h.At))
 		}
 		say("It was paused%s: nothing begins until `starling resume %s`.", who, c.dep.ID)
 	}
 	switch c.dep.Phase {
 	case starling.PhaseQueued:
-		out = append(out, c.whyQueued(s)...)
+		out = append(out, c.whyQueued()...)
 	case starling.PhaseBuilding:
 		say("Attempt %d of %d is being built on worker %s for %s, of %s at most%s.", c.dep.Attempt, starling.MaxBuildAttempts, c.dep.Worker,
-			c.ago(c.dep.PhaseAt), brief(c.buildTimeout()), c.lastSign(s.heard[c.dep.ID]))
+			c.ago(c.dep.PhaseAt), brief(c.buildTimeout()), c.lastSign(s.heard))
 	case starling.PhaseReplicating:
 		out = append(out, c.whyReplicating(s)...)
 	case starling.PhaseAwaitingApproval:
@@ -78,7 +77,7 @@ func (c *deciding) buildTimeout() time.Duration {
 
 // whyQueued says what is before a deployment: of its own app, and of others while workers
 // are few.
-func (c *deciding) whyQueued(s *surroundings) []string {
+func (c *deciding) whyQueued() []string {
 	if o, ok := c.view.UnderWay(c.dep.App); ok {
 		return []string{fmt.Sprintf("It waits for deployment %s of the same app, which is %s for %s: an app's deployments go one at a time.", o.ID, strings.ReplaceAll(string(o.Phase), "_", " "), c.ago(o.PhaseAt))}
 	}
@@ -98,13 +97,7 @@ func (c *deciding) whyQueued(s *surroundings) []string {
 		ahead = append(ahead, fmt.Sprintf("%s of app %s (%s)", o.ID, o.App, before(o, c.dep)))
 	}
 	var out []string
-	workers := 0
-	for _, n := range s.nodes {
-		if n.Alive && n.Has(starling.RoleWorker) {
-			workers++
-		}
-	}
-	if workers == 0 {
+	if c.obs.Workers == 0 {
 		out = append(out, fmt.Sprintf("Nobody can build it: region %s has no live worker (an agent with the role worker, `--worker`).", c.dep.Home))
 	} else {
 		var busy []string
@@ -113,7 +106,7 @@ func (c *deciding) whyQueued(s *surroundings) []string {
 				busy = append(busy, fmt.Sprintf("%s on %s for %s", o.ID, o.Worker, c.ago(o.PhaseAt)))
 			}
 		}
-		out = append(out, fmt.Sprintf("No worker has a free slot: %d live in region %s, building %s.", workers, c.dep.Home, named(busy, "nothing that this leader knows of")))
+		out = append(out, fmt.Sprintf("No worker has a free slot: %d live in region %s, building %s.", c.obs.Workers, c.dep.Home, named(busy, "nothing that this leader knows of")))
 	}
 	if place > 0 {
 		out = append(out, fmt.Sprintf("It is number %d of %d apps' jobs that wait for a worker; before it: %s.", place, len(waiting), named(ahead, "none")))

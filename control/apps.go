@@ -159,10 +159,7 @@ func (s *Server) Deployment(id string) (*starling.Deployment, bool) {
 
 // live returns a copy of d with what the regions last reported.
 func (t *term) live(v raftfsm.View, d *starling.Deployment) *starling.Deployment {
-	obs := Observations{
-		Now: t.now(), Reports: map[string]map[string]Report{d.App: t.home.of(d.App)}, Workers: t.liveWorkers(), Zone: t.zones.find,
-	}
-	c := &deciding{view: v, obs: &obs, dep: d, goal: goalOf(v, d)}
+	c := t.look(v, d)
 	out := *d
 	sum := c.tally()
 	if sum.known {

@@ -143,13 +143,7 @@ func (c *deciding) step() {
 
 // building takes the job back from a worker that has been silent for a lease.
 func (c *deciding) building() {
-	last := c.obs.Since // a new leader gives every worker a fresh lease
-	for _, at := range []time.Time{c.dep.PhaseAt, c.obs.Heard[c.dep.ID]} {
-		if at.After(last) && !at.After(c.obs.Now) {
-			last = at
-		}
-	}
-	if silent := c.obs.Now.Sub(last); silent > rpc.LeaseTTL {
+	if silent := c.obs.silence(c.dep.PhaseAt, c.obs.Heard[c.dep.ID]); silent > rpc.LeaseTTL {
 		c.propose(raftfsm.TypeJobRequeue, raftfsm.JobRequeue{
 			ID: c.dep.ID, Lease: c.dep.Lease,
 			Reason: "worker " + c.dep.Worker + " was silent for " + silent.Truncate(time.Second).String(),

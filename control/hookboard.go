@@ -2,6 +2,7 @@ package control
 
 import (
 	"fmt"
+	"iter"
 	"sync"
 	"time"
 
@@ -13,25 +14,17 @@ import (
 // hookBoard holds the heartbeats of hooks that run for deployments homed here, and which
 // hooks are being granted. It lives in the leader's memory, for one term.
 type hookBoard struct {
+	*beats
 	mu       sync.Mutex
-	heard    map[string]beat // by hookKey
-	granting map[string]bool
+	granting map[string]bool // by hookKey
 }
 
 func newHookBoard() *hookBoard {
-	return &hookBoard{heard: map[string]beat{}, granting: map[string]bool{}}
+	return &hookBoard{beats: newBeats(), granting: map[string]bool{}}
 }
 
 // hookKey names a hook among those of all deployments.
 func hookKey(id, hook string) string { return id + "/" + hook }
-
-func (b *hookBoard) beat(key string, lease uint64, at time.Time) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.heard[key].lease <= lease {
-		b.heard[key] = beat{lease, at}
-	}
-}
 
 // claim lets one at a time ask for a hook; false: another does.
 func (b *hookBoard) claim(key string) bool {
@@ -50,35 +43,17 @@ func (b *hookBoard) release(key string) {
 	delete(b.granting, key)
 }
 
-// lastHeard returns the last sign of life under the present lease of each hook that runs,
-// and forgets the others.
-func (b *hookBoard) lastHeard(active []*starling.Deployment) map[string]time.Time {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.heard) == 0 {
-		return nil
-	}
-	out := map[string]time.Time{}
-	running := map[string]bool{}
-	for _, d := range active {
-		for i := range d.Hooks {
-			h := &d.Hooks[i]
-			if h.State != starling.HookRunning {
-				continue
-			}
-			key := hookKey(d.ID, h.Name())
-			running[key] = true
-			if last := b.heard[key]; last.lease == h.Lease {
-				out[key] = last.at
+// hookLeases lists the leases of the hooks that run.
+func hookLeases(active []*starling.Deployment) iter.Seq2[string, uint64] {
+	return func(yield func(string, uint64) bool) {
+		for _, d := range active {
+			for i := range d.Hooks {
+				if h := &d.Hooks[i]; h.State == starling.HookRunning && !yield(hookKey(d.ID, h.Name()), h.Lease) {
+					return
+				}
 			}
 		}
 	}
-	for key := range b.heard {
-		if !running[key] {
-			delete(b.heard, key)
-		}
-	}
-	return out
 }
 
 // lostHooks takes hooks back from workers that have been silent for a lease.
@@ -88,13 +63,7 @@ func (c *deciding) lostHooks() {
 		if h.State != starling.HookRunning {
 			continue
 		}
-		last := c.obs.Since // a new leader gives every worker a fresh lease
-		for _, at := range []time.Time{h.BeganAt, c.obs.HookHeard[hookKey(c.dep.ID, h.Name())]} {
-			if at.After(last) && !at.After(c.obs.Now) {
-				last = at
-			}
-		}
-		if silent := c.obs.Now.Sub(last); silent > rpc.HookTTL {
+		if silent := c.obs.silence(h.BeganAt, c.obs.HookHeard[hookKey(c.dep.ID, h.Name())]); silent > rpc.HookTTL {
 			c.propose(raftfsm.TypeHookRequeue, raftfsm.HookRequeue{
 				ID: c.dep.ID, Hook: h.Name(), Lease: h.Lease,
 				Reason: fmt.Sprintf("worker %s was silent for %s", h.Worker, silent.Truncate(time.Second)),

@@ -181,8 +181,7 @@ func (s *Server) waits(v raftfsm.View, d *starling.Deployment, p *starling.Plan)
 		add(starling.WaitApproval, "somebody with the role approver must approve it")
 	}
 	if t, _ := s.leading(); t != nil {
-		c := &deciding{view: v, obs: &Observations{Now: t.now(), Zone: t.zones.find}, dep: d}
-		if why := c.frozen(); why != "" {
+		if why := t.look(v, d).frozen(); why != "" {
 			add(starling.WaitFreeze, "%s", why)
 		}
 	}

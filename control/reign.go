@@ -23,7 +23,7 @@ type Reign struct {
 	conf  ReignConfig
 	since time.Time
 
-	jobs     *jobBoard
+	jobs     *beats // of builds
 	hooks    *hookBoard
 	logs     *logBoard
 	drafts   *draftBoard
@@ -69,7 +69,7 @@ type ReignConfig struct {
 func NewReign(conf ReignConfig, since time.Time) *Reign {
 	return &Reign{
 		conf: conf, since: since,
-		jobs:       newJobBoard(),
+		jobs:       newBeats(),
 		hooks:      newHookBoard(),
 		logs:       newLogBoard(),
 		drafts:     newDraftBoard(),
@@ -180,8 +180,8 @@ func (r *Reign) observe(v raftfsm.View, now time.Time) Observations {
 	}
 	return Observations{
 		Now: now, Since: r.since,
-		Heard:     r.jobs.lastHeard(active),
-		HookHeard: r.hooks.lastHeard(active),
+		Heard:     r.jobs.lastHeard(buildLeases(active)),
+		HookHeard: r.hooks.lastHeard(hookLeases(active)),
 		Reports:   reports,
 		Workers:   r.liveWorkers(),
 		Zone:      r.zones.find,

@@ -55,19 +55,25 @@ func (s *Server) Why(ctx context.Context, id, machine, region string) (*starling
 
 // explain adds what the leader of the home knows of a deployment under way.
 func (t *term) explain(v raftfsm.View, d *starling.Deployment, w *starling.Why) {
-	obs := Observations{Now: t.now(), Reports: map[string]map[string]Report{d.App: t.home.of(d.App)}, Workers: t.liveWorkers(), Zone: t.zones.find}
-	c := &deciding{view: v, obs: &obs, dep: d, goal: goalOf(v, d)}
+	c := t.look(v, d)
 	w.WaitsFor = append(w.WaitsFor, c.waits()...)
-	w.Answer = c.answer(&surroundings{nodes: t.nodes(), heard: t.jobs.lastHeard(v.Active()), regions: func(name string) (starling.RegionStatus, bool) {
-		return t.dirs.status(name, obs.Now)
+	w.Answer = c.answer(&surroundings{nodes: t.nodes(), heard: t.jobs.of(d.ID, d.Lease), regions: func(name string) (starling.RegionStatus, bool) {
+		return t.dirs.status(name, c.obs.Now)
 	}})
 	for i := range w.Regions {
 		if r, ok := c.report(w.Regions[i].Name); ok {
 			x, n := &w.Regions[i], r.Counts
-			x.Heard, x.SilentMS, x.Bytes = true, max(0, obs.Now.Sub(r.At).Milliseconds()), r.Bytes
+			x.Heard, x.SilentMS, x.Bytes = true, max(0, c.obs.Now.Sub(r.At).Milliseconds()), r.Bytes
 			x.Target, x.Staged, x.Healthy, x.Failed = n.Target, n.Staged, n.Healthy, n.Failed
 		}
 	}
+}
+
+// look is a look at one deployment homed here, to tell of it and not to decide.
+func (t *term) look(v raftfsm.View, d *starling.Deployment) *deciding {
+	return &deciding{view: v, dep: d, goal: goalOf(v, d), obs: &Observations{
+		Now: t.now(), Reports: map[string]map[string]Report{d.App: t.home.of(d.App)}, Workers: t.liveWorkers(), Zone: t.zones.find,
+	}}
 }
 
 // waits lists what a deployment under way waits for.

@@ -84,13 +84,3 @@ func (v View) EventsAfter(index uint64, n, limit int) ([]starling.Event, bool) {
 	}
 	return out, gap
 }
-
-// LastEventOf returns the newest event of a type about a deployment, if the ring has one.
-func (v View) LastEventOf(deployment, kind string) (starling.Event, bool) {
-	for r := range scanBack[starling.Event](v.reader, tableEvents, byID, nil) {
-		if r.rec.Deployment == deployment && r.rec.Type == kind {
-			return *r.rec, true
-		}
-	}
-	return starling.Event{}, false
-}
