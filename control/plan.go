@@ -46,12 +46,9 @@ func (s *Server) Plan(ctx context.Context, req starling.PlanRequest) (*starling.
 	case req.Artifact.IsZero() && ok: // the release that runs, with the present spec
 		d.SHA, d.Artifact = rel.SHA, rel.Artifact
 	}
-	for _, name := range append(s.otherRegions(v), s.cfg.Region) {
-		if !v.Lost(name) {
-			d.Regions = append(d.Regions, starling.Placing{Name: name})
-		}
+	for _, name := range s.partaking(v) {
+		d.Regions = append(d.Regions, starling.Placing{Name: name})
 	}
-	slices.SortFunc(d.Regions, func(a, b starling.Placing) int { return cmp.Compare(a.Name, b.Name) })
 	p := decidedOf(v, d)
 	s.fillPlan(ctx, v, d, p)
 	return p, nil

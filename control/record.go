@@ -85,14 +85,17 @@ func (s *Server) deploymentOf(v raftfsm.View, app, id string) (*starling.Deploym
 // addCommits adds what a deployment's build brought, each commit once: one that failed does
 // not move what the next is compared with.
 func addCommits(out *starling.DeploymentDiff, d *starling.Deployment, seen map[string]bool) {
-	switch l := d.Commits; {
-	case l == nil && d.SHA != "" && d.RollbackOf == "" && !d.Artifact.IsZero(), l != nil && (l.Problem != "" || l.Omitted > 0):
-		out.Gaps = append(out.Gaps, d.ID)
-	}
-	if d.Commits == nil {
+	l := d.Commits
+	if l == nil {
+		if d.SHA != "" && d.RollbackOf == "" && !d.Artifact.IsZero() {
+			out.Gaps = append(out.Gaps, d.ID)
+		}
 		return
 	}
-	for _, c := range d.Commits.Commits {
+	if l.Problem != "" || l.Omitted > 0 {
+		out.Gaps = append(out.Gaps, d.ID)
+	}
+	for _, c := range l.Commits {
 		if !seen[c.SHA] {
 			seen[c.SHA] = true
 			out.Commits = append(out.Commits, c)
@@ -152,13 +155,7 @@ func (s *Server) Readiness(ctx context.Context, app string) ([]starling.ReleaseS
 			q.Artifacts = append(q.Artifacts, r.Artifact)
 		}
 	}
-	var names []string
-	for _, name := range append(s.otherRegions(v), s.cfg.Region) {
-		if !v.Lost(name) {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
+	names := s.partaking(v)
 	said := s.readinessOf(ctx, names, q)
 	before := pastOf(v, app)
 	out := []starling.ReleaseStatus{}

@@ -140,6 +140,14 @@ func (s *Server) otherRegions(v raftfsm.View) []string {
 	return OtherRegions(v, s.cfg.Region, s.cfg.Regions)
 }
 
+// partaking lists the regions that would take part in a deployment now, this one among
+// them, by name.
+func (s *Server) partaking(v raftfsm.View) []string {
+	out := slices.DeleteFunc(append(s.otherRegions(v), s.cfg.Region), v.Lost)
+	slices.Sort(out)
+	return out
+}
+
 func (r *Reign) otherRegions(v raftfsm.View) []string {
 	return OtherRegions(v, r.conf.Region, r.conf.Regions)
 }

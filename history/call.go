@@ -23,6 +23,9 @@ const (
 	List     Kind = "list"
 )
 
+// keyed reports whether such a call carries an idempotency key.
+func (k Kind) keyed() bool { return k == Submit || k == Rollback }
+
 // Call is one call of a client. A deployment is named by the idempotency key that its
 // submitter gave it, whatever becomes of the answer.
 type Call struct {

@@ -219,7 +219,7 @@ func (l *Load) read(ctx context.Context, id int, k Kind, app, key string, api *c
 // call makes one call and keeps it, unless it never reached a server or was a read without an answer.
 func (l *Load) call(ctx context.Context, id int, c Call, f func(context.Context) (Answer, error)) Verdict {
 	from := time.Now()
-	a, reached := l.try(ctx, c.Kind == Submit || c.Kind == Rollback, f)
+	a, reached := l.try(ctx, c.Kind.keyed(), f)
 	read := c.Kind == Show || c.Kind == Goal || c.Kind == List
 	if reached && !(read && a.Verdict == Unknown) {
 		l.Record.add(id, c, a, from)
@@ -246,7 +246,7 @@ func (l *Load) persist(ctx context.Context, id int, c Call, f func(context.Conte
 	from, perhaps := time.Now(), false
 	for range maxTries {
 		begun := time.Now()
-		a, reached := l.try(ctx, c.Kind == Submit || c.Kind == Rollback, f)
+		a, reached := l.try(ctx, c.Kind.keyed(), f)
 		switch {
 		case a.Verdict == Fenced && perhaps:
 			l.Record.add(id, c, Answer{Verdict: Unknown}, from)

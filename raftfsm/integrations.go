@@ -96,12 +96,8 @@ func (t *tx) webhookCreate(p *WebhookCreate) (Result, error) {
 	if err := checkSealed(w.Sealed); err != nil {
 		return Result{}, err
 	}
-	all := t.all(tableWebhooks)
-	switch {
-	case get[starling.Webhook](t.reader, tableWebhooks, byID, strKey(w.Name)) != nil:
-		return Result{}, fmt.Errorf("%w: there is a webhook %s already: delete it first, or take another name", starling.ErrConflict, w.Name)
-	case all >= starling.MaxWebhooks:
-		return Result{}, fmt.Errorf("%w: there are %d webhooks: delete some", starling.ErrConflict, all)
+	if err := mayAdd[starling.Webhook](t, tableWebhooks, "webhook", w.Name, starling.MaxWebhooks); err != nil {
+		return Result{}, err
 	}
 	w.CreatedAt, w.Actor = t.now, t.actor
 	put(t, tableWebhooks, nil, &row[starling.Webhook]{rec: &w})
@@ -110,13 +106,8 @@ func (t *tx) webhookCreate(p *WebhookCreate) (Result, error) {
 }
 
 func (t *tx) webhookDelete(p *WebhookDelete) (Result, error) {
-	old := get[starling.Webhook](t.reader, tableWebhooks, byID, strKey(p.Name))
-	if old == nil {
-		return Result{}, fmt.Errorf("webhook %.80q: %w in region %s", p.Name, starling.ErrNotFound, t.region)
-	}
-	drop(t, tableWebhooks, old)
-	t.emit(starling.Event{Type: EventWebhookDeleted, Detail: old.rec.Name})
-	return Result{Webhook: old.rec}, nil
+	w, err := forget[starling.Webhook](t, tableWebhooks, "webhook", p.Name, EventWebhookDeleted)
+	return Result{Webhook: w}, err
 }
 
 func (t *tx) sinkCreate(p *SinkCreate) (Result, error) {
@@ -124,12 +115,8 @@ func (t *tx) sinkCreate(p *SinkCreate) (Result, error) {
 	if err := checkSink(&k); err != nil {
 		return Result{}, err
 	}
-	all := t.all(tableSinks)
-	switch {
-	case get[starling.Sink](t.reader, tableSinks, byID, strKey(k.Name)) != nil:
-		return Result{}, fmt.Errorf("%w: there is a sink %s already: delete it first, or take another name", starling.ErrConflict, k.Name)
-	case all >= starling.MaxSinks:
-		return Result{}, fmt.Errorf("%w: there are %d sinks: delete some", starling.ErrConflict, all)
+	if err := mayAdd[starling.Sink](t, tableSinks, "sink", k.Name, starling.MaxSinks); err != nil {
+		return Result{}, err
 	}
 	k.CreatedAt, k.Actor, k.Made = t.now, t.actor, t.index
 	k.Progress = starling.SinkProgress{Index: t.index, N: math.MaxInt32}
@@ -170,13 +157,8 @@ func checkSealed(b []byte) error {
 }
 
 func (t *tx) sinkDelete(p *SinkDelete) (Result, error) {
-	old := get[starling.Sink](t.reader, tableSinks, byID, strKey(p.Name))
-	if old == nil {
-		return Result{}, fmt.Errorf("sink %.80q: %w in region %s", p.Name, starling.ErrNotFound, t.region)
-	}
-	drop(t, tableSinks, old)
-	t.emit(starling.Event{Type: EventSinkDeleted, Detail: old.rec.Name})
-	return Result{Sink: old.rec}, nil
+	k, err := forget[starling.Sink](t, tableSinks, "sink", p.Name, EventSinkDeleted)
+	return Result{Sink: k}, err
 }
 
 func (t *tx) sinkProgress(p *SinkProgress) (Result, error) {
@@ -208,11 +190,28 @@ func behind(a, b *starling.SinkProgress) bool {
 	return a.Delivered < b.Delivered || a.Dropped < b.Dropped
 }
 
-// all counts the rows of a small table.
-func (t *tx) all(table string) int {
-	n := 0
-	for range t.txn.scan(table, byID, nil) {
-		n++
+// mayAdd refuses a name that is taken, and more than most rows of a small table.
+func mayAdd[T any](t *tx, table, what, name string, most int) error {
+	if get[T](t.reader, table, byID, strKey(name)) != nil {
+		return fmt.Errorf("%w: there is a %s %s already: delete it first, or take another name", starling.ErrConflict, what, name)
 	}
-	return n
+	all := 0
+	for range t.txn.scan(table, byID, nil) {
+		all++
+	}
+	if all >= most {
+		return fmt.Errorf("%w: there are %d %ss: delete some", starling.ErrConflict, all, what)
+	}
+	return nil
+}
+
+// forget drops a row by its name, and returns what it was.
+func forget[T any](t *tx, table, what, name, event string) (*T, error) {
+	old := get[T](t.reader, table, byID, strKey(name))
+	if old == nil {
+		return nil, fmt.Errorf("%s %.80q: %w in region %s", what, name, starling.ErrNotFound, t.region)
+	}
+	drop(t, table, old)
+	t.emit(starling.Event{Type: event, Detail: name})
+	return old.rec, nil
 }
