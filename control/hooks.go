@@ -78,24 +78,9 @@ func (s *Server) askForHook(ctx context.Context, c *caller, d *starling.Deployme
 	if d.Home == s.cfg.Region {
 		return s.grantHook(ctx, c.term, d.ID, hook, s.cfg.Region, c.Name)
 	}
-	return atHome(ctx, s, d.Home, func(ctx context.Context, home *rpc.Client) (*rpc.HookJob, error) {
+	return askLeader(ctx, s, d.Home, func(ctx context.Context, home *rpc.Client) (*rpc.HookJob, error) {
 		return home.HookGrant(ctx, d.ID, rpc.HookGrantRequest{Hook: hook, Worker: c.Name})
 	})
-}
-
-// atHome calls the leader of another region.
-func atHome[T any](ctx context.Context, s *Server, region string, f func(context.Context, *rpc.Client) (T, error)) (out T, err error) {
-	addr, err := s.leaderOf(ctx, region)
-	if err != nil {
-		return out, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, leaderWait)
-	defer cancel()
-	out, err = f(ctx, &rpc.Client{HTTP: &http.Client{Transport: s.at(addr)}})
-	if errors.Is(err, starling.ErrUnavailable) || errors.Is(err, starling.ErrNotLeader) {
-		s.hints.put(region, "", time.Time{})
-	}
-	return out, err
 }
 
 // serveHookGrant leases a hook to a worker of the region that asks.
@@ -188,7 +173,7 @@ func (s *Server) serveHookHeartbeat(w http.ResponseWriter, r *http.Request, c *c
 		return err
 	}
 	if home != "" {
-		_, err = atHome(r.Context(), s, home, func(ctx context.Context, cl *rpc.Client) (struct{}, error) {
+		_, err = askLeader(r.Context(), s, home, func(ctx context.Context, cl *rpc.Client) (struct{}, error) {
 			return struct{}{}, cl.HookHeartbeat(ctx, id, req)
 		})
 	} else if _, err = s.leasedHook(c, id, req); err == nil {
@@ -215,7 +200,7 @@ func (s *Server) serveHookLog(w http.ResponseWriter, r *http.Request, c *caller)
 	}
 	var next int64
 	if home != "" {
-		next, err = atHome(r.Context(), s, home, func(ctx context.Context, cl *rpc.Client) (int64, error) { return cl.HookLog(ctx, id, req) })
+		next, err = askLeader(r.Context(), s, home, func(ctx context.Context, cl *rpc.Client) (int64, error) { return cl.HookLog(ctx, id, req) })
 	} else if h, herr := s.leasedHook(c, id, req.HookCall); herr != nil {
 		err = herr
 	} else {
@@ -243,7 +228,7 @@ func (s *Server) serveHookEnd(w http.ResponseWriter, r *http.Request, c *caller)
 	case err != nil:
 		return err
 	case home != "":
-		_, err = atHome(r.Context(), s, home, func(ctx context.Context, cl *rpc.Client) (struct{}, error) {
+		_, err = askLeader(r.Context(), s, home, func(ctx context.Context, cl *rpc.Client) (struct{}, error) {
 			return struct{}{}, cl.HookEnd(ctx, id, req)
 		})
 	default:

@@ -219,3 +219,19 @@ func (s *Server) statusOf(ctx context.Context, addr string) (rpc.Status, error) 
 	client := rpc.Client{HTTP: &http.Client{Transport: s.at(addr)}}
 	return client.Status(ctx)
 }
+
+// askLeader calls the leader of another region. One that cannot answer is looked for anew the
+// next time.
+func askLeader[T any](ctx context.Context, s *Server, region string, f func(context.Context, *rpc.Client) (T, error)) (out T, err error) {
+	addr, err := s.leaderOf(ctx, region)
+	if err != nil {
+		return out, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaderWait)
+	defer cancel()
+	out, err = f(ctx, &rpc.Client{HTTP: &http.Client{Transport: s.at(addr)}})
+	if errors.Is(err, starling.ErrUnavailable) || errors.Is(err, starling.ErrNotLeader) {
+		s.hints.put(region, "", time.Time{})
+	}
+	return out, err
+}

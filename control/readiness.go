@@ -86,12 +86,9 @@ func (s *Server) readinessIn(ctx context.Context, region string, q *rpc.Readines
 	}
 	ctx, cancel := context.WithTimeout(ctx, readinessWithin)
 	defer cancel()
-	addr, err := s.leaderOf(ctx, region)
-	if err != nil {
-		return rpc.Readiness{}, err
-	}
-	client := rpc.Client{HTTP: &http.Client{Transport: s.at(addr)}}
-	return client.Readiness(ctx, *q)
+	return askLeader(ctx, s, region, func(ctx context.Context, leader *rpc.Client) (rpc.Readiness, error) {
+		return leader.Readiness(ctx, *q)
+	})
 }
 
 // readinessOf asks regions side by side. A region that does not answer in time is missing.

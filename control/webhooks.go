@@ -106,7 +106,7 @@ func (s *Server) pushTo(ctx context.Context, app *starling.App, req rpc.PushRequ
 	if app.Home == s.cfg.Region {
 		return s.deployPush(ctx, "webhook:"+req.Webhook, req)
 	}
-	return atHome(ctx, s, app.Home, func(ctx context.Context, home *rpc.Client) (starling.PushDeployment, error) {
+	return askLeader(ctx, s, app.Home, func(ctx context.Context, home *rpc.Client) (starling.PushDeployment, error) {
 		return home.Push(ctx, req)
 	})
 }
