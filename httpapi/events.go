@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
-	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/starlingdeploy/starling"
 )
@@ -73,22 +72,14 @@ func (a *api) events(ctx context.Context, in *eventsRead) (*huma.StreamResponse,
 			return nil, err
 		}
 	}
-	done, err := a.enterStream()
-	if err != nil {
-		return nil, err
-	}
-	return &huma.StreamResponse{Body: func(hctx huma.Context) {
-		defer done()
+	return a.streamed("text/event-stream", func(s *stream) {
 		leave := a.fanout.enter()
 		defer leave()
-		_, w := humago.Unwrap(hctx)
-		s := beginStream(w, "text/event-stream")
-		defer s.end()
 		// An error is the watcher's end.
 		if err := (&watching{api: a, in: in, out: s, at: at}).run(ctx); err != nil && ctx.Err() == nil {
 			a.Logger.Debug("an event stream ended", "error", err)
 		}
-	}}, nil
+	})
 }
 
 // watching is one watcher's stream.

@@ -83,7 +83,9 @@ func (f *fanout) start() {
 			<-before // the readers of earlier watchers must not tell these
 		}
 		var wg sync.WaitGroup
-		wg.Go(func() { f.backend.FollowProgress(ctx, f.tellProgress) })
+		wg.Go(func() {
+			f.backend.FollowProgress(ctx, func(news []starling.DeploymentProgress) { f.tellProgress(ctx, news) })
+		})
 		f.readEvents(ctx)
 		wg.Wait()
 	}()
@@ -106,13 +108,8 @@ func (f *fanout) readEvents(ctx context.Context) {
 	for ctx.Err() == nil {
 		seen := f.backend.Leader().Index
 		fr, full := readFrame(f.backend, f.region, at, seen, f.logger)
-		if at = fr.upTo; fr.gap || len(fr.notes) > 0 {
-			f.tell(ctx, fr)
-		} else {
-			f.mu.Lock()
-			f.at = at
-			f.mu.Unlock()
-		}
+		at = fr.upTo
+		f.tell(ctx, fr)
 		if full {
 			continue
 		}
@@ -131,7 +128,7 @@ func readFrame(b Events, region string, at position, seen uint64, logger *slog.L
 		fr.upTo = position{e.Index, e.N, region}
 		data, err := json.Marshal(e) // one line: JSON escapes line ends
 		if err != nil {
-			logger.Error("an event cannot be told", "event", fr.upTo, "err", err) // plain data: unreachable
+			logger.Error("an event cannot be told", "event", fr.upTo, "error", err) // plain data: unreachable
 			fr.gap = true
 			continue
 		}
@@ -145,12 +142,16 @@ func readFrame(b Events, region string, at position, seen uint64, logger *slog.L
 	return fr, full
 }
 
-// tell adds a frame, unless ctx is over.
+// tell notes how far the events are read, and adds the frame if it says anything; once ctx is
+// over, neither.
 func (f *fanout) tell(ctx context.Context, fr frame) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if ctx.Err() == nil {
-		f.at = fr.upTo
+	if ctx.Err() != nil {
+		return
+	}
+	f.at = fr.upTo
+	if fr.gap || len(fr.notes) > 0 {
 		f.addLocked(fr)
 	}
 }
@@ -162,8 +163,8 @@ func (f *fanout) addLocked(fr frame) {
 	f.changed = make(chan struct{})
 }
 
-// tellProgress makes a frame of what deployments have come to.
-func (f *fanout) tellProgress(news []starling.DeploymentProgress) {
+// tellProgress makes a frame of what deployments have come to, unless ctx is over.
+func (f *fanout) tellProgress(ctx context.Context, news []starling.DeploymentProgress) {
 	fr := frame{}
 	for i := range news {
 		p := news[i]
@@ -180,6 +181,9 @@ func (f *fanout) tellProgress(news []starling.DeploymentProgress) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if ctx.Err() != nil {
+		return
+	}
 	for i, n := range fr.notes {
 		switch {
 		case news[i].Phase.Terminal():

@@ -245,12 +245,12 @@ func TestASlowWatcherCatchesUp(t *testing.T) {
 	f := newFanout(b, slog.New(slog.DiscardHandler))
 	seen, _, _ := f.join()
 	for range maxFrames {
-		f.tellProgress(nil)
+		f.tellProgress(t.Context(), nil)
 	}
 	if frames, _, _, behind := f.after(seen); behind || len(frames) != maxFrames {
 		t.Errorf("%d frames, behind %v", len(frames), behind)
 	}
-	f.tellProgress(nil)
+	f.tellProgress(t.Context(), nil)
 	if _, _, _, behind := f.after(seen); !behind {
 		t.Error("a frame is gone and nobody says so")
 	}

@@ -11,7 +11,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
-	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/starlingdeploy/starling"
 )
@@ -65,19 +64,11 @@ func (a *api) logEvents(ctx context.Context, in *logRead) (*huma.StreamResponse,
 	if err != nil {
 		return nil, err
 	}
-	done, err := a.enterStream()
-	if err != nil {
-		return nil, err
-	}
-	return &huma.StreamResponse{Body: func(hctx huma.Context) {
-		defer done()
-		_, w := humago.Unwrap(hctx)
-		s := beginStream(w, "text/event-stream")
-		defer s.end()
+	return a.streamed("text/event-stream", func(s *stream) {
 		if err := a.streamLog(ctx, in, s, at, news); err != nil && ctx.Err() == nil {
 			a.Logger.Debug("a log stream ended", "deployment", in.ID, "error", err)
 		}
-	}}, nil
+	})
 }
 
 func (a *api) streamLog(ctx context.Context, in *logRead, s *stream, at starling.LogPlace, news starling.LogNews) error {
@@ -124,13 +115,13 @@ func encodeChunk(b *bytes.Buffer, at starling.LogPlace, c starling.LogChunk, las
 	data := c.Data
 	for len(data) > 0 {
 		n := min(len(data), maxLogEventBytes)
-		if cut := wholeRunes(data[:n]); cut > 0 && (cut < len(data) || !last) {
+		if cut := wholeRunes(data[:n]); cut > 0 {
 			n = cut
 		}
 		if i := bytes.LastIndexByte(data[:n], '\n'); n < len(data) && i > 0 {
 			n = i + 1
 		}
-		if n = min(n, len(data)); !last && wholeRunes(data[:n]) == 0 {
+		if !last && wholeRunes(data[:n]) == 0 {
 			break
 		}
 		text, err := json.Marshal(logEvent{Section: c.Section, Offset: at[c.Section], Text: string(data[:n])})
@@ -202,15 +193,7 @@ func (a *api) logText(ctx context.Context, in *logRead) (*huma.StreamResponse, e
 	if err != nil {
 		return nil, err
 	}
-	done, err := a.enterStream()
-	if err != nil {
-		return nil, err
-	}
-	return &huma.StreamResponse{Body: func(hctx huma.Context) {
-		defer done()
-		_, w := humago.Unwrap(hctx)
-		s := beginStream(w, "text/plain; charset=utf-8")
-		defer s.end()
+	return a.streamed("text/plain; charset=utf-8", func(s *stream) {
 		for {
 			if err := s.write(part.Data); err != nil {
 				return // the reader is gone
@@ -224,7 +207,7 @@ func (a *api) logText(ctx context.Context, in *logRead) (*huma.StreamResponse, e
 				return
 			}
 		}
-	}}, nil
+	})
 }
 
 // logPart reads the next part; without follow it does not wait for one.

@@ -146,10 +146,10 @@ func under(path, name string) string {
 
 // closest returns the one of names that name is most likely a slip of, empty if none is near.
 func closest(name string, names []string) string {
-	best, within := "", 1+len(name)/4
+	best, beyond := "", 2+len(name)/4
 	for _, n := range names {
-		if d := distance(strings.ToLower(name), n); d <= within && (best == "" || d < distance(strings.ToLower(name), best)) {
-			best = n
+		if d := distance(strings.ToLower(name), n); d < beyond {
+			best, beyond = n, d
 		}
 	}
 	return best

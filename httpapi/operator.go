@@ -5,7 +5,6 @@ import (
 	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
-	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/starlingdeploy/starling"
 )
@@ -124,18 +123,10 @@ func (a *api) saveSnapshot(ctx context.Context, _ *none) (*huma.StreamResponse, 
 	if err != nil {
 		return nil, err
 	}
-	done, err := a.enterStream()
-	if err != nil {
-		return nil, err
-	}
-	return &huma.StreamResponse{Body: func(hctx huma.Context) {
-		defer done()
-		_, w := humago.Unwrap(hctx)
-		s := beginStream(w, "application/x-ndjson")
-		defer s.end()
+	return a.streamed("application/x-ndjson", func(s *stream) {
 		if err := write(s); err != nil {
 			a.Logger.Warn("a snapshot was cut off", "error", err)
 			panic(http.ErrAbortHandler) // so that the caller sees it too
 		}
-	}}, nil
+	})
 }

@@ -6,6 +6,9 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
 	"github.com/starlingdeploy/starling"
 )
 
@@ -47,6 +50,21 @@ func (s *stream) Write(b []byte) (int, error) {
 // end lifts the deadline, for the next request on the connection.
 func (s *stream) end() {
 	_ = s.rc.SetWriteDeadline(time.Time{}) // a connection that is gone needs none
+}
+
+// streamed answers with what write writes, in a place among the open streams.
+func (a *api) streamed(contentType string, write func(*stream)) (*huma.StreamResponse, error) {
+	leave, err := a.enterStream()
+	if err != nil {
+		return nil, err
+	}
+	return &huma.StreamResponse{Body: func(hctx huma.Context) {
+		defer leave()
+		_, w := humago.Unwrap(hctx)
+		s := beginStream(w, contentType)
+		defer s.end()
+		write(s)
+	}}, nil
 }
 
 // enterStream takes a place among the open streams; the caller gives it back.

@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -25,26 +24,11 @@ type watcher struct {
 
 func watch(t *testing.T, srv *httptest.Server, lastID string) *watcher {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	req, err := http.NewRequestWithContext(ctx, "GET", srv.URL+"/v1/events", nil)
-	if err != nil {
-		t.Fatal(err)
+	w := watchPath(t, srv, "", lastID)
+	if ct := w.res.Header.Get("Content-Type"); w.res.StatusCode != 200 || ct != "text/event-stream" {
+		t.Fatalf("%s, %s", w.res.Status, ct)
 	}
-	if lastID != "" {
-		req.Header.Set("Last-Event-ID", lastID)
-	}
-	res, err := srv.Client().Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cancel()
-		res.Body.Close()
-	})
-	if ct := res.Header.Get("Content-Type"); res.StatusCode != 200 || ct != "text/event-stream" {
-		t.Fatalf("%s, %s", res.Status, ct)
-	}
-	return &watcher{t, res, bufio.NewScanner(res.Body)}
+	return w
 }
 
 // next returns the id, name and data of the next event.
