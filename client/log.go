@@ -1,19 +1,15 @@
 package client
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"math/rand/v2"
 	"mime"
 	"net/http"
 	"net/url"
-	"strings"
-	"time"
 
 	"github.com/starlingdeploy/starling"
 )
@@ -45,12 +41,9 @@ func (c *Client) Log(ctx context.Context, id string, at starling.LogPlace, follo
 		case at.String() != before:
 			backoff = minEventBackoff
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(backoff/2 + rand.N(backoff/2)):
+		if err := pause(ctx, &backoff); err != nil {
+			return err
 		}
-		backoff = min(2*backoff, maxEventBackoff)
 	}
 }
 
@@ -69,41 +62,25 @@ func (c *Client) readLog(ctx context.Context, id string, at starling.LogPlace, f
 	if kind, _, err := mime.ParseMediaType(res.Header.Get("Content-Type")); err != nil || kind != "text/event-stream" {
 		return false, nil, ErrTextOnly
 	}
-	lines := bufio.NewScanner(res.Body)
-	lines.Buffer(nil, maxEventLineBytes)
-	var ev logEvent
-	for lines.Scan() {
-		field, value, _ := strings.Cut(lines.Text(), ": ")
-		switch field {
-		case "event":
-			ev.kind = value
-		case "id":
-			ev.id = value
-		case "data":
-			ev.data = value
-		case "": // only now it is whole
-			if ev.kind == "end" {
-				return true, nil, nil
-			}
-			if ferr, err := ev.tell(at, f); ferr != nil || err != nil {
-				return false, ferr, err
-			}
-			ev = logEvent{}
+	stream := readMessages(res.Body)
+	for m, ok := stream.next(); ok; m, ok = stream.next() {
+		if m.kind == "end" {
+			return true, nil, nil
+		}
+		if ferr, err := tellPiece(m, at, f); ferr != nil || err != nil {
+			return false, ferr, err
 		}
 	}
-	return false, nil, errors.Join(starling.ErrUnavailable, lines.Err(), io.ErrUnexpectedEOF)
+	return false, nil, errors.Join(starling.ErrUnavailable, stream.lines.Err(), io.ErrUnexpectedEOF)
 }
 
-// logEvent is one event of a log's stream.
-type logEvent struct{ kind, id, data string }
-
-// tell calls f with a piece, and then moves the place on to after it. The id counts, not the
-// text, where bytes that are no characters were replaced.
-func (e *logEvent) tell(at starling.LogPlace, f func(starling.LogChunk) error) (ferr, err error) {
-	if e.kind != "chunk" && e.kind != "lost" {
+// tellPiece calls f with a piece, and then moves the place on to after it. The id counts, not
+// the text, where bytes that are no characters were replaced.
+func tellPiece(m message, at starling.LogPlace, f func(starling.LogChunk) error) (ferr, err error) {
+	if m.kind != "chunk" && m.kind != "lost" {
 		return nil, nil
 	}
-	next, err := starling.ParseLogPlace("id", e.id)
+	next, err := starling.ParseLogPlace("id", m.id)
 	if err != nil {
 		return nil, err
 	}
@@ -111,8 +88,8 @@ func (e *logEvent) tell(at starling.LogPlace, f func(starling.LogChunk) error) (
 		Section, Text, Reason string
 		Offset                int64
 	}
-	if err := json.Unmarshal([]byte(e.data), &said); err != nil {
-		return nil, fmt.Errorf("log at %s: %w", e.id, err)
+	if err := json.Unmarshal([]byte(m.data), &said); err != nil {
+		return nil, fmt.Errorf("log at %s: %w", m.id, err)
 	}
 	if err := f(starling.LogChunk{Section: said.Section, Offset: said.Offset, Data: []byte(said.Text), Lost: said.Reason}); err != nil {
 		return err, nil

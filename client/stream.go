@@ -97,17 +97,24 @@ func (c *Client) Watch(ctx context.Context, w Watch, f func(ServerEvent) error) 
 		case seen:
 			backoff = minEventBackoff
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(backoff/2 + rand.N(backoff/2)):
+		if err := pause(ctx, &backoff); err != nil {
+			return err
 		}
-		backoff = min(2*backoff, maxEventBackoff)
 	}
 }
 
-// readEvents reads one connection's events (the text/event-stream format of HTML's
-// server-sent events). seen is true if any came; ferr is what f returned.
+// pause waits before another connection, jittered, and doubles the back-off.
+func pause(ctx context.Context, backoff *time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(*backoff/2 + rand.N(*backoff/2)):
+	}
+	*backoff = min(2**backoff, maxEventBackoff)
+	return nil
+}
+
+// readEvents reads one connection's events. seen is true if any came; ferr is what f returned.
 func (c *Client) readEvents(ctx context.Context, w *Watch, f func(ServerEvent) error) (seen bool, ferr, err error) {
 	h := http.Header{"Accept": {"text/event-stream"}}
 	if w.After != "" {
@@ -118,42 +125,61 @@ func (c *Client) readEvents(ctx context.Context, w *Watch, f func(ServerEvent) e
 		return false, nil, err
 	}
 	defer res.Body.Close()
-	var ev ServerEvent
-	var kind string
-	var data strings.Builder
-	lines := bufio.NewScanner(res.Body)
+	stream := readMessages(res.Body)
+	for m, ok := stream.next(); ok; m, ok = stream.next() {
+		if m.id != "" { // of an event, or of a place from which to go on
+			w.After = m.id
+		}
+		if m.data == "" {
+			continue
+		}
+		ev := ServerEvent{ID: m.id}
+		if err := ev.decode(m.kind, m.data); err != nil {
+			return seen, nil, err
+		}
+		if err := f(ev); err != nil {
+			return true, err, nil
+		}
+		seen = true
+	}
+	if err := stream.lines.Err(); err != nil {
+		return seen, nil, fmt.Errorf("events: %w", errors.Join(starling.ErrUnavailable, err))
+	}
+	return seen, nil, nil
+}
+
+// message is one message of a stream; kind is what its field "event" says.
+type message struct{ kind, id, data string }
+
+// messages reads the text/event-stream format of HTML's server-sent events.
+type messages struct{ lines *bufio.Scanner }
+
+func readMessages(r io.Reader) messages {
+	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, maxEventLineBytes)
-	for lines.Scan() {
-		field, value, _ := strings.Cut(lines.Text(), ":")
+	return messages{lines}
+}
+
+// next returns the next whole message, which may say nothing. It reports false at the end: why
+// it ended is the lines' error.
+func (ms messages) next() (m message, ok bool) {
+	var data strings.Builder
+	for ms.lines.Scan() {
+		field, value, _ := strings.Cut(ms.lines.Text(), ":")
 		value = strings.TrimPrefix(value, " ")
 		switch {
-		case lines.Text() == "":
-			if ev.ID != "" { // of an event, or of a place from which to go on
-				w.After = ev.ID
-			}
-			if data.Len() > 0 {
-				if err := ev.decode(kind, data.String()); err != nil {
-					return seen, nil, err
-				}
-				if err := f(ev); err != nil {
-					return true, err, nil
-				}
-				seen = true
-			}
-			ev, kind = ServerEvent{}, ""
-			data.Reset()
+		case ms.lines.Text() == "":
+			m.data = data.String()
+			return m, true
 		case field == "id":
-			ev.ID = value
+			m.id = value
 		case field == "event":
-			kind = value
+			m.kind = value
 		case field == "data":
 			data.WriteString(value)
 		}
 	}
-	if err := lines.Err(); err != nil {
-		return seen, nil, fmt.Errorf("events: %w", errors.Join(starling.ErrUnavailable, err))
-	}
-	return seen, nil, nil
+	return message{}, false
 }
 
 func (e *ServerEvent) decode(kind, data string) error {
