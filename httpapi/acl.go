@@ -40,21 +40,15 @@ type selfDoc struct {
 	Version   string           `json:"version" doc:"Of this server"`
 }
 
-type (
-	tokenID struct {
-		ID string `path:"id"`
-	}
-	issuedAnswer struct {
-		CacheControl string `header:"Cache-Control"`
-		Body         issuedDoc
-	}
-)
+type tokenID struct {
+	ID string `path:"id"`
+}
 
 func (a *api) registerACL() {
 	register(a, route{
 		method: http.MethodPost, path: "/v1/acl/bootstrap", id: "bootstrap-acl", summary: "Make the first token, an operator's; once",
 		place: atLeader, status: http.StatusCreated,
-	}, func(ctx context.Context, _ *none) (*issuedAnswer, error) {
+	}, func(ctx context.Context, _ *none) (*secret[issuedDoc], error) {
 		if !a.ACLEnabled {
 			return nil, fmt.Errorf("this server runs without tokens, everybody may do everything: %w", starling.ErrConflict)
 		}
@@ -88,7 +82,7 @@ func (a *api) registerACL() {
 	register(a, route{
 		method: http.MethodPost, path: "/v1/acl/tokens", id: "create-token", summary: "Make a token",
 		role: starling.ACLOperator, place: atLeader, body: starling.NewToken{}, status: http.StatusCreated,
-	}, func(ctx context.Context, _ *none) (*issuedAnswer, error) {
+	}, func(ctx context.Context, _ *none) (*secret[issuedDoc], error) {
 		c := callOf(ctx)
 		var t starling.NewToken
 		if err := decode(c.body, &t); err != nil {
@@ -110,9 +104,9 @@ func (a *api) registerACL() {
 	})
 }
 
-func issued(t *starling.IssuedToken, err error) (*issuedAnswer, error) {
+func issued(t *starling.IssuedToken, err error) (*secret[issuedDoc], error) {
 	if err != nil {
 		return nil, err
 	}
-	return &issuedAnswer{"no-store", issuedDoc{documentToken(&t.Token), t.Secret}}, nil
+	return &secret[issuedDoc]{"no-store", issuedDoc{documentToken(&t.Token), t.Secret}}, nil
 }

@@ -35,6 +35,12 @@ type created[T any] struct {
 	Body     T
 }
 
+// secret is an answer that is shown this once, and must be kept by nobody on the way.
+type secret[T any] struct {
+	CacheControl string `header:"Cache-Control"`
+	Body         T
+}
+
 type (
 	appRead struct {
 		App string `path:"app"`

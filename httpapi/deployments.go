@@ -126,21 +126,31 @@ func (a *api) registerDeployments() {
 }
 
 func (a *api) listDeployments(ctx context.Context, in *deploymentList) (*answer[[]deploymentDoc], error) {
-	switch {
-	case in.Limit == 0:
-		in.Limit = defDeploymentsList
-	case in.Limit < 0 || in.Limit > maxDeploymentsList:
-		return nil, starling.Invalidf("limit", "%d is not within 1 and %d", in.Limit, maxDeploymentsList)
+	limit, err := deploymentsLimit(in.Limit)
+	if err != nil {
+		return nil, err
 	}
 	index, err := a.block(ctx, in.Blocking)
 	if err != nil {
 		return nil, err
 	}
 	docs := []deploymentDoc{}
-	for _, d := range a.Backend.Deployments(starling.DeploymentFilter{App: in.App, Active: in.Active, Before: in.Before, Limit: in.Limit}) {
+	for _, d := range a.Backend.Deployments(starling.DeploymentFilter{App: in.App, Active: in.Active, Before: in.Before, Limit: limit}) {
 		docs = append(docs, document(d))
 	}
 	return &answer[[]deploymentDoc]{index, docs}, nil
+}
+
+// deploymentsLimit is how many deployments a list has of which a caller wants so many; 0: it
+// does not say.
+func deploymentsLimit(wanted int) (int, error) {
+	switch {
+	case wanted == 0:
+		return defDeploymentsList, nil
+	case wanted < 0 || wanted > maxDeploymentsList:
+		return 0, starling.Invalidf("limit", "%d is not within 1 and %d", wanted, maxDeploymentsList)
+	}
+	return wanted, nil
 }
 
 func (a *api) getDeployment(ctx context.Context, in *deploymentRead) (*answer[deploymentDoc], error) {

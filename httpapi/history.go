@@ -51,13 +51,11 @@ func (a *api) registerHistory() {
 }
 
 func (a *api) history(_ context.Context, in *historyRead) (*answer[[]starling.HistoryEntry], error) {
-	switch {
-	case in.Limit == 0:
-		in.Limit = defDeploymentsList
-	case in.Limit < 0 || in.Limit > maxDeploymentsList:
-		return nil, starling.Invalidf("limit", "%d is not within 1 and %d", in.Limit, maxDeploymentsList)
+	limit, err := deploymentsLimit(in.Limit)
+	if err != nil {
+		return nil, err
 	}
-	all, err := a.Backend.History(starling.DeploymentFilter{App: in.App, Before: in.Before, Limit: in.Limit})
+	all, err := a.Backend.History(starling.DeploymentFilter{App: in.App, Before: in.Before, Limit: limit})
 	if err != nil {
 		return nil, err
 	}

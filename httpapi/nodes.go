@@ -33,10 +33,6 @@ type (
 		Cell string `json:"cell,omitempty" doc:"Its name"`
 		All  bool   `json:"all,omitempty" doc:"All cells"`
 	}
-	issuedJoinAnswer struct {
-		CacheControl string `header:"Cache-Control"`
-		Body         issuedJoinDoc
-	}
 )
 
 // joinTokenDoc is a join token without the hash of its secret.
@@ -176,7 +172,7 @@ func (a *api) registerJoining() {
 	register(a, route{
 		method: http.MethodPost, path: "/v1/join-tokens", id: "create-join-token", summary: "Make a token with which machines enrol; it is shown this once",
 		role: starling.ACLOperator, place: atLeader, body: starling.NewJoinToken{}, status: http.StatusCreated,
-	}, func(ctx context.Context, _ *none) (*issuedJoinAnswer, error) {
+	}, func(ctx context.Context, _ *none) (*secret[issuedJoinDoc], error) {
 		c := callOf(ctx)
 		var n starling.NewJoinToken
 		if err := decode(c.body, &n); err != nil {
@@ -186,7 +182,7 @@ func (a *api) registerJoining() {
 		if err != nil {
 			return nil, err
 		}
-		return &issuedJoinAnswer{"no-store", issuedJoinDoc{documentJoinToken(&k.JoinToken), k.Text}}, nil
+		return &secret[issuedJoinDoc]{"no-store", issuedJoinDoc{documentJoinToken(&k.JoinToken), k.Text}}, nil
 	})
 	register(a, route{
 		method: http.MethodDelete, path: "/v1/join-tokens/{id}", id: "revoke-join-token", summary: "Revoke a join token; machines that came with it stay",

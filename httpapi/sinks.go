@@ -44,15 +44,9 @@ func documentSink(s *starling.SinkStatus) sinkDoc {
 	}
 }
 
-type (
-	sinkName struct {
-		Name string `path:"name" doc:"The name of a sink: starling notify list shows them"`
-	}
-	issuedSinkAnswer struct {
-		CacheControl string `header:"Cache-Control"`
-		Body         issuedSinkDoc
-	}
-)
+type sinkName struct {
+	Name string `path:"name" doc:"The name of a sink: starling notify list shows them"`
+}
 
 func (a *api) registerSinks() {
 	register(a, route{
@@ -73,7 +67,7 @@ func (a *api) registerSinks() {
 	register(a, route{
 		method: http.MethodPost, path: "/v1/sinks", id: "create-sink", summary: "Tell a webhook, Slack, GitHub or GitLab of what becomes of this region's deployments",
 		role: starling.ACLOperator, place: atLeader, body: starling.NewSink{}, status: http.StatusCreated,
-	}, func(ctx context.Context, _ *none) (*issuedSinkAnswer, error) {
+	}, func(ctx context.Context, _ *none) (*secret[issuedSinkDoc], error) {
 		c := callOf(ctx)
 		var n starling.NewSink
 		if err := decode(c.body, &n); err != nil {
@@ -87,7 +81,7 @@ func (a *api) registerSinks() {
 		if err != nil {
 			return nil, err
 		}
-		return &issuedSinkAnswer{"no-store", issuedSinkDoc{documentSink(&starling.SinkStatus{Sink: k.Sink}), k.Secret}}, nil
+		return &secret[issuedSinkDoc]{"no-store", issuedSinkDoc{documentSink(&starling.SinkStatus{Sink: k.Sink}), k.Secret}}, nil
 	})
 	register(a, route{
 		method: http.MethodDelete, path: "/v1/sinks/{name}", id: "delete-sink", summary: "Tell a sink no more; what it was still to be told is forgotten",

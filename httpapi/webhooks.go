@@ -56,15 +56,9 @@ func documentWebhook(w *starling.Webhook) webhookDoc {
 	return webhookDoc{w.Name, w.Kind, list(w.Apps), w.CreatedAt, w.Actor}
 }
 
-type (
-	webhookName struct {
-		Name string `path:"name" doc:"The name of a webhook: starling webhook list shows them"`
-	}
-	issuedWebhookAnswer struct {
-		CacheControl string `header:"Cache-Control"`
-		Body         issuedWebhookDoc
-	}
-)
+type webhookName struct {
+	Name string `path:"name" doc:"The name of a webhook: starling webhook list shows them"`
+}
 
 func (a *api) registerWebhooks() {
 	register(a, route{
@@ -84,7 +78,7 @@ func (a *api) registerWebhooks() {
 	register(a, route{
 		method: http.MethodPost, path: "/v1/webhooks", id: "create-webhook", summary: "Let pushes to repositories deploy apps of this region; the secret is shown this once",
 		role: starling.ACLOperator, place: atLeader, body: starling.NewWebhook{}, status: http.StatusCreated,
-	}, func(ctx context.Context, _ *none) (*issuedWebhookAnswer, error) {
+	}, func(ctx context.Context, _ *none) (*secret[issuedWebhookDoc], error) {
 		c := callOf(ctx)
 		var n starling.NewWebhook
 		if err := decode(c.body, &n); err != nil {
@@ -97,7 +91,7 @@ func (a *api) registerWebhooks() {
 		if err != nil {
 			return nil, err
 		}
-		return &issuedWebhookAnswer{"no-store", issuedWebhookDoc{documentWebhook(&w.Webhook), w.Path, w.Secret}}, nil
+		return &secret[issuedWebhookDoc]{"no-store", issuedWebhookDoc{documentWebhook(&w.Webhook), w.Path, w.Secret}}, nil
 	})
 	register(a, route{
 		method: http.MethodDelete, path: "/v1/webhooks/{name}", id: "delete-webhook", summary: "Forget a webhook",
