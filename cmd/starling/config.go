@@ -3,13 +3,11 @@ package main
 import (
 	"encoding/base64"
 	"fmt"
-	"math"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/gohcl"
@@ -210,146 +208,6 @@ func (c *Config) resolvePaths(dir string) {
 	abs(&c.JoinTokenFile)
 }
 
-// finish fills defaults and refuses what cannot work.
-func (c *Config) finish() error {
-	if c.Name == "" {
-		host, err := os.Hostname()
-		if err != nil {
-			return fmt.Errorf("name: %w", err)
-		}
-		c.Name = strings.ToLower(strings.SplitN(host, ".", 2)[0])
-	}
-	if c.Bind == "" {
-		c.Bind = "127.0.0.1"
-	}
-	for _, check := range []error{
-		starling.CheckName("name", c.Name), starling.CheckName("region", c.Region),
-		c.checkRoles(), c.checkAddresses(), c.checkIdentity(),
-	} {
-		if check != nil {
-			return check
-		}
-	}
-	if c.DataDir == "" {
-		return starling.Invalidf("data_dir", "is not set: name a directory that survives a restart (--data-dir)")
-	}
-	return nil
-}
-
-func (c *Config) checkRoles() error {
-	if len(c.roles()) == 0 {
-		return starling.Invalidf("roles", "none is enabled: choose among --server, --cache, --worker and --machine, or --dev for all")
-	}
-	if c.isServer() {
-		switch c.Server.BootstrapExpect {
-		case 0, 1, 3, 5:
-		default:
-			return starling.Invalidf("server.bootstrap_expect", "%d: use 1, 3 or 5 (or 0 to join a cluster that exists)", c.Server.BootstrapExpect)
-		}
-		if c.Server.Replicas == 0 {
-			c.Server.Replicas = defaultReplicas
-		}
-		if _, err := c.takeoverAfter(); err != nil {
-			return err
-		}
-		if _, err := c.autopilot(); err != nil {
-			return err
-		}
-		if _, err := c.diskReserve(); err != nil {
-			return err
-		}
-		if _, err := c.history(); err != nil {
-			return err
-		}
-		if _, err := c.cellMax(); err != nil {
-			return err
-		}
-		if _, err := c.cellQuiet(); err != nil {
-			return err
-		}
-	}
-	if c.Worker != nil && c.Worker.Slots == 0 {
-		c.Worker.Slots = 1
-	}
-	if c.Cache != nil && c.Cache.MaxBytes == "" {
-		c.Cache.MaxBytes = "100GiB"
-	}
-	if c.Cache != nil {
-		if _, err := parseRate("cache.egress", c.Cache.Egress); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Bounds of takeover_after: half of it must be long beside the seconds that an election
-// within a region takes.
-const (
-	minTakeoverAfter = 10 * time.Second
-	maxTakeoverAfter = time.Hour
-)
-
-// takeoverAfter reads the server's takeover_after; 0: off.
-func (c *Config) takeoverAfter() (time.Duration, error) {
-	text := c.Server.TakeoverAfter
-	if text == "" {
-		return 0, nil
-	}
-	d, err := time.ParseDuration(text)
-	if err != nil || d != 0 && (d < minTakeoverAfter || d > maxTakeoverAfter) {
-		return 0, starling.Invalidf("server.takeover_after", "%q: want a time within %s and %s, or none", text, minTakeoverAfter, maxTakeoverAfter)
-	}
-	if d > 0 && len(c.Regions) < 2 {
-		return 0, starling.Invalidf("server.takeover_after", "needs three regions at least: name the others in regions")
-	}
-	return d, nil
-}
-
-func (c *Config) checkAddresses() error {
-	if net.ParseIP(c.Bind) == nil {
-		return starling.Invalidf("bind", "%q is not an IP address", c.Bind)
-	}
-	if c.Advertise == "" {
-		c.Advertise = c.Bind
-	}
-	if ip := net.ParseIP(c.Advertise); ip == nil || ip.IsUnspecified() {
-		return starling.Invalidf("advertise", "%q: others need one IP address to reach this process (--advertise)", c.Advertise)
-	}
-	for _, a := range c.Servers {
-		if _, port, err := net.SplitHostPort(a); err != nil || port == "" {
-			return starling.Invalidf("servers", "%q: want host:port of a server's QUIC, e.g. 10.0.0.2:%d", a, defaultQUICPort)
-		}
-	}
-	bind := net.ParseIP(c.httpBind())
-	if bind == nil {
-		return starling.Invalidf("http.bind", "%q is not an IP address", c.httpBind())
-	}
-	open := c.HTTP != nil && (!orTrue(c.HTTP.TLS) || !orTrue(c.HTTP.ACL))
-	if open && !bind.IsLoopback() {
-		return starling.Invalidf("http", "plain HTTP or no tokens is for loopback only, and bind is %s: set http.bind", bind)
-	}
-	return nil
-}
-
-func (c *Config) checkIdentity() error {
-	if err := c.checkEnrolment(); err != nil {
-		return err
-	}
-	if c.enrols() {
-		return nil
-	}
-	if c.TLS == nil {
-		return starling.Invalidf("tls", "every process needs a certificate: see `starling tls ca create` and `starling tls cert create`, or use --dev")
-	}
-	if c.Gossip == nil && c.isOnlyMachine() {
-		return nil // it is given its cell's
-	}
-	if c.Gossip == nil || (c.Gossip.Key == "") == (c.Gossip.KeyFile == "") {
-		return starling.Invalidf("gossip", "set key or key_file, made by `starling operator gossip keyring generate`")
-	}
-	return nil
-}
-
 func orTrue(b *bool) bool { return b == nil || *b }
 
 func (c *Config) isServer() bool  { return c.Server != nil && c.Server.Enabled }
@@ -429,18 +287,6 @@ func (c *Config) gossipKey() ([]byte, error) {
 	return key, nil
 }
 
-// parseBytes reads "500GiB", "10GB" or "1048576" as bytes.
-func parseBytes(field, s string) (int64, error) {
-	n, err := parseUnits(s, []unit{
-		{"kib", 1 << 10}, {"mib", 1 << 20}, {"gib", 1 << 30}, {"tib", 1 << 40},
-		{"kb", 1e3}, {"mb", 1e6}, {"gb", 1e9}, {"tb", 1e12}, {"b", 1}, {"", 1},
-	})
-	if err != nil {
-		return 0, starling.Invalidf(field, "%q: want a size like 500GiB", s)
-	}
-	return n, nil
-}
-
 // diskReserve is what should stay free on the disk of a server's Raft, in bytes; 0: the default.
 func (c *Config) diskReserve() (uint64, error) {
 	if c.Server.DiskReserve == "" {
@@ -448,18 +294,6 @@ func (c *Config) diskReserve() (uint64, error) {
 	}
 	n, err := parseBytes("server.disk_reserve", c.Server.DiskReserve)
 	return uint64(max(n, 0)), err
-}
-
-// parseRate reads "1Gbit" as bytes per second; the empty string is no limit, 0.
-func parseRate(field, s string) (int64, error) {
-	if s == "" {
-		return 0, nil
-	}
-	n, err := parseUnits(s, []unit{{"kbit", 1e3 / 8}, {"mbit", 1e6 / 8}, {"gbit", 1e9 / 8}})
-	if err != nil {
-		return 0, starling.Invalidf(field, "%q: want a rate like 100Mbit or 1Gbit (per second)", s)
-	}
-	return n, nil
 }
 
 // caps returns the limits in bytes a second; 0: none.
@@ -475,27 +309,4 @@ func (c *Config) caps() (upload, download int64, err error) {
 	}
 	download, err = parseRate("limits.download", c.Limits.Download)
 	return upload, download, err
-}
-
-type unit struct {
-	suffix string
-	factor float64
-}
-
-func parseUnits(s string, units []unit) (int64, error) {
-	low := strings.ToLower(strings.TrimSpace(s))
-	for _, u := range units {
-		num, ok := strings.CutSuffix(low, u.suffix)
-		if !ok {
-			continue
-		}
-		f, err := strconv.ParseFloat(strings.TrimSpace(num), 64)
-		if err != nil {
-			continue
-		}
-		if v := f * u.factor; v >= 1 && v < math.MaxInt64/2 {
-			return int64(v), nil
-		}
-	}
-	return 0, fmt.Errorf("not a quantity: %q", s)
 }
