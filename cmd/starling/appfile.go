@@ -134,10 +134,7 @@ func (b *appBlock) app() (starling.App, error) {
 			Network: s.Network, MemoryMB: s.MemoryMB, DiskMB: s.DiskMB, Env: s.Env,
 		}
 	}
-	app.Deploy.Strategy.AutoRevert, app.Deploy.Strategy.Queue = true, starling.QueueLatest
-	if s := b.Deploy; s != nil {
-		app.Deploy = s.spec(&d)
-	}
+	app.Deploy = cmp.Or(b.Deploy, &deployBlock{}).spec(&d)
 	if err := errors.Join(d.errs...); err != nil {
 		return app, err
 	}
@@ -162,10 +159,7 @@ func (b *deployBlock) spec(d *durations) starling.DeploySpec {
 	if h := b.Hooks; h != nil {
 		out.Hooks = h.hooks(d)
 	}
-	out.Strategy.AutoRevert, out.Strategy.Queue = true, starling.QueueLatest
-	if s := b.Strategy; s != nil {
-		out.Strategy = s.strategy(d)
-	}
+	out.Strategy = cmp.Or(b.Strategy, &strategyBlock{}).strategy(d)
 	return out
 }
 

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/starlingdeploy/starling"
@@ -16,9 +15,8 @@ import (
 
 // Exit codes of plan: what it found, as terraform's and nomad's plan tell it.
 const (
-	exitChange  = 1
-	exitNoPlan  = 255
-	shownChange = 200 // bytes of one side of a changed field
+	exitChange = 1
+	exitNoPlan = 255
 )
 
 func planCommand() *cobra.Command {
@@ -156,6 +154,9 @@ func printStages(w io.Writer, p *starling.Plan) error {
 	})
 }
 
+// shownChange is how many bytes of one side of a changed field are shown.
+const shownChange = 200
+
 // printChanges shows fields of a spec that differ.
 func printChanges(w io.Writer, changes []starling.FieldChange) error {
 	side := func(s string) string {
@@ -221,45 +222,4 @@ func confirmPlan(w io.Writer, in io.Reader, p *starling.Plan) error {
 		return &exitError{exitCancelled, "not approved"}
 	}
 	return nil
-}
-
-func appReleasesCommand() *cobra.Command {
-	return apiCommand("releases APP", "List an app's releases, how many machines still hold each, and how long a rollback would take", exactArgs(1),
-		func(cmd *cobra.Command, c *client.Client, a *apiFlags, args []string) error {
-			all, err := c.Readiness(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			return a.show(cmd, all, "RELEASE\tARTIFACT\tSHA\tSINCE\tHELD BY\tSHARE\tBY REGION\tROLLBACK", func(row func(...any)) {
-				for i := range all {
-					r := &all[i]
-					name := fmt.Sprint(r.Generation.Sequence)
-					if r.Readiness == nil { // an older server
-						row(name, r.Artifact.Short(), shortSHA(r.SHA), r.At.Local().Format(time.DateTime), "-", "-", "-", "-")
-						continue
-					}
-					back := "about " + ms(r.Readiness.RollbackMS)
-					switch {
-					case r.Readiness.Current:
-						name, back = name+" *", "runs"
-					case r.Readiness.RollbackMS == 0:
-						back = "-"
-					}
-					row(name, r.Artifact.Short(), shortSHA(r.SHA), r.At.Local().Format(time.DateTime),
-						fmt.Sprintf("%d/%d", r.Readiness.Held, r.Readiness.Machines), percent(int64(r.Readiness.Held), int64(r.Readiness.Machines)), byRegion(r.Readiness), back)
-				}
-			})
-		})
-}
-
-func byRegion(r *starling.Readiness) string {
-	var parts []string
-	for _, h := range r.Regions {
-		if h.Machines < 0 {
-			parts = append(parts, h.Name+" no answer")
-			continue
-		}
-		parts = append(parts, fmt.Sprintf("%s %d/%d", h.Name, h.Held, h.Machines))
-	}
-	return strings.Join(parts, ", ")
 }

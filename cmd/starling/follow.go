@@ -35,9 +35,12 @@ type follower struct {
 	gap     bool // the record must tell what the stream no longer has
 }
 
-// what the readers send besides events and pieces of the log
-type streamEnded struct{ err error }
-type logEnded struct{ err error }
+// What the readers send besides events and pieces of the log. Why they ended is not told: the
+// record says what becomes of the deployment.
+type (
+	streamEnded struct{}
+	logEnded    struct{}
+)
 
 // run returns the record of the deployment's end.
 func (f *follower) run(ctx context.Context, d *starling.Deployment) (*starling.Deployment, error) {
@@ -56,16 +59,18 @@ func (f *follower) run(ctx context.Context, d *starling.Deployment) (*starling.D
 		}
 	}
 	go func() { // ends with ctx
-		send(streamEnded{f.client.Watch(ctx, client.Watch{After: f.after, Deployment: f.id, Progress: true}, func(e client.ServerEvent) error {
+		_ = f.client.Watch(ctx, client.Watch{After: f.after, Deployment: f.id, Progress: true}, func(e client.ServerEvent) error {
 			send(e)
 			return ctx.Err()
-		})})
+		})
+		send(streamEnded{})
 	}()
 	go func() { // ends with the log, or with ctx
-		send(logEnded{f.client.Log(ctx, f.id, starling.LogPlace{}, true, func(c starling.LogChunk) error {
+		_ = f.client.Log(ctx, f.id, starling.LogPlace{}, true, func(c starling.LogChunk) error {
 			send(c)
 			return ctx.Err()
-		})})
+		})
+		send(logEnded{})
 	}()
 	return f.loop(ctx)
 }

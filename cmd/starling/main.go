@@ -38,6 +38,8 @@ type exitError struct {
 	msg  string
 }
 
+func (e *exitError) Error() string { return e.msg }
+
 // codeError is an error that ends the program with a code of its own.
 type codeError struct {
 	error
@@ -45,8 +47,6 @@ type codeError struct {
 }
 
 func (e *codeError) Unwrap() error { return e.error }
-
-func (e *exitError) Error() string { return e.msg }
 
 // usageError is bad input that the command line has found by itself.
 type usageError struct{ error }
