@@ -40,3 +40,13 @@ export const sha = (s: string): string => s.slice(0, 8)
 export const digest = (s: string): string => s.replace('sha256:', '').slice(0, 12)
 export const percent = (part: number, all: number): number => (all > 0 ? (100 * part) / all : 0)
 export const words = (s: string): string => s.replaceAll('_', ' ')
+
+// what names what a deployment brings: its commit, or how else it came about.
+export function what(d: { sha?: string; rollback_of?: string }): string {
+  return d.sha ? sha(d.sha) : d.rollback_of ? 'rollback' : 'artifact'
+}
+
+// who names an actor: a token by its name alone.
+export function who(actor: string): string {
+  return actor.replace(/^token:/, '')
+}

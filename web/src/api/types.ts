@@ -86,7 +86,6 @@ export interface Cache {
   name: string; zone?: string; alive: boolean; used_bytes: number; max_bytes: number
   artifacts: number; pulling: number; out_bytes: number; problem?: string; heard: boolean
 }
-export interface RaftPeer { name: string; addr: string; voter: boolean; leader: boolean; level: number }
 export interface RaftHealth {
   healthy: boolean; failure_tolerance: number
   servers: { name: string; status: string; leader: boolean; voter: boolean; healthy: boolean; last_contact_ms: number; last_term: number; last_index: number; stable_since: string }[]

@@ -1,6 +1,6 @@
 import { useEffect, useState } from 'preact/hooks'
 import { terminal, type AppSpec, type Release } from '../api/types'
-import { ago, count, day, digest, percent, sha, span } from '../format'
+import { ago, count, day, digest, percent, sha, span, what, who } from '../format'
 import { may, RollBack } from '../parts/actions'
 import { BudgetBar } from '../parts/budget'
 import { MachineBar } from '../parts/machines'
@@ -101,10 +101,10 @@ function History({ app }: { app: string }) {
           {mine.slice(0, 50).map((d) => (
             <tr key={d.id}>
               <td><PhaseBadge phase={d.phase} paused={d.paused} /></td>
-              <td class="mono"><Link to={`/deployments/${d.id}`}>{d.sha ? sha(d.sha) : d.rollback_of ? 'rollback' : 'artifact'}</Link><News e={entries.get(d.id)} /></td>
+              <td class="mono"><Link to={`/deployments/${d.id}`}>{what(d)}</Link><News e={entries.get(d.id)} /></td>
               <td class="held"><MachineBar c={d.machines} /></td>
               <td class="history-budget">{terminal(d.phase) ? <span class="num">{span(d.timings.total_ms)}</span> : <BudgetBar d={d} now={now.value} />}</td>
-              <td class="dim" title={[entries.get(d.id)?.from?.addr, entries.get(d.id)?.from?.agent].filter(Boolean).join(', ')}>{d.actor.replace(/^token:/, '')}{entries.get(d.id)?.approval && <div class="small">✓ {entries.get(d.id)!.approval!.by.replace(/^token:/, '')}</div>}</td>
+              <td class="dim" title={[entries.get(d.id)?.from?.addr, entries.get(d.id)?.from?.agent].filter(Boolean).join(', ')}>{who(d.actor)}{entries.get(d.id)?.approval && <div class="small">✓ {who(entries.get(d.id)!.approval!.by)}</div>}</td>
               <td class="num dim" title={day(d.created_at)}>{ago(d.created_at, now.value)}</td>
             </tr>
           ))}

@@ -1,7 +1,7 @@
 import { useEffect, useState } from 'preact/hooks'
 import { get, Problem } from '../api/http'
 import { terminal, type CellProgress, type CurvePoint, type Deployment, type Moment, type Why } from '../api/types'
-import { count, day, digest, sha, span, words } from '../format'
+import { count, day, digest, sha, span, what, who, words } from '../format'
 import { Actions } from '../parts/actions'
 import { BudgetBar } from '../parts/budget'
 import { Curve } from '../parts/curve'
@@ -91,13 +91,13 @@ function Facts({ d }: { d: Deployment }) {
       <div><dt>Commit</dt><dd class="mono">{d.sha ? sha(d.sha) : '–'}</dd></div>
       <div><dt>Artifact</dt><dd class="mono">{d.artifact ? digest(d.artifact) : '–'}</dd></div>
       <div><dt>Release</dt><dd class="num">{d.generation.sequence ? `${d.generation.epoch}.${d.generation.sequence}` : '–'}</dd></div>
-      <div><dt>By</dt><dd>{d.actor.replace(/^token:/, '')}</dd></div>
+      <div><dt>By</dt><dd>{who(d.actor)}</dd></div>
       <div><dt>Submitted</dt><dd class="num">{day(d.created_at)}</dd></div>
       <div><dt>Home</dt><dd>{d.home}</dd></div>
       {d.worker && <div><dt>Worker</dt><dd class="mono">{d.worker}{d.attempt > 1 ? `, attempt ${d.attempt}` : ''}</dd></div>}
       {d.superseded_by && <div><dt>Superseded by</dt><dd><Link to={`/deployments/${d.superseded_by}`} class="mono">{d.superseded_by}</Link></dd></div>}
-      {d.hold && <div><dt>Held</dt><dd>since log entry <span class="num">{d.hold.index}</span>{d.hold.by ? ` by ${d.hold.by.replace(/^token:/, '')}` : ''}</dd></div>}
-      {d.ignore_freeze && <div><dt>Freezes</dt><dd>passed over by {d.ignore_freeze.by.replace(/^token:/, '')}</dd></div>}
+      {d.hold && <div><dt>Held</dt><dd>since log entry <span class="num">{d.hold.index}</span>{d.hold.by ? ` by ${who(d.hold.by)}` : ''}</dd></div>}
+      {d.ignore_freeze && <div><dt>Freezes</dt><dd>passed over by {who(d.ignore_freeze.by)}</dd></div>}
       {d.cache_hit && <div><dt>Build</dt><dd>reused</dd></div>}
       {d.rollback_of && <div><dt>Rolls back to</dt><dd><Link to={`/deployments/${d.rollback_of}`} class="mono">{d.rollback_of}</Link></dd></div>}
     </dl>
@@ -169,7 +169,7 @@ export function DeploymentPage({ id }: { id: string }) {
       <header class="title">
         <div>
           <p class="crumbs"><Link to="/">Overview</Link> / <Link to={`/apps/${d.app}`}>{d.app}</Link> / <span class="mono">{d.id}</span></p>
-          <h1>{d.app} <span class="mono title-sha">{d.sha ? sha(d.sha) : d.rollback_of ? 'rollback' : 'artifact'}</span></h1>
+          <h1>{d.app} <span class="mono title-sha">{what(d)}</span></h1>
         </div>
         <div class="title-right" aria-live="polite"><PhaseBadge phase={d.phase} paused={d.paused} large /></div>
         <Actions d={d} offered={offered} />

@@ -1,6 +1,6 @@
 import { useEffect, useMemo, useState } from 'preact/hooks'
 import { terminal, type Deployment } from '../api/types'
-import { ago, bytes, clock, count, sha, span } from '../format'
+import { ago, bytes, clock, count, span, what, who } from '../format'
 import { BudgetBar } from '../parts/budget'
 import { Feed } from '../parts/feed'
 import { MachineBar } from '../parts/machines'
@@ -44,7 +44,7 @@ function InFlight() {
         <li key={d.id} class="flight" data-deployment={d.id}>
           <div class="flight-what">
             <Link to={`/deployments/${d.id}`} class="flight-app">{d.app}</Link>
-            <span class="mono dim">{d.sha ? sha(d.sha) : d.rollback_of ? 'rollback' : 'artifact'}</span>
+            <span class="mono dim">{what(d)}</span>
             <PhaseBadge phase={d.phase} paused={d.paused} />
           </div>
           <BudgetBar d={d} now={now.value} />
@@ -76,10 +76,10 @@ function Row({ d }: { d: Deployment }) {
     <>
       <span role="gridcell" class="c-phase"><PhaseBadge phase={d.phase} paused={d.paused} /></span>
       <span role="gridcell" class="c-app"><Link to={`/deployments/${d.id}`}>{d.app}</Link></span>
-      <span role="gridcell" class="c-sha mono dim">{d.sha ? sha(d.sha) : d.rollback_of ? 'rollback' : 'artifact'}</span>
+      <span role="gridcell" class="c-sha mono dim">{what(d)}</span>
       <span role="gridcell" class="c-machines"><MachineBar c={d.machines} /></span>
       <span role="gridcell" class="c-took num">{total < 60_000 ? span(total) : clock(total)}</span>
-      <span role="gridcell" class="c-actor dim">{d.actor.replace(/^token:/, '')}</span>
+      <span role="gridcell" class="c-actor dim">{who(d.actor)}</span>
       <span role="gridcell" class="c-when num dim">{ago(d.created_at, now.value)}</span>
       <span role="gridcell" class="c-id mono dim">{d.id}</span>
     </>

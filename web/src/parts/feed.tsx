@@ -3,6 +3,8 @@ import { time, words } from '../format'
 import { feed, type FeedItem } from '../store'
 import { PhaseIcon } from './phase'
 
+const shownItems = 40
+
 function Item({ item }: { item: FeedItem }) {
   if ('gap' in item) {
     return <li class="feed-gap" data-gap=""><span class="num">{time(item.at)}</span> some events between here and below are not known any more; everything was read anew</li>
@@ -22,8 +24,8 @@ function Item({ item }: { item: FeedItem }) {
 }
 
 /** What has happened since the page was opened, newest first. */
-export function Feed({ only, most = 40 }: { only?: (item: FeedItem) => boolean; most?: number }) {
-  const items = (only ? feed.value.filter(only) : feed.value).slice(0, most)
+export function Feed({ only }: { only?: (item: FeedItem) => boolean }) {
+  const items = (only ? feed.value.filter(only) : feed.value).slice(0, shownItems)
   if (items.length === 0) return <p class="empty">Nothing has happened since this page was opened.</p>
   return <ol class="feed" aria-label="Events">{items.map((i) => <Item key={i.key} item={i} />)}</ol>
 }

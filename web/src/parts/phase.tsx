@@ -14,8 +14,6 @@ const shapes: Record<Phase, string> = {
   cancelled: 'M8 2.5a5.5 5.5 0 1 0 0 11 5.5 5.5 0 0 0 0-11zM4.200 4.200l7.600 7.600',
 }
 
-export const phases: Phase[] = ['queued', 'building', 'replicating', 'staging', 'awaiting_approval', 'rolling_out', 'succeeded', 'failed', 'cancelled']
-
 export function PhaseIcon({ phase }: { phase: Phase }) {
   return (
     <svg class="phase-icon" viewBox="0 0 16 16" aria-hidden="true">

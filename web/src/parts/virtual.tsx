@@ -10,7 +10,6 @@ interface Props<T> {
   keyOf(item: T): string
   open(item: T): void
   row(item: T): ComponentChildren
-  head?: ComponentChildren
 }
 
 interface RowProps<T> { id: string; at: number; height: number; selected: boolean; item: T; open(item: T): void; row(item: T): ComponentChildren }
@@ -33,7 +32,7 @@ class Row<T> extends Component<RowProps<T>> {
 }
 
 /** A list of any length of which only the rows in sight are in the page. Arrow keys, Page, Home, End and Enter work. */
-export function VirtualList<T>({ items, rowHeight, label, keyOf, open, row, head }: Props<T>) {
+export function VirtualList<T>({ items, rowHeight, label, keyOf, open, row }: Props<T>) {
   const box = useRef<HTMLDivElement>(null)
   const [view, setView] = useState({ top: 0, height: 600 })
   const [at, setAt] = useState<string | null>(null)
@@ -75,7 +74,6 @@ export function VirtualList<T>({ items, rowHeight, label, keyOf, open, row, head
   }
   return (
     <div class="grid" role="grid" aria-label={label} aria-rowcount={items.length} tabIndex={0} onKeyDown={key} aria-activedescendant={index >= first && index < last ? `row-${at}` : undefined}>
-      {head}
       <div class="grid-box" ref={box} onScroll={look} tabIndex={-1} style={{ maxHeight: `max(${rowHeight * 6}px, 62vh)` }}>
         <div role="rowgroup" style={{ height: `${items.length * rowHeight}px`, position: 'relative' }}>
           {items.slice(first, last).map((item, i) => {
