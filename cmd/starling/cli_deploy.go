@@ -72,7 +72,7 @@ func rollbackCommand() *cobra.Command {
 			}
 			return follow(cmd, c, a, d, after, detach)
 		})
-	c.Flags().Uint64Var(&to, "to", 0, "release number, see `starling app show` (default: the one before the current)")
+	c.Flags().Uint64Var(&to, "to", 0, "release number, as starling app show lists them (default: the one before the current)")
 	c.Flags().BoolVar(&detach, "detach", false, "do not wait for the end")
 	return c
 }

@@ -33,7 +33,7 @@ func webhookCommand() *cobra.Command {
 			return err
 		})
 	create.Flags().StringVar(&kind, "kind", "github", "github, gitlab or generic")
-	create.Flags().StringSliceVar(&n.Apps, "app", nil, "an app that it may deploy (again for more; default: all that are homed in the region)")
+	create.Flags().StringSliceVar(&n.Apps, "app", nil, "an app that it may deploy (again for more; default: all, of every region)")
 	create.Long = "Lets pushes deploy the apps whose source.git and source.branch are what was pushed to. With " + envSecret +
 		" in the environment, such as a signing token that GitLab has made, that is the secret."
 	return group("webhook", "Pushes to repositories that deploy", create,
