@@ -145,7 +145,8 @@ func TestLeasesWithoutPicksBesideAnOldServer(t *testing.T) {
 		t.Fatalf("leased %+v, %v", d, err)
 	}
 	b.raft.speaks = 0
-	if d, err = term.lease(context.Background(), "w1/1", nil, true); err != nil || d == nil || d.ID != "d0" {
+	// The same slot, so that the desk is done with its first question before it takes this.
+	if d, err = term.lease(context.Background(), "w1/0", []string{"slow"}, true); err != nil || d == nil || d.ID != "d0" {
 		t.Fatalf("leased %+v, %v", d, err)
 	}
 	if level := b.fsm.View().Level(); level != 2 {

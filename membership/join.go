@@ -86,11 +86,21 @@ func (p *Pool) seeded() []string {
 	return p.seeds
 }
 
+// standing is how a pool's process stands with the others.
+type standing int
+
+const (
+	alone  standing = iota // it knows no live member
+	cutOff                 // none of those that it joins by is a live member, while others are
+	joined
+)
+
 // keepJoined joins the configured addresses or, if none answers, the remembered ones: with
-// back-off until another member is known, and from then on, now and then, those that are no
-// live member, so that a region that was cut in two for long finds together again. The
-// parts of a cell are brought together by their servers instead, and a cell's members join
-// by one that answers: each would send all members it knows.
+// back-off until another member is known. From then on it joins those of them that are no
+// live member: with back-off while none is, as when a region's servers all stop and start
+// again, else now and then, so that a region that was cut in two for long finds together
+// again. The parts of a cell are brought together by their servers instead, and a cell's
+// members join by one that answers: each would send all members it knows.
 //
 // Gossip tells of somebody new a few times and then no more, and where hundreds join at
 // once, each knows few whom to tell: some are not heard of by all, and would not be until the next
@@ -103,40 +113,50 @@ func (p *Pool) keepJoined(ctx context.Context, remembered []string) {
 		return
 	}
 	delay := joinRetryMin
-	looks := 0 // since there is company
+	looks := 0           // since there is company
+	var targets []string // a cell has none: whom it joins by is anybody
 	for {
-		alone := !p.hasCompany()
-		wait := rejoinEvery
-		if alone {
+		if !inCell {
+			targets = p.targets(ctx)
+		}
+		switch {
+		case p.standing(targets) == alone:
 			p.joinSomebody(ctx, remembered, delay)
-			if ctx.Err() != nil {
-				return
-			}
-			if !p.hasCompany() {
-				wait = delay
-				delay = min(2*delay, joinRetryMax)
-			}
 			looks = 0
-		} else if !inCell {
-			p.joinAbsent(ctx)
-		} else if looks <= looksAgain {
+		case !inCell:
+			p.joinAbsent(ctx, targets)
+		case looks <= looksAgain:
 			p.compare()
 		}
-		if p.hasCompany() {
+		if ctx.Err() != nil {
+			return
+		}
+		wait := rejoinEvery
+		now := p.standing(targets)
+		switch now {
+		case alone:
+			wait, delay = delay, min(2*delay, joinRetryMax)
+		case cutOff: // for good where members are joined at other addresses than they announce
+			wait, delay = delay, min(2*delay, rejoinEvery)
+		case joined:
 			delay = joinRetryMin
+		}
+		if now != alone {
 			p.markJoined()
 			if inCell && looks < looksAgain {
 				wait = lookAgain << (2 * looks)
 			}
 			looks++
 		}
-		if !p.sleep(ctx, wait) {
+		if !p.sleep(ctx, wait, targets) {
 			return
 		}
 	}
 }
 
-// joinSomebody tries seeds, then remembered members.
+// joinSomebody tries seeds, then one of the remembered members: also after seeds that
+// answer, for seeds that have all started anew do not know the others any more, whom nothing
+// tells to join again.
 func (p *Pool) joinSomebody(ctx context.Context, remembered []string, delay time.Duration) {
 	seeds := p.seeded()
 	var n int
@@ -146,8 +166,13 @@ func (p *Pool) joinSomebody(ctx context.Context, remembered []string, delay time
 	} else {
 		n, err = p.join(ctx, seeds)
 	}
-	if n == 0 && len(remembered) > 0 {
-		n, err = p.rejoin(ctx, remembered)
+	if n > 0 {
+		p.markJoined() // what follows may take long
+	}
+	if absent := p.absent(remembered); len(absent) > 0 && (n == 0 || p.conf.Cell == "") {
+		var more int
+		more, err = p.rejoin(ctx, absent)
+		n += more
 	}
 	switch {
 	case ctx.Err() != nil:
@@ -159,24 +184,39 @@ func (p *Pool) joinSomebody(ctx context.Context, remembered []string, delay time
 	}
 }
 
-// joinAbsent tries those of the configured addresses that are no live member.
-func (p *Pool) joinAbsent(ctx context.Context) {
-	targets, err := p.resolve(ctx, p.conf.Join)
+// targets returns the configured addresses, without this process's own.
+func (p *Pool) targets(ctx context.Context) []string {
+	all, err := p.resolve(ctx, p.conf.Join)
 	if err != nil {
 		p.logger.Debug("join address", "error", err)
 	}
-	alive := map[string]bool{p.addr: true}
+	return slices.DeleteFunc(all, func(a string) bool { return a == p.addr })
+}
+
+// absent returns those of targets that are no live member.
+func (p *Pool) absent(targets []string) []string {
+	alive := map[string]bool{}
 	for _, m := range p.serf.Members() {
 		if stateOf(m.Status) == StateAlive {
 			alive[net.JoinHostPort(m.Addr.String(), strconv.Itoa(int(m.Port)))] = true
 		}
 	}
-	var absent []string
-	for _, t := range targets {
-		if !alive[t] {
-			absent = append(absent, t)
-		}
+	return slices.DeleteFunc(slices.Clone(targets), func(a string) bool { return alive[a] })
+}
+
+func (p *Pool) standing(targets []string) standing {
+	switch {
+	case !p.hasCompany():
+		return alone
+	case len(targets) > 0 && len(p.absent(targets)) == len(targets):
+		return cutOff
 	}
+	return joined
+}
+
+// joinAbsent tries those of targets that are no live member.
+func (p *Pool) joinAbsent(ctx context.Context, targets []string) {
+	absent := p.absent(targets)
 	if len(absent) == 0 || ctx.Err() != nil {
 		return
 	}
@@ -232,16 +272,16 @@ func (p *Pool) hasCompany() bool {
 	return false
 }
 
-// sleep waits for about d, or less when the pool is alone and another member appears.
-// It returns false when the pool closes.
-func (p *Pool) sleep(ctx context.Context, d time.Duration) bool {
-	alone := !p.hasCompany()
+// sleep waits for about d, or less when the standing changes: when company comes, or all
+// of it goes. It returns false when the pool closes.
+func (p *Pool) sleep(ctx context.Context, d time.Duration, targets []string) bool {
+	before := p.standing(targets)
 	timer := time.NewTimer(d/2 + rand.N(d))
 	defer timer.Stop()
 	for {
 		changed := p.Changed()
-		if p.hasCompany() == alone {
-			return ctx.Err() == nil // company came, or all of it went: look at once
+		if p.standing(targets) != before {
+			return ctx.Err() == nil
 		}
 		select {
 		case <-timer.C:

@@ -254,6 +254,73 @@ func TestJoinRetriesUntilSomebodyIsThere(t *testing.T) {
 	<-a.Joined()
 }
 
+// All whom a pool joins by stop in good order and start again, knowing nobody: the others
+// find them in seconds, not at their next look a minute later.
+func TestSeedsThatReturnAreFound(t *testing.T) {
+	a := start(t, testConfig("a"))
+	b := start(t, testConfig("b", a.Addr()))
+	c := start(t, testConfig("c", a.Addr()))
+	eventually(t, b, "three members", func() bool { return alive(b) == 3 && alive(c) == 3 })
+	if err := a.Leave(); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []*Pool{b, c} {
+		eventually(t, p, "a gone", func() bool { return alive(p) == 2 })
+	}
+	again := testConfig("a")
+	again.Bind = a.Addr()
+	a = start(t, again)
+	began := time.Now()
+	eventually(t, a, "three members again", func() bool { return alive(a) == 3 })
+	if took := time.Since(began); took > 15*time.Second { // of 30 to 90
+		t.Errorf("found after %s", took)
+	}
+}
+
+// Two that join by each other are killed and start again at once: they find who joined by
+// them, and took them for alive all the time.
+func TestSeedsThatRestartFindTheOthers(t *testing.T) {
+	dir := t.TempDir()
+	conf := func(name string, join ...string) Config {
+		c := testConfig(name, join...)
+		c.PeersFile = filepath.Join(dir, name, "peers.json")
+		return c
+	}
+	a := start(t, conf("a"))
+	b := start(t, conf("b", a.Addr()))
+	c := start(t, conf("c", a.Addr(), b.Addr()))
+	seeds := []*Pool{a, b}
+	for _, p := range seeds {
+		eventually(t, p, "three members remembered", func() bool {
+			peers, err := readPeers(filepath.Join(dir, p.conf.Node.Name, "peers.json"))
+			return err == nil && len(peers) == 2
+		})
+	}
+	for _, p := range seeds {
+		if err := p.Close(); err != nil { // without Leave
+			t.Fatal(err)
+		}
+	}
+	began := time.Now()
+	for i, p := range seeds {
+		again := conf(p.conf.Node.Name, seeds[1-i].Addr())
+		again.Bind = p.Addr()
+		seeds[i] = start(t, again)
+	}
+	for _, p := range seeds {
+		eventually(t, p, "three members again", func() bool { return alive(p) == 3 })
+	}
+	if took := time.Since(began); took > 10*time.Second { // memberlist's next exchange is 30 s away
+		t.Errorf("found after %s", took)
+	}
+	if alive(c) != 3 {
+		t.Errorf("c sees %d", alive(c))
+	}
+}
+
 func TestOwnAddressIsNoJoin(t *testing.T) {
 	a := start(t, testConfig("a"))
 	if n, err := a.Join([]string{a.Addr()}); n != 0 || err != nil {

@@ -3,6 +3,8 @@ package world
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/starlingdeploy/starling"
@@ -48,12 +50,29 @@ func (w *World) Ready(ctx context.Context) (map[string]*client.Client, error) {
 			}
 			select {
 			case <-ctx.Done():
-				return nil, fmt.Errorf("%s is not ready after %s; the end of its log:\n%s", s.Name, within, s.Tail())
+				return nil, fmt.Errorf("%s is not ready after %s: %s; the end of its log:\n%s", s.Name, within, w.unseen(s.Region, nodes, err), s.Tail())
 			case <-time.After(100 * time.Millisecond):
 			}
 		}
 	}
 	return clients, nil
+}
+
+// unseen says what of a region's processes a server does not see.
+func (w *World) unseen(region string, nodes []starling.NodeStatus, err error) string {
+	if err != nil {
+		return err.Error()
+	}
+	var missing []string
+	for _, p := range w.Procs {
+		if p.Region == region && !slices.ContainsFunc(nodes, func(n starling.NodeStatus) bool { return n.Name == p.Name && n.Alive }) {
+			missing = append(missing, p.Name)
+		}
+	}
+	if len(missing) == 0 {
+		return "it sees all its members, but not all regions"
+	}
+	return "it does not see " + strings.Join(missing, ", ")
 }
 
 func countAlive(nodes []starling.NodeStatus) int {
