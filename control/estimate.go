@@ -2,6 +2,7 @@ package control
 
 import (
 	"slices"
+	"time"
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/raftfsm"
@@ -87,6 +88,47 @@ func (p *past) stages(d *starling.Deployment) (out []starling.StageEstimate, tot
 		total += e.MS
 	}
 	return out, total
+}
+
+// stageOf is the stage of an estimate that a phase belongs to; empty: none, as while it
+// waits for people.
+func stageOf(p starling.Phase) string {
+	switch p {
+	case starling.PhaseQueued:
+		return starling.StageQueued
+	case starling.PhaseBuilding:
+		return starling.StageBuild
+	case starling.PhaseReplicating:
+		return starling.StageReplicate
+	case starling.PhaseStaging:
+		return starling.StageStage
+	case starling.PhaseRollingOut:
+		return starling.StageRollout
+	}
+	return ""
+}
+
+// endsAt is the EndsAt of how a deployment stands, by the estimates of its stages. What a
+// roll-out has done so far says little of what is left: waves grow, and bake.
+func endsAt(p *starling.DeploymentProgress, stages []starling.StageEstimate) time.Time {
+	now := slices.IndexFunc(stages, func(e starling.StageEstimate) bool { return e.Stage == stageOf(p.Phase) })
+	if now < 0 || p.Paused {
+		return time.Time{}
+	}
+	end := p.PhaseAt.Add(time.Duration(stages[now].MS) * time.Millisecond)
+	switch {
+	case p.LeftMS > 0 && p.Phase != starling.PhaseRollingOut:
+		end = p.At.Add(time.Duration(p.LeftMS) * time.Millisecond)
+	case stages[now].Basis == "none" || end.Before(p.At):
+		return time.Time{}
+	}
+	for _, e := range stages[now+1:] {
+		if e.Basis == "none" {
+			return time.Time{}
+		}
+		end = end.Add(time.Duration(e.MS) * time.Millisecond)
+	}
+	return end
 }
 
 func built(d *starling.Deployment) bool { return d.Attempt > 0 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/starlingdeploy/starling"
 	"github.com/starlingdeploy/starling/raftfsm"
@@ -268,5 +269,38 @@ func TestEstimatesAreMediansOfWhatSucceeded(t *testing.T) {
 	none := &past{}
 	if stages, total := none.stages(next); total != 4000 || stages[4].Basis != "spec" || stages[0].Basis != "none" {
 		t.Errorf("without a past: %+v, %d", stages, total)
+	}
+}
+
+// The end of a deployment is what is left of its phase and what the later stages used to take.
+func TestEndIsEstimatedFromThePast(t *testing.T) {
+	began := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	at := func(s int) time.Time { return began.Add(time.Duration(s) * time.Second) }
+	known := []starling.StageEstimate{
+		{Stage: "queued", MS: 0, Basis: "app"}, {Stage: "build", MS: 60_000, Basis: "app"}, {Stage: "replicate", MS: 10_000, Basis: "all"},
+		{Stage: "stage", MS: 20_000, Basis: "all"}, {Stage: "rollout", MS: 100_000, Basis: "spec"},
+	}
+	unknown := slices.Clone(known)
+	unknown[3].Basis = "none"
+	for name, tc := range map[string]struct {
+		p      starling.DeploymentProgress
+		stages []starling.StageEstimate
+		want   time.Time
+	}{
+		"building":                  {starling.DeploymentProgress{Phase: starling.PhaseBuilding, At: at(50)}, known, at(60 + 130)},
+		"by its present rate":       {starling.DeploymentProgress{Phase: starling.PhaseStaging, At: at(5), LeftMS: 40_000}, known, at(5 + 40 + 100)},
+		"waves do not go on so":     {starling.DeploymentProgress{Phase: starling.PhaseRollingOut, At: at(5), LeftMS: 9_000_000}, known, at(100)},
+		"it takes longer":           {starling.DeploymentProgress{Phase: starling.PhaseBuilding, At: at(61)}, known, time.Time{}},
+		"longer, at a present rate": {starling.DeploymentProgress{Phase: starling.PhaseReplicating, At: at(61), LeftMS: 1000}, known, at(62 + 120)},
+		"paused":                    {starling.DeploymentProgress{Phase: starling.PhaseRollingOut, At: at(5), Paused: true}, known, time.Time{}},
+		"people are awaited":        {starling.DeploymentProgress{Phase: starling.PhaseAwaitingApproval, At: at(5)}, known, time.Time{}},
+		"a later stage is unknown":  {starling.DeploymentProgress{Phase: starling.PhaseBuilding, At: at(5)}, unknown, time.Time{}},
+		"after the unknown":         {starling.DeploymentProgress{Phase: starling.PhaseRollingOut, At: at(5)}, unknown, at(100)},
+		"no estimate":               {starling.DeploymentProgress{Phase: starling.PhaseBuilding, At: at(5)}, nil, time.Time{}},
+	} {
+		tc.p.PhaseAt = began
+		if got := endsAt(&tc.p, tc.stages); !got.Equal(tc.want) {
+			t.Errorf("%s: %s, want %s", name, got, tc.want)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package control
 import (
 	"cmp"
 	"context"
+	"maps"
 	"net/http"
 	"reflect"
 	"slices"
@@ -22,6 +23,7 @@ const (
 	progressWait      = 10 * time.Second       // that a leader waits for something new
 	regionsLookEvery  = 10 * time.Second       // that a follower of progress looks for new regions
 	maxProgressAnswer = 1024                   // deployments in one answer
+	maxEstimates      = 8                      // deployments whose stages are estimated at one look: each reads up to 400 records
 )
 
 // progressBoard remembers what was last told of each deployment under way, so that
@@ -32,6 +34,7 @@ type progressBoard struct {
 	looked  time.Time
 	version uint64
 	told    map[string]*toldProgress
+	stages  map[string][]starling.StageEstimate // by deployment under way, as estimated when it was first looked at
 }
 
 type toldProgress struct {
@@ -40,7 +43,9 @@ type toldProgress struct {
 	ended   time.Time // zero: under way
 }
 
-func newProgressBoard() *progressBoard { return &progressBoard{told: map[string]*toldProgress{}} }
+func newProgressBoard() *progressBoard {
+	return &progressBoard{told: map[string]*toldProgress{}, stages: map[string][]starling.StageEstimate{}}
+}
 
 // ProgressSince returns what has changed since a version, in order of the changes, and the
 // version to ask for next. It looks anew every progressEvery at most.
@@ -72,10 +77,19 @@ func (r *Reign) ProgressSince(v raftfsm.View, version uint64, now time.Time) ([]
 func (r *Reign) lookAtProgress(v raftfsm.View, now time.Time) {
 	b := r.progress
 	active := map[string]bool{}
+	estimates := 0
 	for _, d := range v.Active() {
 		active[d.ID] = true
-		b.take(r.progressOf(v, d, now))
+		p := r.progressOf(v, d, now)
+		if _, known := b.stages[d.ID]; !known && estimates < maxEstimates {
+			before := pastOf(v, d.App)
+			b.stages[d.ID], _ = before.stages(d)
+			estimates++
+		}
+		p.EndsAt = endsAt(&p, b.stages[d.ID])
+		b.take(p)
 	}
+	maps.DeleteFunc(b.stages, func(id string, _ []starling.StageEstimate) bool { return !active[id] })
 	for id, t := range b.told {
 		switch d, ok := v.Deployment(id); {
 		case active[id]:
@@ -92,7 +106,7 @@ func (r *Reign) lookAtProgress(v raftfsm.View, now time.Time) {
 func (b *progressBoard) take(p starling.DeploymentProgress) {
 	if old := b.told[p.Deployment]; old != nil {
 		same := p
-		same.At, same.LeftMS = old.At, old.LeftMS
+		same.At, same.LeftMS, same.EndsAt = old.At, old.LeftMS, old.EndsAt
 		if reflect.DeepEqual(&same, &old.DeploymentProgress) {
 			return
 		}

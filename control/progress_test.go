@@ -25,6 +25,9 @@ func TestProgressIsToldAtABoundedRate(t *testing.T) {
 	if len(first) != 1 || first[0].Phase != starling.PhaseStaging || first[0].Machines.Target != 3 || len(first[0].Regions) != 1 {
 		t.Fatalf("first %+v", first)
 	}
+	if n := len(term.progress.stages["d1"]); n == 0 {
+		t.Error("its stages are not estimated")
+	}
 	b.report(term, "web", starling.MachineStaged, "m0")
 	b.look(term)
 	if news := ask(); len(news) != 0 {
@@ -48,8 +51,8 @@ func TestProgressIsToldAtABoundedRate(t *testing.T) {
 		t.Errorf("the end: %+v", news)
 	}
 	b.clock.advance(progressEndedFor + progressEvery)
-	if ask(); len(term.progress.told) != 0 {
-		t.Errorf("kept after the end: %+v", term.progress.told)
+	if ask(); len(term.progress.told)+len(term.progress.stages) != 0 {
+		t.Errorf("kept after the end: %+v, %+v", term.progress.told, term.progress.stages)
 	}
 }
 

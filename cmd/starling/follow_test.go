@@ -44,6 +44,9 @@ func TestAStoryTellsEachFactOnce(t *testing.T) {
 	p.At, p.LeftMS = storyBegan.Add(20*time.Second), 93_000
 	add(s.progress(p))
 	add(s.progress(p))
+	p.At, p.EndsAt = p.At.Add(storyStandEvery), p.At.Add(storyStandEvery+4*time.Minute)
+	add(s.progress(p))
+	p.At = storyBegan.Add(20 * time.Second)
 	p.Machines.Samples = []starling.FailureSample{{Node: "m1", Region: "eu", Reason: "disk\nfull"}}
 	add(s.progress(p))
 	add(s.progress(p))
@@ -60,7 +63,8 @@ func TestAStoryTellsEachFactOnce(t *testing.T) {
 		"          | two[2J",
 		"   +9.0s  replicating",
 		"  +12.0s  placed       us",
-		"  +20.0s  …            1 of 2 regions hold it, 10 of 18 chunks; about 1m35s left",
+		"  +20.0s  …            1 of 2 regions hold it, 10 of 18 chunks; about 1m35s left in this phase",
+		"  +30.0s  …            1 of 2 regions hold it, 10 of 18 chunks; about 4m to go",
 		"  +20.0s  failed       eu/m1: disk; full",
 		"  +21.0s  paused       by token:bob",
 		"          | last",

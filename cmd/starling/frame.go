@@ -47,8 +47,8 @@ func frame(p *starling.DeploymentProgress, now time.Time, columns int) []string 
 func budgetLine(p *starling.DeploymentProgress, now time.Time, columns int) string {
 	whole, used := p.Deadline.Sub(p.CreatedAt), max(0, now.Sub(p.CreatedAt))
 	text := fmt.Sprintf(" %s of %s", used.Round(time.Second), shortTime(whole))
-	if p.LeftMS > 0 {
-		text += fmt.Sprintf(", about %s left in this phase", roughly(p.LeftMS))
+	if left := toGo(p, now); left != "" {
+		text += ", " + left
 	}
 	return fmt.Sprintf("%-*s %s%s", frameRegionChars, "budget", bar(int(used/time.Millisecond), int(whole/time.Millisecond), max(10, columns-frameRegionChars-3-len(text))), text)
 }

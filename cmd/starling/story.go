@@ -174,10 +174,22 @@ func standing(p *starling.DeploymentProgress) string {
 	if p.Paused {
 		text += "; paused"
 	}
-	if p.LeftMS > 0 {
-		text += fmt.Sprintf("; about %s left", roughly(p.LeftMS))
+	if left := toGo(p, p.At); left != "" {
+		text += "; " + left
 	}
 	return text
+}
+
+// toGo tells how long it will take, from now on, to the end or at least that of its phase;
+// empty where nobody knows.
+func toGo(p *starling.DeploymentProgress, now time.Time) string {
+	switch left := p.EndsAt.Sub(now); {
+	case left > 0:
+		return fmt.Sprintf("about %s to go", roughly(left.Milliseconds()))
+	case p.LeftMS > 0:
+		return fmt.Sprintf("about %s left in this phase", roughly(p.LeftMS))
+	}
+	return ""
 }
 
 // roughly rounds an estimate to what it is worth.

@@ -106,8 +106,8 @@ function push(item: FeedItem): void {
 function progress(p: Progress): void {
   const d = deployments.value.get(p.deployment)
   if (!d || terminal(d.phase)) return
-  const { phase, phase_at, wave, machines, bytes, left_ms = 0 } = p
-  put([{ ...d, phase, phase_at, wave, machines, bytes, left_ms, paused: p.paused ?? false, reason: p.reason ?? d.reason, worker: p.worker ?? d.worker ?? '' }])
+  const { phase, phase_at, wave, machines, bytes, ends_at = '' } = p
+  put([{ ...d, phase, phase_at, wave, machines, bytes, ends_at, paused: p.paused ?? false, reason: p.reason ?? d.reason, worker: p.worker ?? d.worker ?? '' }])
 }
 
 let pending = new Set<string>()

@@ -59,7 +59,7 @@ export interface Deployment {
   regions: Placing[]; timings: Timings; times?: RegionTimes[]; machines: Counts; bytes: Bytes
   fleet?: { region: string; progress: number[]; fetch_ms?: Quantiles }[]
   timeline: Moment[]
-  left_ms?: number // of the present phase, as its progress tells
+  ends_at?: string // when it will have ended, as its progress estimates
 }
 
 export interface RegionWhy extends Placing {
@@ -100,7 +100,7 @@ export interface Change {
 /** How a deployment under way stands, told beside the changes. */
 export interface Progress {
   deployment: string; app: string; phase: Phase; phase_at: string; attempt?: number; worker?: string
-  wave: number; paused?: boolean; reason?: string; machines: Counts; bytes: Bytes; left_ms?: number; at: string
+  wave: number; paused?: boolean; reason?: string; machines: Counts; bytes: Bytes; ends_at?: string; at: string
 }
 
 export const terminal = (p: Phase): boolean => p === 'succeeded' || p === 'failed' || p === 'cancelled'

@@ -30,6 +30,7 @@ export function BudgetBar({ d, now, large = false }: { d: Deployment; now: numbe
   const used = all.reduce((n, p) => n + p.ms, 0)
   const left = budget - used
   const done = terminal(d.phase)
+  const toGo = d.ends_at ? Date.parse(d.ends_at) - now : 0
   const label = done ? `took ${span(used)} of ${clock(budget)}` : left >= 0 ? `${clock(left)} left of ${clock(budget)}` : `${clock(-left)} over`
   const scale = done && large ? Math.max(used, 1) : Math.max(budget, used)
   return (
@@ -45,6 +46,7 @@ export function BudgetBar({ d, now, large = false }: { d: Deployment; now: numbe
           {all.map((p, i) => (
             <li key={i}><i class={`fill-${p.phase}`} />{words(p.phase)} <b>{span(p.ms)}</b></li>
           ))}
+          {!done && toGo > 0 && <li>about {span(toGo)} to go</li>}
         </ul>
       )}
     </div>
