@@ -84,25 +84,25 @@ func TestFailures(t *testing.T) {
 			name:   "memory",
 			script: `exec awk 'BEGIN { s = "x"; while (1) s = s s }'`,
 			change: func(b *starling.BuildSpec) { b.MemoryMB = 48 },
-			want:   []string{"the build filled its memory allowance of 48 MB"},
+			want:   []string{"it filled its memory allowance of 48 MB"},
 		},
 		{
 			name:   "disk, many files",
 			script: `i=0; while :; do head -c 1000000 /dev/zero >f$i; i=$((i+1)); done`,
 			change: func(b *starling.BuildSpec) { b.DiskMB = 20 },
-			want:   []string{"the build filled its disk allowance of 20 MB"},
+			want:   []string{"it filled its disk allowance of 20 MB"},
 		},
 		{
 			name:   "disk, one file",
 			script: `exec cat /dev/zero >big`,
 			change: func(b *starling.BuildSpec) { b.DiskMB = 20 },
-			want:   []string{"the build filled its disk allowance of 20 MB"},
+			want:   []string{"it filled its disk allowance of 20 MB"},
 		},
 		{
 			name:   "disk, temporary files",
 			script: `exec cat /dev/zero >${TMPDIR:-/tmp}/big`,
 			change: func(b *starling.BuildSpec) { b.DiskMB = 20 },
-			want:   []string{"the build filled its disk allowance of 20 MB"},
+			want:   []string{"it filled its disk allowance of 20 MB"},
 		},
 	}
 	modes(t, func(t *testing.T, mode SandboxMode) {
@@ -350,7 +350,7 @@ func TestProcessLimit(t *testing.T) {
 		env: []string{"PATH=" + defaultPath}, mark: r.worker.newMark(), output: newBuildLog(), memoryBytes: 1 << 30, maxProcesses: 20,
 	}
 	err := tk.run(t.Context())
-	if err == nil || err.Error() != "the build filled its process allowance of 20" {
+	if err == nil || err.Error() != "it filled its process allowance of 20" {
 		t.Errorf("got %v", err)
 	}
 	r.checkNothingLeft(t)

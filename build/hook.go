@@ -154,7 +154,7 @@ func (w *Worker) hookHeartbeats(ctx context.Context, id string, call rpc.HookCal
 }
 
 // doHook lays the artifact out and runs the hook in it. Its errors are fit for people.
-func (w *Worker) doHook(ctx context.Context, job *rpc.HookJob, out *buildLog) (err error) {
+func (w *Worker) doHook(ctx context.Context, job *rpc.HookJob, out *buildLog) error {
 	hooks, argv := job.Run.Of(&job.App.Deploy.Hooks), job.Run.Command(&job.App.Deploy.Hooks)
 	if hooks == nil || len(argv) == 0 {
 		return starling.Invalidf("hook", "app %s has no hook %s", job.App.Name, job.Run.Name())
@@ -166,7 +166,11 @@ func (w *Worker) doHook(ctx context.Context, job *rpc.HookJob, out *buildLog) (e
 		return fmt.Errorf("workspace: %w", err)
 	}
 	ws := workspace{dir: dir, cache: filepath.Join(dir, "cache")}
-	defer func() { err = errors.Join(err, removeTree(dir)) }()
+	defer func() {
+		if left := removeTree(dir); left != nil { // how the hook ended stands; the next start of the worker tries again
+			w.log.Warn("cannot remove the workspace of a hook", "dir", dir, "err", left)
+		}
+	}()
 	if err := ws.make(); err != nil {
 		return err
 	}

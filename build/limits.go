@@ -14,11 +14,11 @@ const (
 	diskWatchShare = 20 // a look at the disk may take 1/20 of the time
 )
 
-// limitError says which allowance a build has used up.
+// limitError says which allowance a build or a hook has used up.
 type limitError struct{ what, allowed string }
 
 func (e *limitError) Error() string {
-	return fmt.Sprintf("the build filled its %s allowance of %s", e.what, e.allowed)
+	return fmt.Sprintf("it filled its %s allowance of %s", e.what, e.allowed)
 }
 
 // watch returns a *limitError as soon as the task uses more memory or processes than it

@@ -126,11 +126,13 @@ func (t *term) setTellers(ctx context.Context, sinks []*starling.Sink, running *
 // keepTold commits how far sinks were told, all in one command.
 func (t *term) keepTold(ctx context.Context) {
 	var cmd raftfsm.SinkProgress
+	var kept []*teller
 	t.tellers.mu.Lock()
 	for _, tl := range t.tellers.all {
 		tl.mu.Lock()
 		if tl.dirty || tl.passed >= tellUnkept {
 			tl.dirty, tl.passed = false, 0
+			kept = append(kept, tl)
 			cmd.Sinks = append(cmd.Sinks, raftfsm.SinkTold{Name: tl.sink.Name, Made: tl.sink.Made, Progress: tl.at})
 		}
 		tl.mu.Unlock()
@@ -144,7 +146,12 @@ func (t *term) keepTold(ctx context.Context) {
 		_, err = t.s.commit(ctx, c)
 	}
 	if err != nil && ctx.Err() == nil {
-		t.s.cfg.Logger.Debug("cannot keep how far sinks were told", "err", err) // it is told again
+		t.s.cfg.Logger.Debug("cannot keep how far sinks were told; tried again", "err", err)
+		for _, tl := range kept {
+			tl.mu.Lock()
+			tl.dirty = true
+			tl.mu.Unlock()
+		}
 	}
 }
 

@@ -68,7 +68,7 @@ func appApplyCommand() *cobra.Command {
 			if err != nil {
 				return usageError{err}
 			}
-			given := c.Flags().Changed("check-revision") || c.Flags().Changed("if-revision")
+			given := c.Flags().Changed("check-revision")
 			if given && force {
 				return &exitError{exitUsage, "--force and --check-revision contradict each other"}
 			}
@@ -94,7 +94,6 @@ func appApplyCommand() *cobra.Command {
 			return nil
 		})
 	c.Flags().Uint64Var(&revision, "check-revision", 0, "only if the app is at this revision, as plan and show print it (0: does not exist yet)")
-	c.Flags().Uint64Var(&revision, "if-revision", 0, "the same as --check-revision")
 	c.Flags().BoolVar(&force, "force", false, "even if somebody else changes the app at the same moment")
 	return c
 }

@@ -159,7 +159,7 @@ app "hello" {
 	}
 	t.Setenv("STARLING_TOKEN", deployer.Secret)
 	mustCLI(t, "app", "apply", appFile)
-	if _, errs, code := cli(t, "app", "apply", "--if-revision", "0", appFile); code == 0 {
+	if _, errs, code := cli(t, "app", "apply", "--check-revision", "0", appFile); code == 0 {
 		t.Errorf("an app that exists was created again: %s", errs)
 	}
 	if _, errs, code := cli(t, "deploy", "hello", "--sha", "nonsense"); code != exitUsage || !strings.Contains(errs, "40 or 64") {

@@ -202,22 +202,6 @@ func TestAppFile(t *testing.T) {
 	}
 }
 
-func TestExamplesAreSound(t *testing.T) {
-	files, err := filepath.Glob("../../examples/*/*.hcl")
-	if err != nil || len(files) < 2 {
-		t.Fatalf("%v, %v", files, err)
-	}
-	for _, name := range files {
-		src, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := parseAppFile(name, src); err != nil {
-			t.Error(err)
-		}
-	}
-}
-
 func TestAppFileErrorsSayWhereAndWhat(t *testing.T) {
 	for name, c := range map[string]struct{ from, to, want string }{
 		"typo":     {"healthy_after", "healthy_aftre", "app.hcl:20,7"},

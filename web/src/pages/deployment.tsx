@@ -184,7 +184,7 @@ export function DeploymentPage({ id }: { id: string }) {
         <div class="stack">
           <Panel title="Regions and stages"><Matrix d={d} why={why.value?.regions ?? []} /></Panel>
           <Swarm d={d} />
-          <Panel title="Build log">{d.attempt > 0 || d.sha ? <Log id={id} growing={!terminal(d.phase)} /> : <Empty>Nothing was built: the artifact was there.</Empty>}</Panel>
+          <Panel title="Log">{d.attempt > 0 || d.sha ? <Log id={id} growing={!terminal(d.phase)} /> : <Empty>Nothing was built: the artifact was there.</Empty>}</Panel>
         </div>
         <div class="stack">
           <Panel title="Waves"><Waves d={d} now={now.value} /></Panel>

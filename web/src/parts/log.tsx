@@ -47,7 +47,7 @@ export function Log({ id, growing }: { id: string; growing: boolean }) {
   return (
     <>
       {cut && <p class="empty">Only the end of the log is shown; all of it: <code>starling logs {id}</code></p>}
-      <pre class="log" ref={box} tabIndex={0} role="log" aria-label="Build log" aria-live="off" onScroll={(e) => { const el = e.currentTarget; atEnd.current = el.scrollHeight - el.scrollTop - el.clientHeight < nearEnd }}>
+      <pre class="log" ref={box} tabIndex={0} role="log" aria-label="Log" aria-live="off" onScroll={(e) => { const el = e.currentTarget; atEnd.current = el.scrollHeight - el.scrollTop - el.clientHeight < nearEnd }}>
         {text.replace(/\x1b\[[0-9;]*[A-Za-z]/g, '') || (growing ? 'nothing yet…' : problem || 'this build wrote nothing')}
       </pre>
     </>
