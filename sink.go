@@ -92,6 +92,13 @@ type IssuedSink struct {
 	Secret string `json:"secret,omitempty"` // empty: the operator gave it
 }
 
+// SinkTrial is what became of a message that a sink was sent to try it.
+type SinkTrial struct {
+	ID    string `json:"id"`
+	Text  string `json:"text" doc:"What it was told"`
+	Error string `json:"error,omitempty" doc:"Why it did not take it; empty: it did"`
+}
+
 // Check refuses what is no sink, after SetDefaults.
 func (n *NewSink) Check() error {
 	if err := CheckName("name", n.Name); err != nil {

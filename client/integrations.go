@@ -59,6 +59,11 @@ func (c *Client) Sinks(ctx context.Context) ([]*Sink, error) {
 	return fetch[[]*Sink](ctx, c, http.MethodGet, "/v1/sinks", nil, nil)
 }
 
+// TrySink sends a sink one message now; the answer says whether it took it.
+func (c *Client) TrySink(ctx context.Context, name string) (*starling.SinkTrial, error) {
+	return fetch[*starling.SinkTrial](ctx, c, http.MethodPost, "/v1/sinks/"+url.PathEscape(name)+"/test", nil, nil)
+}
+
 // DeleteSink tells a sink no more.
 func (c *Client) DeleteSink(ctx context.Context, name string) error {
 	return c.do(ctx, http.MethodDelete, "/v1/sinks/"+url.PathEscape(name), nil, nil, nil)

@@ -2,6 +2,7 @@ package control
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -362,5 +363,33 @@ func TestSealed(t *testing.T) {
 	}
 	if _, err := none.seal("webhook x", hookSecrets{"a secret"}); err != nil {
 		t.Error(err)
+	}
+}
+
+// A sink is tried with what it would be told of, and what its receiver says comes back.
+func TestASinkIsTried(t *testing.T) {
+	b := notifyBench(t)
+	b.elect()
+	r := newReceiver(t)
+	r.secret = b.sink(starling.NewSink{Name: "ops", Kind: starling.SinkWebhook, URL: r.URL}).Secret
+	b.sink(starling.NewSink{Name: "commits", Kind: starling.SinkGitHub, URL: r.URL + "/{sha}", Secret: "12345678"})
+	if got, err := b.server.TrySink(t.Context(), "ops"); err != nil || got.Error != "" || !strings.Contains(got.Text, "region us") || r.taken() != 1 {
+		t.Errorf("without a deployment: %+v, %v, %d taken", got, err, r.taken())
+	}
+	if _, err := b.server.TrySink(t.Context(), "commits"); !errors.Is(err, starling.ErrConflict) {
+		t.Errorf("a status of no commit: %v", err)
+	}
+	b.submit("d1", "web", starling.Digest{})
+	r.ill = func(int, *notify.Message) int { return 418 }
+	for _, name := range []string{"ops", "commits"} {
+		if got, err := b.server.TrySink(t.Context(), name); err != nil || !strings.Contains(got.Error, "418") || !strings.Contains(got.Text, "was submitted") {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+	if _, err := b.server.TrySink(t.Context(), "nobody"); !errors.Is(err, starling.ErrNotFound) {
+		t.Errorf("nobody: %v", err)
+	}
+	if st := b.server.Sinks()[0]; st.Progress.Delivered != 0 || st.Pending != 1 {
+		t.Errorf("a trial counts as news: %+v", st)
 	}
 }

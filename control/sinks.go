@@ -53,6 +53,32 @@ func (s *Server) DeleteSink(ctx context.Context, actor, name string) error {
 	return err
 }
 
+// trialDeployments are looked at for one to try a sink with, the newest.
+const trialDeployments = 50
+
+// TrySink implements httpapi.Sinks: it posts one message, once, beside those that the sink is told in order.
+func (s *Server) TrySink(ctx context.Context, name string) (*starling.SinkTrial, error) {
+	v := s.cfg.FSM.View()
+	k, ok := v.Sink(name)
+	if !ok {
+		return nil, fmt.Errorf("sink %s: %w", name, starling.ErrNotFound)
+	}
+	var target notify.Target
+	if err := s.open("sink "+k.Name, k.Sealed, &target); err != nil {
+		return nil, err
+	}
+	now := s.cfg.Now()
+	m, err := notify.Trial(k, s.cfg.Region, v.Deployments(starling.DeploymentFilter{Limit: trialDeployments}), now)
+	if err != nil {
+		return nil, err
+	}
+	out := &starling.SinkTrial{ID: m.ID, Text: m.Text}
+	if err := s.poster.Post(ctx, &target, m, now); err != nil {
+		out.Error = clip(err.Error(), starling.MaxSinkErrorBytes)
+	}
+	return out, nil
+}
+
 // Sinks implements httpapi.Sinks. At the leader it shows how they stand at this moment.
 func (s *Server) Sinks() []starling.SinkStatus {
 	v := s.cfg.FSM.View()

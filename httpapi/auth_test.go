@@ -40,7 +40,7 @@ func operations() []operation {
 		{"GET", "/v1/cells", viewer}, {"POST", "/v1/operator/gossip/rotate-cell", operator},
 		{"GET", "/v1/join-tokens", operator}, {"POST", "/v1/join-tokens", operator}, {"DELETE", "/v1/join-tokens/{id}", operator},
 		{"GET", "/v1/webhooks", operator}, {"POST", "/v1/webhooks", operator}, {"DELETE", "/v1/webhooks/{name}", operator},
-		{"GET", "/v1/sinks", operator}, {"POST", "/v1/sinks", operator}, {"DELETE", "/v1/sinks/{name}", operator},
+		{"GET", "/v1/sinks", operator}, {"POST", "/v1/sinks", operator}, {"DELETE", "/v1/sinks/{name}", operator}, {"POST", "/v1/sinks/{name}/test", operator},
 		{"GET", "/v1/events", viewer}, {"GET", "/v1/metrics", viewer},
 		{"POST", "/v1/hooks/{name}", ""}, {"POST", "/v1/acl/bootstrap", ""}, {"GET", "/v1/acl/self", viewer}, {"GET", "/v1/acl/tokens", operator}, {"POST", "/v1/acl/tokens", operator}, {"DELETE", "/v1/acl/tokens/{id}", operator},
 		{"GET", "/v1/operator/raft", operator}, {"DELETE", "/v1/operator/raft/{name}", operator},

@@ -48,6 +48,7 @@ type Sinks interface {
 	Sinks() []starling.SinkStatus // by name
 	CreateSink(ctx context.Context, actor string, n starling.NewSink) (*starling.IssuedSink, error)
 	DeleteSink(ctx context.Context, actor, name string) error
+	TrySink(ctx context.Context, name string) (*starling.SinkTrial, error)
 }
 
 // Router finds the place where a request must be served.

@@ -84,6 +84,16 @@ func (a *api) registerSinks() {
 		return &secret[issuedSinkDoc]{"no-store", issuedSinkDoc{documentSink(&starling.SinkStatus{Sink: k.Sink}), k.Secret}}, nil
 	})
 	register(a, route{
+		method: http.MethodPost, path: "/v1/sinks/{name}/test", id: "try-sink", summary: "Send a sink one message now, and say what became of it",
+		role: starling.ACLOperator, place: atLeader,
+	}, func(ctx context.Context, in *sinkName) (*answer[*starling.SinkTrial], error) {
+		trial, err := a.Backend.TrySink(ctx, in.Name)
+		if err != nil {
+			return nil, err
+		}
+		return &answer[*starling.SinkTrial]{a.Backend.Leader().Index, trial}, nil
+	})
+	register(a, route{
 		method: http.MethodDelete, path: "/v1/sinks/{name}", id: "delete-sink", summary: "Tell a sink no more; what it was still to be told is forgotten",
 		role: starling.ACLOperator, place: atLeader, status: http.StatusNoContent,
 	}, func(ctx context.Context, in *sinkName) (*none, error) {

@@ -57,6 +57,13 @@ func (b *backend) CreateSink(_ context.Context, actor string, n starling.NewSink
 	return &starling.IssuedSink{Sink: *r.Sink, Secret: "secret of " + n.Name}, nil
 }
 
+func (b *backend) TrySink(_ context.Context, name string) (*starling.SinkTrial, error) {
+	if _, ok := b.fsm.View().Sink(name); !ok {
+		return nil, fmt.Errorf("sink %s: %w", name, starling.ErrNotFound)
+	}
+	return &starling.SinkTrial{ID: "test_1", Text: "a test", Error: "422"}, nil
+}
+
 func (b *backend) DeleteSink(_ context.Context, actor, name string) error {
 	_, err := b.propose(actor, raftfsm.TypeSinkDelete, raftfsm.SinkDelete{Name: name})
 	return err

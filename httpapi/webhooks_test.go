@@ -115,6 +115,12 @@ func TestSinks(t *testing.T) {
 			t.Errorf("%s: %s", body, answer)
 		}
 	}
+	if res, body := request(t, srv, "POST", "/v1/sinks/chat/test", ""); res.StatusCode != 200 || !strings.Contains(body, `"error":"422"`) {
+		t.Errorf("try: %s %s", res.Status, body)
+	}
+	if res, _ := request(t, srv, "POST", "/v1/sinks/nobody/test", ""); res.StatusCode != 404 {
+		t.Errorf("try nobody: %s", res.Status)
+	}
 	if res, _ := request(t, srv, "DELETE", "/v1/sinks/chat", ""); res.StatusCode != 204 {
 		t.Errorf("delete: %s", res.Status)
 	}

@@ -130,7 +130,10 @@ type slackMessage struct {
 func slackOf(m *Message) slackMessage {
 	escape := strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace // https://docs.slack.dev, formatting text
 	sign := map[starling.Phase]string{starling.PhaseSucceeded: ":white_check_mark: ", starling.PhaseFailed: ":x: ", starling.PhaseCancelled: ":no_entry_sign: ", starling.PhaseAwaitingApproval: ":raised_hand: "}[m.phase]
-	about := "`" + m.Data.Deployment + "` in " + m.Data.Region
+	about := m.Data.Region
+	if m.Data.Deployment != "" {
+		about = "`" + m.Data.Deployment + "` in " + about
+	}
 	if m.Data.By != "" {
 		about += ", submitted by " + escape(m.Data.By)
 	}

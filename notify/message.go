@@ -63,23 +63,57 @@ func For(k *starling.Sink, e *starling.Event, d *starling.Deployment) *Message {
 	if !slices.Contains(k.Notices, notice) && !(reverted && slices.Contains(k.Notices, starling.NoticeReverted)) {
 		return nil
 	}
-	if d.SHA == "" && (k.Kind == starling.SinkGitHub || k.Kind == starling.SinkGitLab) {
+	if d.SHA == "" && ofCommits(k) {
 		return nil // a prebuilt artifact is no commit's
 	}
 	m := &Message{
 		ID:   fmt.Sprintf("evt_%s_%d_%d", e.Region, e.Index, e.N),
 		Type: "deployment." + string(notice), Timestamp: e.At,
-		Data: Data{
-			Region: e.Region, App: d.App, Deployment: d.ID, Phase: e.Phase, SHA: d.SHA, Artifact: d.Artifact,
-			Actor: e.Actor, By: d.Actor, RollbackOf: d.RollbackOf,
-		},
-		git: d.Spec.Source.Git, phase: e.Phase,
+		Data: Data{Region: e.Region, Actor: e.Actor},
 	}
-	if e.Phase.Terminal() {
-		m.Data.Reason, m.Data.RevertedTo = d.Reason, d.RevertedTo
-	}
+	m.about(d, e.Phase)
 	m.Text = m.sentence(notice)
 	return m
+}
+
+// Trial returns a message by which a sink is tried. It tells how the newest of ds stands that
+// the sink may be told of, so that a commit is given its true status; where there is none, it is about
+// nothing, which a sink that is told of commits cannot be: an ErrConflict.
+func Trial(k *starling.Sink, region string, ds []*starling.Deployment, now time.Time) (*Message, error) {
+	m := &Message{ID: fmt.Sprintf("test_%s_%d", region, now.UnixNano()), Type: "test", Timestamp: now.UTC(), Data: Data{Region: region}}
+	for _, d := range ds {
+		if d.Home == region && (len(k.Apps) == 0 || slices.Contains(k.Apps, d.App)) && (d.SHA != "" || !ofCommits(k)) {
+			m.about(d, d.Phase)
+			notice := starling.Notice(d.Phase)
+			if d.Phase == starling.PhaseQueued {
+				notice = starling.NoticeSubmitted
+			}
+			if m.Text = m.sentence(notice); !ofCommits(k) {
+				m.Text = "A test. The last deployment: " + m.Text
+			}
+			return m, nil
+		}
+	}
+	if ofCommits(k) {
+		return nil, fmt.Errorf("%w: sink %s is told of commits, and none of its apps in region %s has deployed one: deploy one first", starling.ErrConflict, k.Name, region)
+	}
+	m.Text = "A test: Starling tells sink " + k.Name + " of the deployments of region " + region + " here."
+	return m, nil
+}
+
+// ofCommits reports whether a sink keeps the statuses of commits.
+func ofCommits(k *starling.Sink) bool {
+	return k.Kind == starling.SinkGitHub || k.Kind == starling.SinkGitLab
+}
+
+// about fills in a deployment, of which a phase is told.
+func (m *Message) about(d *starling.Deployment, p starling.Phase) {
+	m.Data.App, m.Data.Deployment, m.Data.Phase, m.Data.SHA, m.Data.Artifact = d.App, d.ID, p, d.SHA, d.Artifact
+	m.Data.By, m.Data.RollbackOf = d.Actor, d.RollbackOf
+	m.git, m.phase = d.Spec.Source.Git, p
+	if p.Terminal() {
+		m.Data.Reason, m.Data.RevertedTo = d.Reason, d.RevertedTo
+	}
 }
 
 // sentence tells it to people.

@@ -84,10 +84,27 @@ func notifyCommand() *cobra.Command {
 		" in the environment; what signs a webhook is made and printed, or taken from there too."
 	return group("notify", "Who is told of deployments", create,
 		apiCommand("list", "Show who is told, and how far they have been told", exactArgs(0), listSinks),
+		apiCommand("test NAME", "Send somebody one message now, and say what became of it", exactArgs(1), trySink),
 		apiCommand("delete NAME", "Tell somebody no more", exactArgs(1),
 			func(cmd *cobra.Command, c *client.Client, _ *apiFlags, args []string) error {
 				return c.DeleteSink(cmd.Context(), args[0])
 			}))
+}
+
+func trySink(cmd *cobra.Command, c *client.Client, a *apiFlags, args []string) error {
+	trial, err := c.TrySink(cmd.Context(), args[0])
+	if err != nil {
+		return err
+	}
+	if a.json {
+		err = printJSON(cmd.OutOrStdout(), trial)
+	} else if trial.Error == "" {
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s took it: %s\n", args[0], trial.Text)
+	}
+	if err == nil && trial.Error != "" {
+		return &exitError{exitFailed, args[0] + " did not take it: " + trial.Error}
+	}
+	return err
 }
 
 func listSinks(cmd *cobra.Command, c *client.Client, a *apiFlags, _ []string) error {

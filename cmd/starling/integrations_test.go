@@ -190,6 +190,13 @@ func TestIntegrationsAsDocumented(t *testing.T) {
 			}
 		}
 	}
+	if out := mustCLI(t, "notify", "test", "ops"); !strings.Contains(out, "ops took it: A test. The last deployment: hello") {
+		t.Errorf("notify test: %s", out)
+	}
+	srv.Close()
+	if _, errs, code := cli(t, "notify", "test", "ops"); code != exitFailed || !strings.Contains(errs, "ops did not take it: ") {
+		t.Errorf("notify test of nobody: exit %d, %s", code, errs)
+	}
 	if out := mustCLI(t, "notify", "list"); !strings.Contains(out, "ops") || !strings.Contains(out, "none") {
 		t.Errorf("notify list: %s", out)
 	}
