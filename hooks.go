@@ -87,6 +87,12 @@ func (h *HookRun) Name() string {
 	return when + "." + string(h.Scope) + "." + h.Region
 }
 
+// HookDue reports whether the roll-out has come as far as a hook: that of a region before
+// its machines is due with the first step that lets any of them activate.
+func (d *Deployment) HookDue(h *HookRun) bool {
+	return h.Post || h.Scope == HookDeployment || d.Spec.Deploy.Strategy.GroupOf(h.Region) <= d.Step().Group
+}
+
 // Of returns the hooks that a run is one of, nil if the spec has none.
 func (h *HookRun) Of(spec *Hooks) *OnceHooks {
 	if h.Scope == HookDeployment {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/starlingdeploy/starling"
+	"github.com/starlingdeploy/starling/raftfsm"
 	"github.com/starlingdeploy/starling/rpc"
 )
 
@@ -153,4 +154,54 @@ func TestWhyNamesAHookWithoutAWorker(t *testing.T) {
 	if !strings.Contains(d.Reason, "waits for a worker") || d.Hooks[0].State != starling.HookDropped {
 		t.Errorf("%q, %+v", d.Reason, d.Hooks)
 	}
+}
+
+// Where regions go in an order, a region's hook is run when its turn comes, and holds up
+// nothing before that.
+func TestHookOfALaterRegionWaitsForItsTurn(t *testing.T) {
+	b := oneRegion(t, 2)
+	b.app("web", func(a *starling.App) {
+		a.Deploy.Strategy.Regions = [][]string{{"eu"}, {"us"}}
+		a.Deploy.Hooks.Region = &starling.OnceHooks{Pre: []string{"./warm"}}
+	})
+	art := b.artifact("v1")
+	b.submit("d1", "web", art, "eu")
+	term := b.elect()
+	goal := func() *starling.Goal { g, _ := b.fsm.View().Goal("web"); return g }
+	say := func() {
+		r := foreign(goal(), "eu", 3)
+		if r.Counts.Due = 0; goal().In("eu").Cutoff > 0 && !goal().Holds("eu") {
+			r.Counts.Due = 3
+		}
+		r.Counts.Healthy = r.Counts.Due
+		term.home.record(r, term.now())
+	}
+	waiting := func(region string) bool { return len(b.fsm.View().HooksWaiting(region, "w/hook")) > 0 }
+	warm := func(region string) {
+		t.Helper()
+		name := "pre.region." + region
+		b.must(raftfsm.TypeHookLease, raftfsm.HookLease{ID: "d1", Hook: name, Region: region, Worker: "w/hook"})
+		b.must(raftfsm.TypeHookEnd, raftfsm.HookEnd{ID: "d1", Hook: name, Lease: b.deployment("d1").Hook(name).Lease})
+	}
+	b.look(term)
+	b.place(term, art)
+	b.run(term, 5*second, second, func() bool {
+		say()
+		b.report(term, "web", starling.MachineStaged, "m0", "m1")
+		return b.deployment("d1").Phase == starling.PhaseRollingOut
+	})
+	if !waiting("eu") || waiting("us") {
+		t.Fatalf("the hook of eu waits: %v, that of us: %v", waiting("eu"), waiting("us"))
+	}
+	warm("eu")
+	if !b.run(term, 5*second, second, func() bool { say(); return goal().In("us").Cutoff > 0 }) {
+		t.Fatalf("the hook of us held up the step of eu: %+v", b.deployment("d1"))
+	}
+	if !waiting("us") || !goal().Holds("us") {
+		t.Fatalf("the turn of us: its hook waits: %v, its machines: %v", waiting("us"), goal().Holds("us"))
+	}
+	warm("us")
+	b.report(term, "web", starling.MachineHealthy, "m0", "m1")
+	b.run(term, 5*second, second, func() bool { say(); return b.deployment("d1").Phase.Terminal() })
+	wantPhase(t, b.deployment("d1"), starling.PhaseSucceeded)
 }

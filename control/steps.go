@@ -36,7 +36,7 @@ func (c *deciding) staging() {
 func (c *deciding) rollingOut() {
 	t := c.tally()
 	c.lostHooks()
-	hooks := raftfsm.HooksPending(c.dep)
+	hooks := raftfsm.HooksAwaited(c.dep)
 	settled, baked := t.settled() && !hooks, false
 	mark, marked := c.decider.baked[c.dep.ID]
 	if !settled {

@@ -24,8 +24,8 @@ type HookBegin struct {
 }
 
 // HookLease grants a worker of the hook's region the run of a hook that waits and whose
-// turn it is: first the deployment's before the machines, then the regions', after the
-// machines the other way round. A worker runs one hook at a time: one that is leased to it
+// turn it is: first the deployment's before the machines, then the regions' as they come in
+// the roll-out, after the machines the other way round. A worker runs one hook at a time: one that is leased to it
 // already it has lost, and it gets that again, as another attempt. The token is the Raft
 // index. Result: Deployment.
 type HookLease struct {
@@ -80,7 +80,7 @@ func hooksDue(d *starling.Deployment, post bool) []starling.HookRun {
 
 // HookReady reports whether nothing has to end before a run that waits may begin.
 func HookReady(d *starling.Deployment, run *starling.HookRun) bool {
-	if run.State != starling.HookWaiting || d.Paused || d.Phase != starling.PhaseRollingOut {
+	if run.State != starling.HookWaiting || d.Paused || d.Phase != starling.PhaseRollingOut || !d.HookDue(run) {
 		return false
 	}
 	for i := range d.Hooks {
@@ -100,9 +100,14 @@ func hookLost(d *starling.Deployment, run *starling.HookRun, worker string) bool
 	return run.State == starling.HookRunning && run.Worker == worker && !d.Paused && run.Attempt < starling.MaxHookAttempts
 }
 
-// HooksPending reports whether hooks that are due have not ended.
+// HooksPending reports whether hooks that are on a deployment's list have not ended.
 func HooksPending(d *starling.Deployment) bool {
 	return slices.ContainsFunc(d.Hooks, func(h starling.HookRun) bool { return !h.Ended() })
+}
+
+// HooksAwaited reports whether the step under way waits for hooks.
+func HooksAwaited(d *starling.Deployment) bool {
+	return slices.ContainsFunc(d.Hooks, func(h starling.HookRun) bool { return !h.Ended() && d.HookDue(&h) })
 }
 
 // HooksToCome reports whether there are hooks after the machines that are not due yet.

@@ -49,7 +49,7 @@ func (t *tx) rolling(id string) (*row[starling.Deployment], *row[starling.Goal],
 		return nil, nil, fmt.Errorf("%w: deployment %s is %s, not %s", starling.ErrConflict, r.rec.ID, r.rec.Phase, starling.PhaseRollingOut)
 	case r.rec.Paused:
 		return nil, nil, errPaused(r.rec)
-	case HooksPending(r.rec):
+	case HooksAwaited(r.rec):
 		return nil, nil, fmt.Errorf("%w: deployment %s: a hook before its machines has not ended", starling.ErrConflict, r.rec.ID)
 	}
 	g, err := t.goalOf(r.rec)
