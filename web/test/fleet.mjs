@@ -137,7 +137,7 @@ function stream({ changes, moving }) {
 export async function serveFleet(page) {
   const now = Date.now()
   const answer = fleet(now)
-  await page.addInitScript(stream, { changes: happened(now), moving: moving.map(([id, rates]) => [answer(new URL(`http://fleet/v1/deployments/${id}`)), rates]) })
+  await page.addInitScript(stream, { changes: happened(now), moving: moving.map(([id, rates]) => [{ ...answer(new URL(`http://fleet/v1/deployments/${id}`)), ends_at: iso(now + 412_000) }, rates]) })
   await page.route('**/v1/**', async (route) => {
     const url = new URL(route.request().url())
     if (url.pathname === '/v1/status/leader') return route.continue() // of the real server

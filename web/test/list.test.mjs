@@ -179,6 +179,7 @@ test('a hundred thousand machines in ten regions fit on the page', { timeout: 18
     await page.goto(`${addr}/ui/deployments/d-5f3c2a`)
     await page.locator('.curve canvas').waitFor()
     await page.locator('.heat-bad').waitFor()
+    await page.locator('.budget-legend').getByText(/^about 6:\d\d to go$/).waitFor()
     await live(page)
     assert.ok(await page.locator('.heat-cell').count() > 80)
     assert.deepEqual(await problems(page), [], `deployment, ${scheme}`)
