@@ -26,7 +26,8 @@ type DeploymentProgress struct {
 	LeftMS int64 `json:"left_ms,omitempty"`
 	// EndsAt is when it will have ended if what is left of its phase goes on as it has, and
 	// the stages after it take as long as in recent deployments. Zero: there is nothing to
-	// judge by, it waits for people, or a stage takes longer than those before did.
+	// judge by, it waits for people, or a stage whose rate is unknown takes longer than those
+	// before did.
 	EndsAt time.Time `json:"ends_at,omitzero"`
 	// Regions are in the events of a watcher who asks for one deployment, sorted by name.
 	Regions []RegionProgress `json:"regions,omitempty"`

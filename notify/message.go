@@ -77,8 +77,8 @@ func For(k *starling.Sink, e *starling.Event, d *starling.Deployment) *Message {
 }
 
 // Trial returns a message by which a sink is tried. It tells how the newest of ds stands that
-// the sink may be told of, so that a commit is given its true status; where there is none, it is about
-// nothing, which a sink that is told of commits cannot be: an ErrConflict.
+// the sink may be told of, so that a commit is given its true status; where there is none, it
+// is about nothing, which for a sink that is told of commits is an ErrConflict.
 func Trial(k *starling.Sink, region string, ds []*starling.Deployment, now time.Time) (*Message, error) {
 	m := &Message{ID: fmt.Sprintf("test_%s_%d", region, now.UnixNano()), Type: "test", Timestamp: now.UTC(), Data: Data{Region: region}}
 	for _, d := range ds {

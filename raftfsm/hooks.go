@@ -25,9 +25,9 @@ type HookBegin struct {
 
 // HookLease grants a worker of the hook's region the run of a hook that waits and whose
 // turn it is: first the deployment's before the machines, then the regions' as they come in
-// the roll-out, after the machines the other way round. A worker runs one hook at a time: one that is leased to it
-// already it has lost, and it gets that again, as another attempt. The token is the Raft
-// index. Result: Deployment.
+// the roll-out, after the machines the other way round. A worker runs one hook at a time:
+// one that is leased to it already it has lost, and it gets that again, as another attempt.
+// The token is the Raft index. Result: Deployment.
 type HookLease struct {
 	ID     string `json:"id"`
 	Hook   string `json:"hook"` // starling.HookRun.Name
