@@ -113,7 +113,7 @@ func (h *HookRun) Command(spec *Hooks) []string {
 	return o.Pre
 }
 
-// Hook returns one of a deployment's hooks that run once, by its name; nil: it is not due.
+// Hook returns one of a deployment's hooks that run once, by its name; nil: it is not on its list.
 func (d *Deployment) Hook(name string) *HookRun {
 	for i := range d.Hooks {
 		if d.Hooks[i].Name() == name {

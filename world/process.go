@@ -112,7 +112,7 @@ func (p *Proc) Exited() <-chan struct{} {
 	return p.exited
 }
 
-// Close stops every process, machines first, and kills what does not stop in time.
+// Close stops all processes at once, and kills what does not stop in time.
 func (w *World) Close() error {
 	var errs []error
 	var stopping sync.WaitGroup
