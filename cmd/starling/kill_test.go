@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -130,6 +131,14 @@ func TestKills(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.until(api, d.ID, starling.PhaseBuilding)
+		// Until the worker has its lease there is no build that a leader's death could cost.
+		c.eventually(10*time.Second, func() error {
+			log, err := os.ReadFile(c.w.WithRole(starling.RoleWorker)[0].Log)
+			if err == nil && !regexp.MustCompile(`"build begins".*`+regexp.QuoteMeta(d.ID)).Match(log) {
+				err = fmt.Errorf("%s is not being built yet", d.ID)
+			}
+			return err
+		})
 		return d
 	}
 	well := func(d *starling.Deployment, version string, attempts int) {
